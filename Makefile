@@ -1,0 +1,182 @@
+# Keelson's build. Everything it makes lies under build/; what it needs from Debian it installs itself (as
+# root, or with sudo) and only what is missing. `make help` lists the targets.
+
+SHELL := /bin/sh
+.SHELLFLAGS := -eu -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := build
+
+B := build
+BIN := $(B)/bin
+STORE := $(B)/store
+CACHE := $(B)/cache
+STAMP := $(B)/stamp
+IMAGES := testdata/images
+
+# The Go tool, found (or installed) once and remembered.
+GO = $(shell cat $(STAMP)/go 2>/dev/null || $(IMAGES)/go.sh)
+GOFLAGS_OUT := -trimpath -ldflags "-s -w -buildid="
+
+# Any change to a source or to the modules builds the binaries again; Go's cache makes that cheap.
+SOURCES := go.mod go.sum $(shell find init services onboot containerd runc-shim mkimage internal -type f \
+	\( -name '*.go' -o -name '*.c' -o -name '*.h' \) -not -name '*_test.go' 2>/dev/null)
+
+# Build tags of the daemon and of the shim: docs/dependencies.md says what each leaves out.
+SERVICE_TAGS := grpcnotrace
+SHIM_TAGS := netgo osusergo seccomp no_grpc
+STOCK_TAGS := no_cri no_btrfs no_zfs no_devmapper
+
+DEMOS := $(patsubst testdata/%.yml,%,$(wildcard testdata/*.yml))
+MKIMAGE := $(BIN)/mkimage
+BUILD_IMAGE = $(MKIMAGE) build --store $(STORE)
+
+HTTP_PORT ?= 8080
+REDIS_PORT ?= 6379
+
+##@ Using it
+
+.PHONY: help
+help: ## list the targets
+	@awk 'BEGIN { FS = ":.*## " } \
+		/^##@ / { printf "\n%s\n", substr($$0, 5) } \
+		/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+	@echo
+
+.PHONY: build
+build: $(BIN)/init $(BIN)/service $(BIN)/containerd-shim-runc-v2 $(MKIMAGE) ## build the binaries into build/bin
+
+.PHONY: image
+image: $(B)/keelson.tar ## the init as an OCI image for linuxkit or mkimage: build/keelson.tar
+
+.PHONY: images
+images: $(addprefix $(STAMP)/image-,init kernel kernel-lean busybox redis guestagent stock-runtime) ## the images that the examples and tests use, into build/store
+
+.PHONY: demo
+demo: $(foreach d,$(DEMOS),$(B)/demo/$(d)-initrd.img) ## build every testdata/*.yml into build/demo (NAME-kernel, NAME-initrd.img, NAME-cmdline)
+
+.PHONY: run
+run: $(B)/demo/web-initrd.img | host-vm ## boot testdata/web.yml on this terminal: a web page on port 8080, a redis on 6379 (HTTP_PORT=, REDIS_PORT=)
+	@$(IMAGES)/run.sh $(MKIMAGE) $(B)/demo/web $(HTTP_PORT) $(REDIS_PORT)
+
+##@ Working on it
+
+.PHONY: test
+test: lint unit vmtest ## everything that must hold: lint, unit tests with the race detector, the virtual machines
+
+.PHONY: lint
+lint: $(STAMP)/go | host-build ## gofmt, go vet, staticcheck
+	@unformatted=$$(gofmt=$$(dirname $(GO))/gofmt; [ -x "$$gofmt" ] || gofmt=gofmt; git ls-files '*.go' | xargs "$$gofmt" -l); \
+		[ -z "$$unformatted" ] || { echo "gofmt is not done on:"; echo "$$unformatted"; exit 1; }
+	$(GO) vet -tags vm ./...
+	$(GO) tool staticcheck -tags vm ./...
+
+.PHONY: unit
+unit: $(STAMP)/go | host-build ## the unit tests, with the race detector
+	$(GO) test -race ./...
+
+.PHONY: vmtest
+vmtest: build images | host-vm ## the tests that boot virtual machines (RUN=regexp for some of them)
+	KEELSON_BUILD=$(CURDIR)/$(B) $(GO) test -tags vm -count=1 -timeout 40m $(if $(RUN),-run '$(RUN)' -v) ./test/...
+
+.PHONY: bench
+bench: build images | host-vm ## measure this tree against the budgets: a table, and build/bench.json
+	KEELSON_BUILD=$(CURDIR)/$(B) $(GO) run ./bench
+
+.PHONY: clean
+clean: ## remove what was built; Debian's packages in build/cache stay
+	rm -rf $(BIN) $(STORE) $(STAMP) $(B)/images $(B)/demo $(B)/keelson.tar $(B)/bench.json
+
+.PHONY: distclean
+distclean: ## remove build/ altogether
+	rm -rf $(B)
+
+# What this machine must have.
+
+.PHONY: host-build host-vm
+host-build:
+	@$(IMAGES)/host.sh build
+host-vm:
+	@$(IMAGES)/host.sh vm
+
+$(STAMP)/go: $(IMAGES)/go.sh go.mod
+	@mkdir -p $(@D)
+	@$(IMAGES)/go.sh >$@.new && mv $@.new $@
+
+# Binaries. All are static; the shim has C in it (libcontainer's namespace code, libseccomp).
+
+$(BIN)/init: $(SOURCES) $(STAMP)/go
+	CGO_ENABLED=0 $(GO) build $(GOFLAGS_OUT) -o $@ ./init && touch $@
+
+$(BIN)/service: $(SOURCES) $(STAMP)/go
+	CGO_ENABLED=0 $(GO) build $(GOFLAGS_OUT) -tags '$(SERVICE_TAGS)' -o $@ ./services && touch $@
+
+$(BIN)/containerd-shim-runc-v2: $(SOURCES) $(STAMP)/go | host-build
+	CGO_ENABLED=1 $(GO) build -trimpath -tags '$(SHIM_TAGS)' \
+		-ldflags '-s -w -buildid= -linkmode external -extldflags "-static -Wl,--build-id=none"' -o $@ ./runc-shim && touch $@
+
+$(MKIMAGE): $(SOURCES) $(STAMP)/go
+	CGO_ENABLED=0 $(GO) build $(GOFLAGS_OUT) -o $@ ./mkimage && touch $@
+
+$(BIN)/guestagent: $(SOURCES) $(STAMP)/go
+	CGO_ENABLED=0 $(GO) build $(GOFLAGS_OUT) -o $@ ./internal/guestagent/guestagent && touch $@
+
+# The stock runtime, from the versions that go.mod pins: an image with it in place of ours boots as well.
+$(BIN)/stock/containerd $(BIN)/stock/ctr: $(STAMP)/go go.mod
+	CGO_ENABLED=0 $(GO) build $(GOFLAGS_OUT) -tags '$(STOCK_TAGS)' -o $@ github.com/containerd/containerd/v2/cmd/$(@F)
+
+$(BIN)/stock/containerd-shim-runc-v2: $(STAMP)/go go.mod
+	CGO_ENABLED=0 $(GO) build $(GOFLAGS_OUT) -tags 'no_grpc' -o $@ github.com/containerd/containerd/v2/cmd/$(@F)
+
+$(BIN)/stock/runc: $(STAMP)/go go.mod | host-build
+	CGO_ENABLED=1 $(GO) build -trimpath -tags 'netgo osusergo seccomp' \
+		-ldflags '-s -w -buildid= -linkmode external -extldflags "-static -Wl,--build-id=none"' -o $@ github.com/opencontainers/runc
+
+# Images: a folder each under build/images, then into the store.
+
+$(B)/images/kernel/kernel.tar: $(IMAGES)/kernel.sh $(IMAGES)/debian.sh $(IMAGES)/kernel.modules
+	$(IMAGES)/kernel.sh $(@D) $(CACHE) $(IMAGES)/kernel.modules
+
+$(B)/images/kernel-lean/kernel.tar: $(IMAGES)/kernel.sh $(IMAGES)/debian.sh $(IMAGES)/kernel-lean.modules $(B)/images/kernel/kernel.tar
+	$(IMAGES)/kernel.sh $(@D) $(CACHE) $(IMAGES)/kernel-lean.modules
+
+$(B)/images/busybox/bin/busybox: $(IMAGES)/busybox.sh $(IMAGES)/debian.sh $(IMAGES)/udhcpc.script
+	$(IMAGES)/busybox.sh $(B)/images/busybox $(CACHE) && touch $@
+
+$(B)/images/redis/usr/bin/redis-server: $(IMAGES)/redis.sh $(IMAGES)/debian.sh
+	$(IMAGES)/redis.sh $(B)/images/redis $(CACHE) && touch $@
+
+$(B)/images/guestagent/bin/guestagent: $(BIN)/guestagent $(B)/images/busybox/bin/busybox
+	rm -rf $(B)/images/guestagent && cp -a $(B)/images/busybox $(B)/images/guestagent && cp $(BIN)/guestagent $@
+
+$(B)/images/stock-runtime/usr/bin/runc: $(addprefix $(BIN)/stock/,containerd ctr containerd-shim-runc-v2 runc)
+	rm -rf $(B)/images/stock-runtime && mkdir -p $(@D) && cp $^ $(@D)/ && touch $@
+
+$(B)/images/init/init: $(IMAGES)/init.sh $(BIN)/init $(BIN)/service $(BIN)/containerd-shim-runc-v2
+	$(IMAGES)/init.sh $(B)/images/init $(BIN) && touch $@
+
+PATH_ENV := PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+
+$(STAMP)/image-init: $(B)/images/init/init
+$(STAMP)/image-kernel: $(B)/images/kernel/kernel.tar
+$(STAMP)/image-kernel-lean: $(B)/images/kernel-lean/kernel.tar
+$(STAMP)/image-busybox: $(B)/images/busybox/bin/busybox
+$(STAMP)/image-redis: $(B)/images/redis/usr/bin/redis-server
+$(STAMP)/image-guestagent: $(B)/images/guestagent/bin/guestagent
+$(STAMP)/image-stock-runtime: $(B)/images/stock-runtime/usr/bin/runc
+
+$(STAMP)/image-init: CONFIG := {"Cmd":["/init"]}
+$(STAMP)/image-kernel $(STAMP)/image-kernel-lean $(STAMP)/image-stock-runtime: CONFIG := {}
+$(STAMP)/image-busybox: CONFIG := {"Cmd":["/bin/sh"],"Env":["$(PATH_ENV)"]}
+$(STAMP)/image-redis: CONFIG := {"Cmd":["redis-server","--save","","--protected-mode","no"],"Env":["$(PATH_ENV)"],"WorkingDir":"/var/lib/redis"}
+$(STAMP)/image-guestagent: CONFIG := {"Cmd":["/bin/guestagent"],"Env":["$(PATH_ENV)"]}
+
+$(STAMP)/image-%: $(MKIMAGE)
+	$(MKIMAGE) import --store $(STORE) --config '$(CONFIG)' keelson/$* $(B)/images/$*
+	@mkdir -p $(@D) && touch $@
+
+$(B)/keelson.tar: $(B)/images/init/init $(MKIMAGE)
+	$(MKIMAGE) import --output $@ --config '{"Cmd":["/init"]}' keelson/init $(B)/images/init
+
+$(B)/demo/%-initrd.img: testdata/%.yml $(MKIMAGE) $(addprefix $(STAMP)/image-,init kernel busybox redis)
+	@mkdir -p $(@D)
+	$(BUILD_IMAGE) -o $(@D) --name $* $<
