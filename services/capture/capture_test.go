@@ -1,0 +1,187 @@
+package capture
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+type lines struct {
+	mu  sync.Mutex
+	all []string
+	got chan struct{}
+}
+
+func newLines() *lines { return &lines{got: make(chan struct{}, 100000)} }
+
+func (l *lines) add(s string) {
+	l.mu.Lock()
+	l.all = append(l.all, s)
+	l.mu.Unlock()
+	l.got <- struct{}{}
+}
+
+func (l *lines) wait(t *testing.T, n int) []string {
+	t.Helper()
+	for range n {
+		select {
+		case <-l.got:
+		case <-time.After(time.Minute):
+			t.Fatalf("waited for %d lines, have %q", n, l.all)
+		}
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Clone(l.all)
+}
+
+func open(t *testing.T, dir string, onLine func(string)) *Stream {
+	t.Helper()
+	s, err := Open(filepath.Join(dir, "io", "stdout"), filepath.Join(dir, "log", "web.log"), onLine, t.Logf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func writer(t *testing.T, s *Stream) *os.File {
+	t.Helper()
+	f, err := os.OpenFile(s.Path(), os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
+
+func TestLinesReachFileAndReader(t *testing.T) {
+	dir := t.TempDir()
+	l := newLines()
+	s := open(t, dir, l.add)
+	w := writer(t, s)
+	fmt.Fprint(w, "one\ntw")
+	l.wait(t, 1)
+	fmt.Fprint(w, "o\nlast")
+	got := l.wait(t, 1)
+	if !slices.Equal(got, []string{"one", "two"}) {
+		t.Errorf("got %q", got)
+	}
+	if tail := s.Tail(4, 10); len(tail) == 0 || tail[0] != "two" {
+		t.Errorf("tail %q", tail)
+	}
+	w.Close()
+	s.Close(false)
+	if got := l.wait(t, 1); !slices.Equal(got, []string{"one", "two", "last"}) {
+		t.Errorf("a last line without an end was lost: %q", got)
+	}
+	data, err := os.ReadFile(filepath.Join(dir, "log", "web.log"))
+	if err != nil || string(data) != "one\ntwo\nlast" {
+		t.Errorf("file %q, %v", data, err)
+	}
+	if _, err := os.Stat(s.Path()); !os.IsNotExist(err) {
+		t.Errorf("the pipe is still there: %v", err)
+	}
+}
+
+func TestNothingIsLostOrRepeatedAcrossReaders(t *testing.T) {
+	dir := t.TempDir()
+	first := open(t, dir, nil)
+	w := writer(t, first) // the shim keeps it open, as a writer and a reader
+	keep, err := os.OpenFile(first.Path(), os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer keep.Close()
+	var want strings.Builder
+	for i := range 200 {
+		line := fmt.Sprintf("line %d\n", i)
+		want.WriteString(line)
+		fmt.Fprint(w, line)
+		if i%20 == 19 {
+			first.Close(true)
+			line := "while nobody reads\n"
+			want.WriteString(line)
+			fmt.Fprint(w, line)
+			first = open(t, dir, nil)
+		}
+	}
+	first.Close(false)
+	data, err := os.ReadFile(filepath.Join(dir, "log", "web.log"))
+	if err != nil || string(data) != want.String() {
+		t.Errorf("%d bytes of %d, %v", len(data), want.Len(), err)
+	}
+}
+
+func TestTailIsBoundedAndSinceTheMark(t *testing.T) {
+	dir := t.TempDir()
+	l := newLines()
+	s := open(t, dir, l.add)
+	defer s.Close(false)
+	w := writer(t, s)
+	defer w.Close()
+	fmt.Fprint(w, "old\n")
+	l.wait(t, 1)
+	mark := s.Mark()
+	if tail := s.Tail(mark, 5); tail != nil {
+		t.Errorf("tail of nothing: %q", tail)
+	}
+	for i := range 20 {
+		fmt.Fprintf(w, "new %d\n", i)
+	}
+	l.wait(t, 20)
+	if tail := s.Tail(mark, 2); !slices.Equal(tail, []string{"new 18", "new 19"}) {
+		t.Errorf("got %q", tail)
+	}
+	if tail := s.Tail(mark, 100); len(tail) != 20 || tail[0] != "new 0" {
+		t.Errorf("got %q", tail)
+	}
+}
+
+func TestRotationKeepsTen(t *testing.T) {
+	dir := t.TempDir()
+	l := newLines()
+	s := open(t, dir, l.add)
+	w := writer(t, s)
+	line := strings.Repeat("x", 1023) + "\n"
+	for range 13 << 10 { // 13 MiB
+		fmt.Fprint(w, line)
+	}
+	l.wait(t, 13<<10)
+	w.Close()
+	s.Close(false)
+	files, err := filepath.Glob(filepath.Join(dir, "log", "*"))
+	if err != nil || len(files) != rotateKeep {
+		t.Errorf("got %q, %v", files, err)
+	}
+	for _, f := range files {
+		if fi, err := os.Stat(f); err != nil || fi.Size() > rotateBytes+spliceBytes {
+			t.Errorf("%s: %v, %v", f, fi, err)
+		}
+	}
+}
+
+func TestALogThatCannotBeWrittenDoesNotHoldUpItsWriter(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "log"), nil, 0o644); err != nil { // a file where the folder should be
+		t.Fatal(err)
+	}
+	s := open(t, dir, nil)
+	w := writer(t, s)
+	for range 100 {
+		fmt.Fprint(w, strings.Repeat("x", 4096)) // more than a pipe holds
+	}
+	if err := os.Remove(filepath.Join(dir, "log")); err != nil {
+		t.Fatal(err)
+	}
+	fmt.Fprint(w, "kept\n")
+	w.Close()
+	s.Close(false)
+	data, err := os.ReadFile(filepath.Join(dir, "log", "web.log"))
+	if err != nil || !strings.HasSuffix(string(data), "kept\n") {
+		t.Errorf("got %q, %v", data, err)
+	}
+}
