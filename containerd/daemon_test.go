@@ -1,0 +1,282 @@
+package containerd
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	apievents "github.com/containerd/containerd/api/events"
+	"github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/pkg/cio"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/typeurl/v2"
+	"github.com/opencontainers/runtime-spec/specs-go"
+)
+
+func TestTask(t *testing.T) {
+	m := newMachine(t)
+	evctx, cancel := context.WithCancel(m.ctx)
+	defer cancel()
+	events, _ := m.c.Subscribe(evctx)
+
+	var out bytes.Buffer
+	task, err := m.container("web", "echo hello; cat; exit 7", nil).
+		NewTask(m.ctx, cio.NewCreator(cio.WithStreams(strings.NewReader(""), &out, &out), cio.WithFIFODir(m.dir+"/fifo")))
+	must(t, err)
+	exit, err := task.Wait(m.ctx)
+	must(t, err)
+	if st, err := task.Status(m.ctx); err != nil || st.Status != client.Created {
+		t.Fatalf("status before start: %v, %v; want created", st.Status, err)
+	}
+	must(t, task.Start(m.ctx))
+	if !alive(task.Pid()) {
+		t.Fatalf("no process %d", task.Pid())
+	}
+
+	proc, err := task.Exec(m.ctx, "sh1", &specs.Process{Args: []string{"sh", "-c", "exit 3"}, Env: []string{"PATH=/bin"}, Cwd: "/"}, cio.NullIO)
+	must(t, err)
+	procExit, err := proc.Wait(m.ctx)
+	must(t, err)
+	must(t, proc.Start(m.ctx))
+	if code := m.exit(procExit); code != 3 {
+		t.Errorf("exec: exit status %d, want 3", code)
+	}
+	if st, err := proc.Delete(m.ctx); err != nil || st.ExitCode() != 3 {
+		t.Errorf("exec delete: %v, %v", st, err)
+	}
+
+	pids, err := task.Pids(m.ctx)
+	must(t, err)
+	if !slices.ContainsFunc(pids, func(p client.ProcessInfo) bool { return p.Pid == task.Pid() }) {
+		t.Errorf("pids %v have not the task's own %d", pids, task.Pid())
+	}
+	metric, err := task.Metrics(m.ctx)
+	must(t, err)
+	if metric.ID != "web" || metric.Data == nil {
+		t.Errorf("metrics: %v", metric)
+	}
+	must(t, task.Pause(m.ctx))
+	if st, err := task.Status(m.ctx); err != nil || st.Status != client.Paused {
+		t.Errorf("status of a paused task: %v, %v", st.Status, err)
+	}
+	must(t, task.Resume(m.ctx))
+	must(t, task.Update(m.ctx, client.WithAnnotations(map[string]string{"a": "b"}), client.WithResources(&specs.LinuxResources{})))
+
+	must(t, task.CloseIO(m.ctx, client.WithStdinCloser))
+	if code := m.exit(exit); code != 7 {
+		t.Errorf("exit status %d, want 7", code)
+	}
+	st, err := task.Delete(m.ctx)
+	must(t, err)
+	if st.ExitCode() != 7 {
+		t.Errorf("delete: exit status %d, want 7", st.ExitCode())
+	}
+	if out.String() != "hello\n" {
+		t.Errorf("output %q", out.String())
+	}
+	if _, err := task.Status(m.ctx); !errdefs.IsNotFound(err) {
+		t.Errorf("status of a deleted task: %v, want not found", err)
+	}
+	eventually(t, "no shim is left", func() bool { return len(m.shims()) == 0 })
+
+	want := []string{"/containers/create", "/tasks/create", "/tasks/start", "/tasks/exec-added", "/tasks/exec-started", "/tasks/exit", "/tasks/exit", "/tasks/delete"}
+	for len(want) > 0 {
+		select {
+		case e := <-events:
+			if i := slices.Index(want, e.Topic); i >= 0 {
+				want = slices.Delete(want, i, i+1)
+			}
+			if e.Topic == "/tasks/exit" {
+				v, err := typeurl.UnmarshalAny(e.Event)
+				must(t, err)
+				if x := v.(*apievents.TaskExit); x.ID == "web" && x.ExitStatus != 7 {
+					t.Errorf("event of the exit: %v", x)
+				}
+			}
+		case <-time.After(bound):
+			t.Fatalf("no event %v", want)
+		}
+	}
+	for line := range strings.Lines(m.log.String()) {
+		// The stock shim's own lines pass through; this host's cgroup2 may lack the memory controller.
+		if !strings.HasPrefix(line, "time=") {
+			t.Errorf("the daemon has said something about an ordinary task: %s", line)
+		}
+	}
+}
+
+func TestErrors(t *testing.T) {
+	m := newMachine(t)
+	if _, err := m.c.LoadContainer(m.ctx, "nobody"); !errdefs.IsNotFound(err) {
+		t.Errorf("container that is not there: %v", err)
+	}
+	task, _ := m.run("twice", "sleep 1000", nil)
+	c, err := m.c.LoadContainer(m.ctx, "twice")
+	must(t, err)
+	if _, err := c.NewTask(m.ctx, cio.NullIO); !errdefs.IsAlreadyExists(err) {
+		t.Errorf("second task: %v, want already exists", err)
+	}
+	if _, err := task.Delete(m.ctx); !errdefs.IsFailedPrecondition(err) {
+		t.Errorf("delete of a running task: %v, want failed precondition", err)
+	}
+	if _, err := task.Checkpoint(m.ctx); !errdefs.IsNotImplemented(err) {
+		t.Errorf("checkpoint: %v, want not implemented", err)
+	}
+	bad, err := m.container("bad", "", nil).NewTask(m.ctx, cio.NullIO)
+	must(t, err)
+	must(t, bad.Kill(m.ctx, syscall.SIGKILL))
+
+	spec := m.spec("missing", "")
+	spec.Process.Args = []string{"/no/such/program"}
+	c, err = m.c.NewContainer(m.ctx, "missing", client.WithSpec(spec), client.WithRuntime("io.containerd.runc.v2", nil))
+	must(t, err)
+	if _, err = c.NewTask(m.ctx, cio.NullIO); err == nil || !strings.Contains(err.Error(), "/no/such/program") {
+		t.Errorf("program that is not there: %v, want its name", err)
+	}
+}
+
+// A daemon that is killed and comes back finds every task as it was.
+func TestKillAndRestart(t *testing.T) {
+	m := newMachine(t)
+	pids := map[string]uint32{}
+	for _, id := range []string{"one", "two"} {
+		task, _ := m.run(id, "trap 'exit 5' TERM; while :; do sleep 1000 & wait; done", nil)
+		pids[id] = task.Pid()
+	}
+	for i := range 20 {
+		m.kill(syscall.SIGKILL)
+		m.start()
+		for id, pid := range pids {
+			if got := m.task(id).Pid(); got != pid {
+				t.Fatalf("round %d: %s has pid %d, had %d", i, id, got, pid)
+			}
+		}
+	}
+	for id := range pids {
+		task := m.task(id)
+		exit, err := task.Wait(m.ctx)
+		must(t, err)
+		must(t, task.Kill(m.ctx, syscall.SIGTERM))
+		if code := m.exit(exit); code != 5 {
+			t.Errorf("%s: exit status %d, want 5", id, code)
+		}
+		if st, err := task.Delete(m.ctx); err != nil || st.ExitCode() != 5 {
+			t.Errorf("%s: delete: %v, %v", id, st, err)
+		}
+	}
+	eventually(t, "no shim is left", func() bool { return len(m.shims()) == 0 })
+}
+
+// One shim serves the containers of a group, also across a restart.
+func TestGroup(t *testing.T) {
+	m := newMachine(t)
+	group := map[string]string{"io.containerd.runc.v2.group": "keelson"}
+	pids := map[string]uint32{}
+	for i := range 4 {
+		id := fmt.Sprintf("member%d", i)
+		task, _ := m.run(id, "sleep 1000", group)
+		pids[id] = task.Pid()
+	}
+	if shims := m.shims(); len(shims) != 1 {
+		t.Fatalf("shims %v, want one", shims)
+	}
+	remove := func(id string) {
+		t.Helper()
+		task := m.task(id)
+		exit, err := task.Wait(m.ctx)
+		must(t, err)
+		must(t, task.Kill(m.ctx, syscall.SIGKILL))
+		if code := m.exit(exit); code != 137 {
+			t.Errorf("%s: exit status %d, want 137", id, code)
+		}
+		_, err = task.Delete(m.ctx)
+		must(t, err)
+		c, err := m.c.LoadContainer(m.ctx, id)
+		must(t, err)
+		must(t, c.Delete(m.ctx))
+		delete(pids, id)
+	}
+	check := func() {
+		t.Helper()
+		for id, pid := range pids {
+			if got := m.task(id).Pid(); got != pid || !alive(pid) {
+				t.Errorf("%s: pid %d (alive: %v), had %d", id, got, alive(pid), pid)
+			}
+		}
+		if shims := m.shims(); len(shims) != 1 {
+			t.Errorf("shims %v, want one", shims)
+		}
+	}
+	// The first one gave the shim its address and its log: it goes first.
+	remove("member0")
+	check()
+	m.kill(syscall.SIGKILL)
+	m.start()
+	check()
+	remove("member2")
+	task, _ := m.run("late", "sleep 1000", group)
+	pids["late"] = task.Pid()
+	check()
+	m.kill(syscall.SIGKILL)
+	m.start()
+	check()
+	for id := range pids {
+		remove(id)
+	}
+	eventually(t, "the shim ends with its last member", func() bool { return len(m.shims()) == 0 })
+}
+
+// An orderly stop is prompt, leaves the containers alone, and a second daemon
+// cannot run beside the first.
+func TestStop(t *testing.T) {
+	m := newMachine(t)
+	task, _ := m.run("stays", "sleep 1000", nil)
+	if state := m.kill(syscall.SIGTERM); state.ExitCode() != 0 {
+		t.Errorf("SIGTERM: %v, want exit status 0", state)
+	}
+	if !alive(task.Pid()) {
+		t.Error("the container ended with the daemon")
+	}
+	// The socket of a dead daemon is in the way.
+	must(t, os.WriteFile(m.socket, nil, 0o600))
+	m.start()
+	if got := m.task("stays").Pid(); got != task.Pid() {
+		t.Errorf("pid %d, had %d", got, task.Pid())
+	}
+}
+
+// What people in the field type.
+func TestCtr(t *testing.T) {
+	m := newMachine(t)
+	task, exit := m.run("web", "sleep 1000", nil)
+	for _, c := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"version"}, "Revision: keelson"},
+		{[]string{"t", "ls"}, fmt.Sprintf("web     %d", task.Pid())},
+		{[]string{"c", "ls"}, "io.containerd.runc.v2"},
+		{[]string{"c", "info", "web"}, `"CgroupsPath"`},
+		{[]string{"t", "exec", "--exec-id", "x", "web", "echo", "from inside"}, "from inside"},
+		{[]string{"t", "ps", "web"}, fmt.Sprint(task.Pid())},
+		{[]string{"t", "metrics", "web"}, "web"},
+		{[]string{"ns", "ls"}, "services.linuxkit"},
+		{[]string{"plugins", "ls"}, "io.containerd.runtime.v2"},
+	} {
+		if out := m.ctr(c.args...); !strings.Contains(out, c.want) && !strings.Contains(strings.ToLower(out), strings.ToLower(c.want)) {
+			t.Errorf("ctr %v: no %q in\n%s", c.args, c.want, out)
+		}
+	}
+	m.ctr("t", "kill", "-s", "SIGKILL", "web")
+	if code := m.exit(exit); code != 137 {
+		t.Errorf("exit status %d, want 137", code)
+	}
+	m.ctr("t", "delete", "web")
+	m.ctr("c", "delete", "web")
+}

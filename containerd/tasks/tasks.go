@@ -1,0 +1,413 @@
+// Package tasks is the containerd tasks service over the runtime v2 task
+// manager.
+//
+// It owns the translation between the API's messages and the manager's calls,
+// and promises the API's error codes. It holds no state of its own. It is here
+// in place of containerd's own service because that one brings block I/O and
+// cache classes, the content store and checkpoint images with it: 1.8 MB of
+// program for things that an image of this system cannot use. Checkpoint and
+// restore therefore answer Unimplemented.
+package tasks
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	api "github.com/containerd/containerd/api/services/tasks/v1"
+	"github.com/containerd/containerd/api/types"
+	"github.com/containerd/containerd/api/types/task"
+	"github.com/containerd/containerd/v2/core/containers"
+	"github.com/containerd/containerd/v2/core/metadata"
+	"github.com/containerd/containerd/v2/core/mount"
+	"github.com/containerd/containerd/v2/core/runtime"
+	"github.com/containerd/containerd/v2/pkg/filters"
+	"github.com/containerd/containerd/v2/pkg/protobuf"
+	"github.com/containerd/containerd/v2/pkg/timeout"
+	"github.com/containerd/containerd/v2/plugins"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/errdefs/pkg/errgrpc"
+	"github.com/containerd/log"
+	"github.com/containerd/plugin"
+	"github.com/containerd/plugin/registry"
+	"github.com/containerd/typeurl/v2"
+	"google.golang.org/grpc"
+	"google.golang.org/protobuf/types/known/emptypb"
+
+	// The options a runc container may carry: registered, so that they can be decoded.
+	_ "github.com/containerd/containerd/api/types/runc/options"
+)
+
+// stateTimeout is containerd's own name for how long a shim may take to tell
+// the state of a task.
+const stateTimeout = "io.containerd.timeout.task.state"
+
+func init() {
+	timeout.Set(stateTimeout, 2*time.Second)
+	registry.Register(&plugin.Registration{
+		Type:     plugins.GRPCPlugin,
+		ID:       "tasks",
+		Requires: []plugin.Type{plugins.RuntimePluginV2, plugins.MetadataPlugin},
+		InitFn: func(ic *plugin.InitContext) (any, error) {
+			manager, err := ic.GetByID(plugins.RuntimePluginV2, "task")
+			if err != nil {
+				return nil, err
+			}
+			db, err := ic.GetSingle(plugins.MetadataPlugin)
+			if err != nil {
+				return nil, err
+			}
+			return &Service{
+				containers: metadata.NewContainerStore(db.(*metadata.DB)),
+				manager:    manager.(runtime.PlatformRuntime),
+			}, nil
+		},
+	})
+}
+
+// Service implements containerd.services.tasks.v1.Tasks.
+type Service struct {
+	api.UnimplementedTasksServer
+	containers containers.Store
+	manager    runtime.PlatformRuntime
+}
+
+// Register adds the service to a server.
+func (s *Service) Register(server *grpc.Server) error {
+	api.RegisterTasksServer(server, s)
+	return nil
+}
+
+// task is the running task of a container. A task without a container is not
+// shown: its container was deleted, and it is about to follow.
+func (s *Service) task(ctx context.Context, id string) (runtime.Task, error) {
+	if _, err := s.containers.Get(ctx, id); err != nil {
+		return nil, err
+	}
+	t, err := s.manager.Get(ctx, id)
+	if err != nil {
+		return nil, fmt.Errorf("task %s: %w", id, errdefs.ErrNotFound)
+	}
+	return t, nil
+}
+
+// process is the task's own process, or one that was exec'ed in it.
+func (s *Service) process(ctx context.Context, id, exec string) (runtime.Process, error) {
+	t, err := s.task(ctx, id)
+	if err != nil || exec == "" {
+		return t, err
+	}
+	return t.Process(ctx, exec)
+}
+
+// Create makes a task of a container. The container's process exists
+// afterwards but waits for Start.
+func (s *Service) Create(ctx context.Context, r *api.CreateTaskRequest) (*api.CreateTaskResponse, error) {
+	if r.Checkpoint != nil {
+		return nil, notImplemented("restoring a checkpoint")
+	}
+	c, err := s.containers.Get(ctx, r.ContainerID)
+	if err != nil {
+		return nil, errgrpc.ToGRPC(err)
+	}
+	if _, err := s.manager.Get(ctx, r.ContainerID); err == nil {
+		return nil, errgrpc.ToGRPC(fmt.Errorf("task %s: %w", r.ContainerID, errdefs.ErrAlreadyExists))
+	} else if !errdefs.IsNotFound(err) {
+		return nil, errgrpc.ToGRPC(err)
+	}
+	opts := runtime.CreateOpts{
+		Spec:           c.Spec,
+		IO:             runtime.IO{Stdin: r.Stdin, Stdout: r.Stdout, Stderr: r.Stderr, Terminal: r.Terminal},
+		Runtime:        c.Runtime.Name,
+		RuntimeOptions: c.Runtime.Options,
+		TaskOptions:    r.Options,
+		SandboxID:      c.SandboxID,
+		Address:        r.TaskApiAddress,
+		Version:        r.TaskApiVersion,
+	}
+	if r.RuntimePath != "" {
+		opts.Runtime = r.RuntimePath
+	}
+	for _, m := range r.Rootfs {
+		opts.Rootfs = append(opts.Rootfs, mount.Mount{Type: m.Type, Source: m.Source, Target: m.Target, Options: m.Options})
+	}
+	t, err := s.manager.Create(ctx, r.ContainerID, opts)
+	if err != nil {
+		return nil, errgrpc.ToGRPC(err)
+	}
+	pid, err := t.PID(ctx)
+	if err != nil {
+		return nil, errgrpc.ToGRPC(fmt.Errorf("pid of task %s: %w", r.ContainerID, err))
+	}
+	return &api.CreateTaskResponse{ContainerID: r.ContainerID, Pid: pid}, nil
+}
+
+// Start lets a created process run.
+func (s *Service) Start(ctx context.Context, r *api.StartRequest) (*api.StartResponse, error) {
+	p, err := s.process(ctx, r.ContainerID, r.ExecID)
+	if err != nil {
+		return nil, errgrpc.ToGRPC(err)
+	}
+	if err := p.Start(ctx); err != nil {
+		return nil, errgrpc.ToGRPC(err)
+	}
+	state, err := p.State(ctx)
+	if err != nil {
+		return nil, errgrpc.ToGRPC(err)
+	}
+	return &api.StartResponse{Pid: state.Pid}, nil
+}
+
+// Delete removes a task that has ended, and its shim unless that serves others.
+func (s *Service) Delete(ctx context.Context, r *api.DeleteTaskRequest) (*api.DeleteResponse, error) {
+	if _, err := s.task(ctx, r.ContainerID); err != nil {
+		return nil, errgrpc.ToGRPC(err)
+	}
+	exit, err := s.manager.Delete(ctx, r.ContainerID)
+	if err != nil {
+		return nil, errgrpc.ToGRPC(err)
+	}
+	return deleted("", exit), nil
+}
+
+// DeleteProcess removes an exec'ed process that has ended.
+func (s *Service) DeleteProcess(ctx context.Context, r *api.DeleteProcessRequest) (*api.DeleteResponse, error) {
+	t, err := s.task(ctx, r.ContainerID)
+	if err != nil {
+		return nil, errgrpc.ToGRPC(err)
+	}
+	p, err := t.Process(ctx, r.ExecID)
+	if err != nil {
+		return nil, errgrpc.ToGRPC(err)
+	}
+	exit, err := p.Delete(ctx)
+	if err != nil {
+		return nil, errgrpc.ToGRPC(err)
+	}
+	return deleted(r.ExecID, exit), nil
+}
+
+func deleted(id string, exit *runtime.Exit) *api.DeleteResponse {
+	return &api.DeleteResponse{ID: id, Pid: exit.Pid, ExitStatus: exit.Status, ExitedAt: protobuf.ToTimestamp(exit.Timestamp)}
+}
+
+// Get tells the state of one process.
+func (s *Service) Get(ctx context.Context, r *api.GetRequest) (*api.GetResponse, error) {
+	p, err := s.process(ctx, r.ContainerID, r.ExecID)
+	if err != nil {
+		return nil, errgrpc.ToGRPC(err)
+	}
+	state, err := state(ctx, p)
+	if err != nil {
+		return nil, errgrpc.ToGRPC(err)
+	}
+	return &api.GetResponse{Process: state}, nil
+}
+
+// List tells the state of every task of the namespace.
+func (s *Service) List(ctx context.Context, _ *api.ListTasksRequest) (*api.ListTasksResponse, error) {
+	tasks, err := s.manager.Tasks(ctx, false)
+	if err != nil {
+		return nil, errgrpc.ToGRPC(err)
+	}
+	resp := &api.ListTasksResponse{}
+	for _, t := range tasks {
+		p, err := state(ctx, t)
+		switch {
+		case err == nil:
+			resp.Tasks = append(resp.Tasks, p)
+		case !errdefs.IsNotFound(err): // deleted since the list was made
+			log.G(ctx).WithError(err).WithField("id", t.ID()).Error("state of a task")
+		}
+	}
+	return resp, nil
+}
+
+var statusOf = map[runtime.Status]task.Status{
+	runtime.CreatedStatus: task.Status_CREATED,
+	runtime.RunningStatus: task.Status_RUNNING,
+	runtime.StoppedStatus: task.Status_STOPPED,
+	runtime.PausedStatus:  task.Status_PAUSED,
+	runtime.PausingStatus: task.Status_PAUSING,
+}
+
+// state asks the shim. A shim that answers with something odd leaves the
+// status unknown; one that does not answer is an error.
+func state(ctx context.Context, p runtime.Process) (*task.Process, error) {
+	ctx, cancel := timeout.WithContext(ctx, stateTimeout)
+	defer cancel()
+	st, err := p.State(ctx)
+	if err != nil {
+		if errdefs.IsNotFound(err) || errdefs.IsUnavailable(err) || errdefs.IsDeadlineExceeded(err) {
+			return nil, err
+		}
+		log.G(ctx).WithError(err).WithField("id", p.ID()).Error("state of a process")
+	}
+	return &task.Process{
+		ID: p.ID(), Pid: st.Pid, Status: statusOf[st.Status],
+		Stdin: st.Stdin, Stdout: st.Stdout, Stderr: st.Stderr, Terminal: st.Terminal,
+		ExitStatus: st.ExitStatus, ExitedAt: protobuf.ToTimestamp(st.ExitedAt),
+	}, nil
+}
+
+// Wait returns when the process has ended.
+func (s *Service) Wait(ctx context.Context, r *api.WaitRequest) (*api.WaitResponse, error) {
+	p, err := s.process(ctx, r.ContainerID, r.ExecID)
+	if err != nil {
+		return nil, errgrpc.ToGRPC(err)
+	}
+	exit, err := p.Wait(ctx)
+	if err != nil {
+		return nil, errgrpc.ToGRPC(err)
+	}
+	return &api.WaitResponse{ExitStatus: exit.Status, ExitedAt: protobuf.ToTimestamp(exit.Timestamp)}, nil
+}
+
+// Kill sends a signal to a process, or with All to every process of the container.
+func (s *Service) Kill(ctx context.Context, r *api.KillRequest) (*emptypb.Empty, error) {
+	p, err := s.process(ctx, r.ContainerID, r.ExecID)
+	if err == nil {
+		err = p.Kill(ctx, r.Signal, r.All)
+	}
+	return done(err)
+}
+
+// Exec adds a process to a task; Start lets it run.
+func (s *Service) Exec(ctx context.Context, r *api.ExecProcessRequest) (*emptypb.Empty, error) {
+	if r.ExecID == "" {
+		return nil, errgrpc.ToGRPC(fmt.Errorf("exec id is empty: %w", errdefs.ErrInvalidArgument))
+	}
+	t, err := s.task(ctx, r.ContainerID)
+	if err == nil {
+		_, err = t.Exec(ctx, r.ExecID, runtime.ExecOpts{
+			Spec: r.Spec,
+			IO:   runtime.IO{Stdin: r.Stdin, Stdout: r.Stdout, Stderr: r.Stderr, Terminal: r.Terminal},
+		})
+	}
+	return done(err)
+}
+
+// ResizePty sets the size of a process's terminal, in characters.
+func (s *Service) ResizePty(ctx context.Context, r *api.ResizePtyRequest) (*emptypb.Empty, error) {
+	p, err := s.process(ctx, r.ContainerID, r.ExecID)
+	if err == nil {
+		err = p.ResizePty(ctx, runtime.ConsoleSize{Width: r.Width, Height: r.Height})
+	}
+	return done(err)
+}
+
+// CloseIO closes a process's standard input.
+func (s *Service) CloseIO(ctx context.Context, r *api.CloseIORequest) (*emptypb.Empty, error) {
+	p, err := s.process(ctx, r.ContainerID, r.ExecID)
+	if err == nil && r.Stdin {
+		err = p.CloseIO(ctx)
+	}
+	return done(err)
+}
+
+// Pause freezes a task.
+func (s *Service) Pause(ctx context.Context, r *api.PauseTaskRequest) (*emptypb.Empty, error) {
+	t, err := s.task(ctx, r.ContainerID)
+	if err == nil {
+		err = t.Pause(ctx)
+	}
+	return done(err)
+}
+
+// Resume thaws a task.
+func (s *Service) Resume(ctx context.Context, r *api.ResumeTaskRequest) (*emptypb.Empty, error) {
+	t, err := s.task(ctx, r.ContainerID)
+	if err == nil {
+		err = t.Resume(ctx)
+	}
+	return done(err)
+}
+
+// Update changes a task's resources.
+func (s *Service) Update(ctx context.Context, r *api.UpdateTaskRequest) (*emptypb.Empty, error) {
+	t, err := s.task(ctx, r.ContainerID)
+	if err == nil {
+		err = t.Update(ctx, r.Resources, r.Annotations)
+	}
+	return done(err)
+}
+
+func done(err error) (*emptypb.Empty, error) {
+	if err != nil {
+		return nil, errgrpc.ToGRPC(err)
+	}
+	return &emptypb.Empty{}, nil
+}
+
+// ListPids lists the processes of a task.
+func (s *Service) ListPids(ctx context.Context, r *api.ListPidsRequest) (*api.ListPidsResponse, error) {
+	t, err := s.task(ctx, r.ContainerID)
+	if err != nil {
+		return nil, errgrpc.ToGRPC(err)
+	}
+	pids, err := t.Pids(ctx)
+	if err != nil {
+		return nil, errgrpc.ToGRPC(err)
+	}
+	resp := &api.ListPidsResponse{}
+	for _, p := range pids {
+		info := &task.ProcessInfo{Pid: p.Pid}
+		if p.Info != nil {
+			if info.Info, err = typeurl.MarshalAnyToProto(p.Info); err != nil {
+				return nil, errgrpc.ToGRPC(fmt.Errorf("describe process %d: %w", p.Pid, err))
+			}
+		}
+		resp.Processes = append(resp.Processes, info)
+	}
+	return resp, nil
+}
+
+// Metrics collects the cgroup counters of the namespace's tasks. A filter may
+// name "id" and "namespace".
+func (s *Service) Metrics(ctx context.Context, r *api.MetricsRequest) (*api.MetricsResponse, error) {
+	filter, err := filters.ParseAll(r.Filters...)
+	if err != nil {
+		return nil, errgrpc.ToGRPC(err)
+	}
+	tasks, err := s.manager.Tasks(ctx, false)
+	if err != nil {
+		return nil, errgrpc.ToGRPC(err)
+	}
+	resp := &api.MetricsResponse{}
+	for _, t := range tasks {
+		if !filter.Match(filterable(t)) {
+			continue
+		}
+		at := time.Now()
+		stats, err := t.Stats(ctx)
+		if err != nil {
+			if !errdefs.IsNotFound(err) {
+				log.G(ctx).WithError(err).WithField("id", t.ID()).Error("metrics of a task")
+			}
+			continue
+		}
+		resp.Metrics = append(resp.Metrics, &types.Metric{Timestamp: protobuf.ToTimestamp(at), ID: t.ID(), Data: stats})
+	}
+	return resp, nil
+}
+
+func filterable(t runtime.Task) filters.Adaptor {
+	return filters.AdapterFunc(func(path []string) (string, bool) {
+		switch path[0] {
+		case "id":
+			return t.ID(), true
+		case "namespace":
+			return t.Namespace(), true
+		}
+		return "", false
+	})
+}
+
+// Checkpoint is not there: it needs criu and a content store.
+func (s *Service) Checkpoint(context.Context, *api.CheckpointTaskRequest) (*api.CheckpointTaskResponse, error) {
+	return nil, notImplemented("checkpoint")
+}
+
+func notImplemented(what string) error {
+	return errgrpc.ToGRPC(fmt.Errorf("%s needs the stock containerd: %w", what, errdefs.ErrNotImplemented))
+}
