@@ -1,0 +1,87 @@
+// Package kernel is the one seam between PID 1 and the system it runs on:
+// every system call it makes for the machine goes through Calls.
+//
+// It promises thin wrappers: one call each, errors as the kernel gave them
+// (syscall.Errno), no logging, no retry but for EINTR. It must never decide
+// anything; that is for the packages above it, which a test can so drive
+// through each failure in turn (package kerneltest).
+package kernel
+
+import "syscall"
+
+// Calls are the system calls of PID 1.
+type Calls interface {
+	// Mount is mount(2).
+	Mount(source, target, fstype string, flags uintptr, data string) error
+	// Unmount is umount2(2).
+	Unmount(target string, flags int) error
+	// Mkdir is mkdir(2) followed by chmod(2), so that the umask has no say.
+	Mkdir(path string, mode uint32) error
+	// Rmdir is rmdir(2).
+	Rmdir(path string) error
+	// Mknod is mknod(2) of a character device.
+	Mknod(path string, mode uint32, major, minor uint32) error
+	// Symlink is symlink(2): path will point at target.
+	Symlink(target, path string) error
+	// Chdir is chdir(2).
+	Chdir(path string) error
+	// Chroot is chroot(2).
+	Chroot(path string) error
+	// Statfs is statfs(2): the magic number of the file system path lies on.
+	Statfs(path string) (magic int64, err error)
+	// IsDir tells whether path is a folder, without following a link.
+	IsDir(path string) bool
+	// SameFile tells whether two paths lead to one file.
+	SameFile(a, b string) bool
+
+	// ReadFile returns a whole file.
+	ReadFile(path string) ([]byte, error)
+	// WriteFile writes data to a file that exists, with one write(2).
+	WriteFile(path, data string) error
+	// ReadDir returns the names in a folder, unordered.
+	ReadDir(path string) ([]string, error)
+	// Readlink is readlink(2).
+	Readlink(path string) (string, error)
+
+	// SetLimit sets soft and hard value of a resource limit, as setrlimit(2).
+	SetLimit(resource int, soft, hard uint64) error
+	// SetHostname is sethostname(2).
+	SetHostname(name string) error
+	// Subreaper makes orphaned descendants children of this process, as
+	// prctl(2) PR_SET_CHILD_SUBREAPER.
+	Subreaper() error
+	// Reboot is reboot(2).
+	Reboot(cmd int) error
+	// Sync is sync(2).
+	Sync()
+	// Swapoff is swapoff(2).
+	Swapoff(path string) error
+	// DetachLoop is ioctl(2) LOOP_CLR_FD on a loop device.
+	DetachLoop(device string) error
+	// KernelLog returns the lines of the kernel's log that contain word, as
+	// syslog(2) SYSLOG_ACTION_READ_ALL has them.
+	KernelLog(word string) ([]string, error)
+	// Memory is the machine's RAM in bytes, from sysinfo(2).
+	Memory() (uint64, error)
+
+	// Getpid is getpid(2).
+	Getpid() int
+	// Kill is kill(2).
+	Kill(pid int, sig syscall.Signal) error
+	// Wait is wait4(-1, WNOHANG): pid 0 where children live and none has
+	// ended, ECHILD where there are none.
+	Wait() (pid int, status syscall.WaitStatus, err error)
+	// Start is fork and exec. It returns when the program runs or has failed to.
+	Start(Program) (pid int, err error)
+}
+
+// Program is what Start starts.
+type Program struct {
+	Path string
+	Args []string
+	Env  []string
+	// Console is the terminal for standard output and error; empty: inherited.
+	Console string
+	// Cgroup is the folder of a cgroup v2 to start in; empty: PID 1's own.
+	Cgroup string
+}

@@ -1,0 +1,208 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"keelson/init/boot"
+	"keelson/init/cgroups"
+	"keelson/init/children"
+	"keelson/init/kernel"
+	"keelson/init/lifecycle"
+	"keelson/init/shutdown"
+	"keelson/internal/console"
+)
+
+const (
+	service     = "/usr/bin/service"
+	defaultPath = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+	// supervisorOOM keeps the kernel from choosing the supervisor when memory
+	// runs out; the bundles' own value counts for containers.
+	supervisorOOM = "-999"
+)
+
+// pid1 is the event loop. All of it belongs to the main goroutine.
+type pid1 struct {
+	kernel  kernel.Calls
+	console *console.Console
+	boot    boot.Result
+	signals signals
+	machine *lifecycle.Machine
+
+	started  time.Duration // of PID 1, since the kernel's start
+	launched time.Duration // of the first supervisor
+}
+
+// run supervises until the machine ends. It returns in a container, and where
+// the kernel would not end the machine.
+func (p *pid1) run() {
+	p.machine = lifecycle.New(p.boot.Options.ShutdownTimeout)
+	p.guarded(func() { p.handle(lifecycle.Boot{}) })
+	p.guarded(func() {
+		for _, line := range boot.Incomplete(p.kernel, p.boot.Root) {
+			p.console.Error(name, "%s", line)
+		}
+	})
+	reserveThreads()
+	for p.machine.State() != lifecycle.Done {
+		p.guarded(p.turn)
+	}
+	go p.sayUnderWay()
+	p.guarded(func() {
+		end := shutdown.End{
+			Kernel: p.kernel, Console: p.console, Clock: systemClock{}, Kind: p.machine.Kind(),
+			Machine: p.boot.Machine, Container: p.boot.Container, Children: p.signals.children,
+		}
+		end.Run()
+	})
+}
+
+// turn waits for one thing and deals with it.
+func (p *pid1) turn() {
+	var timer <-chan time.Time
+	if at, ok := p.machine.Wake(); ok {
+		t := time.NewTimer(time.Until(at))
+		defer t.Stop()
+		timer = t.C
+	}
+	select {
+	case <-p.signals.children:
+		p.reap()
+	case s := <-p.signals.others:
+		if sig, ok := s.(syscall.Signal); ok && lifecycle.KindOf(sig) != lifecycle.None {
+			p.handle(lifecycle.Stop{Signal: sig})
+		}
+	case <-timer:
+		p.handle(lifecycle.Tick{})
+	}
+}
+
+func (p *pid1) reap() {
+	left := children.Reap(p.kernel, func(pid int, st syscall.WaitStatus) {
+		if pid == p.machine.Pid() {
+			p.handle(lifecycle.Ended{Status: st})
+		}
+	})
+	if left == children.Many {
+		p.signals.again()
+	}
+}
+
+// handle gives an event to the state machine and does what follows.
+func (p *pid1) handle(e lifecycle.Event) {
+	step, err := p.machine.Next(e, time.Now())
+	if err != nil {
+		p.console.Error(name, "%v", err)
+		return
+	}
+	switch {
+	case step.Say == "":
+	case step.Level == lifecycle.Error:
+		p.console.Error(name, "%s", step.Say)
+	case step.Level == lifecycle.Warning:
+		p.console.Warn(name, "%s", step.Say)
+	default:
+		p.console.Line(name, "%s", step.Say)
+	}
+	switch step.Order {
+	case lifecycle.Launch:
+		p.handle(p.launch())
+	case lifecycle.Terminate:
+		if err := p.kernel.Kill(p.machine.Pid(), syscall.SIGTERM); err != nil {
+			p.console.Error(name, "SIGTERM to the supervisor: %v", err)
+		}
+	case lifecycle.Nothing, lifecycle.Finish: // run sees to the end
+	}
+}
+
+// launch starts the supervisor and returns what came of it.
+func (p *pid1) launch() lifecycle.Event {
+	if p.launched == 0 {
+		p.launched = console.Now()
+	} else if p.boot.Cgroup != "" {
+		_ = cgroups.Prepare(p.kernel) // somebody may have removed it
+	}
+	prog := kernel.Program{Path: service, Args: []string{service, "supervise"}, Env: p.environment(os.Environ()), Cgroup: p.boot.Cgroup}
+	if !p.boot.Container {
+		prog.Console = "/dev/console"
+	}
+	pid, err := p.kernel.Start(prog)
+	if err != nil {
+		return lifecycle.StartFailed{Err: fmt.Errorf("%s: %w", service, err)}
+	}
+	if p.boot.Machine {
+		_ = p.kernel.WriteFile("/proc/"+strconv.Itoa(pid)+"/oom_score_adj", supervisorOOM)
+	}
+	return lifecycle.Started{Pid: pid}
+}
+
+// environment is the kernel's, which holds what it did not know on its command
+// line, with what the supervisor is to know of the boot.
+func (p *pid1) environment(inherited []string) []string {
+	env := make([]string, 0, len(inherited)+4)
+	path := defaultPath
+	for _, v := range inherited {
+		switch {
+		case strings.HasPrefix(v, "KEELSON_"):
+			continue
+		case strings.HasPrefix(v, "PATH="):
+			path = v
+		default:
+			env = append(env, v)
+		}
+	}
+	env = append(env, path,
+		"KEELSON_INIT_START="+strconv.FormatInt(int64(p.started), 10),
+		"KEELSON_INIT_DONE="+strconv.FormatInt(int64(p.launched), 10))
+	if k := p.machine.Kind(); k != lifecycle.None {
+		env = append(env, "KEELSON_STOP="+k.String())
+	}
+	return env
+}
+
+// guarded runs f and outlives a panic in it.
+func (p *pid1) guarded(f func()) {
+	defer func() {
+		v := recover()
+		if v == nil {
+			return
+		}
+		p.console.Error(name, "panic in PID 1, going on: %v", v)
+		if p.machine.State() == lifecycle.Launching {
+			_, _ = p.machine.Next(lifecycle.StartFailed{Err: fmt.Errorf("panic: %v", v)}, time.Now())
+		}
+		time.Sleep(panicPause)
+	}()
+	f()
+}
+
+// panicPause keeps a panic that comes back from using up the CPU.
+const panicPause = 100 * time.Millisecond
+
+// sayUnderWay answers stop signals once the end has begun.
+func (p *pid1) sayUnderWay() {
+	defer func() { _ = recover() }()
+	for s := range p.signals.others {
+		if sig, ok := s.(syscall.Signal); ok && lifecycle.KindOf(sig) != lifecycle.None {
+			p.console.Line(name, "%s asked for; %s is under way", lifecycle.KindOf(sig), p.machine.Kind())
+		}
+	}
+}
+
+// remain reaps for ever: PID 1 must not end, even where the kernel would not
+// end the machine.
+func (p *pid1) remain() {
+	for {
+		<-p.signals.children
+		children.Reap(p.kernel, nil)
+	}
+}
+
+type systemClock struct{}
+
+func (systemClock) Now() time.Time                         { return time.Now() }
+func (systemClock) After(d time.Duration) <-chan time.Time { return time.After(d) }

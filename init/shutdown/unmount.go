@@ -1,0 +1,182 @@
+package shutdown
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"keelson/init/mountinfo"
+	"keelson/init/mounts"
+)
+
+// rounds bounds the passes over the mounts; each but the last unmounts
+// something, so it is a bound on how deep mounts hide each other.
+const rounds = 64
+
+// unmount unmounts newest first until nothing changes, and says in words what
+// came of it.
+func (e *End) unmount() string {
+	limit := e.Clock.Now().Add(UnmountBound)
+	count := 0
+	busy := map[string]error{}
+	for range rounds {
+		n := e.unmountRound(limit, busy)
+		if count += n; n > 0 {
+			continue
+		}
+		// Only what a kernel thread holds is left; a loop device is the usual one.
+		if len(busy) == 0 || !e.Machine || !e.detachLoops(busy) {
+			break
+		}
+	}
+	for target, err := range busy {
+		e.Console.Error(name, "unmount %s: %v%s", target, err, e.heldBy(target))
+	}
+	e.readOnly(limit)
+	if len(busy) > 0 {
+		return fmt.Sprintf("unmounted %d file systems, %d are left", count, len(busy))
+	}
+	return fmt.Sprintf("unmounted %d file systems", count)
+}
+
+// unmountRound tries each mount once. busy is left with those that failed.
+func (e *End) unmountRound(limit time.Time, busy map[string]error) (unmounted int) {
+	text, err := e.Kernel.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		e.Console.Error(name, "cannot tell what is mounted: %v", mounts.Errno(err))
+		return 0
+	}
+	hung := map[string]error{}
+	for target, err := range busy {
+		if errors.Is(err, errHung) {
+			hung[target] = err
+		}
+	}
+	clear(busy)
+	for _, m := range mountinfo.ToUnmount(mountinfo.Parse(string(text))) {
+		if err, ok := hung[m.Target]; ok {
+			busy[m.Target] = err
+			continue
+		}
+		left := min(limit.Sub(e.Clock.Now()), DiskBound)
+		if mountinfo.OnNetwork(m) {
+			left = min(left, NetworkBound)
+		}
+		if err := e.unmountOne(m, left); err != nil {
+			busy[m.Target] = err
+			continue
+		}
+		unmounted++
+	}
+	return unmounted
+}
+
+var errHung = errors.New("it did not end in time")
+
+func (e *End) unmountOne(m mountinfo.Mount, limit time.Duration) error {
+	if limit <= 0 {
+		return errHung
+	}
+	result := make(chan error, 1)
+	if !e.bounded(limit, func() { result <- e.Kernel.Unmount(m.Target, unix.UMOUNT_NOFOLLOW) }) {
+		_ = e.bounded(limit, func() { _ = e.Kernel.Unmount(m.Target, unix.MNT_FORCE|unix.MNT_DETACH) })
+		return errHung
+	}
+	select {
+	case err := <-result:
+		return err
+	default: // it panicked, and that has been said
+		return errHung
+	}
+}
+
+// readOnly makes what could not be unmounted, the root above all, read-only.
+func (e *End) readOnly(limit time.Time) {
+	if !e.Machine {
+		return // the file systems may be somebody else's as well
+	}
+	text, err := e.Kernel.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return
+	}
+	for _, m := range mountinfo.Parse(string(text)) {
+		if m.ReadOnly || !mountinfo.HasStore(m) {
+			continue
+		}
+		result := make(chan error, 1)
+		left := min(limit.Sub(e.Clock.Now()), DiskBound)
+		if left <= 0 || !e.bounded(left, func() {
+			result <- e.Kernel.Mount("", m.Target, "", unix.MS_REMOUNT|unix.MS_RDONLY, "")
+		}) {
+			e.Console.Error(name, "remount %s read-only: %v", m.Target, errHung)
+			continue
+		}
+		select {
+		case err := <-result:
+			if err != nil {
+				e.Console.Error(name, "remount %s read-only: %v", m.Target, mounts.Errno(err))
+			}
+		default:
+		}
+	}
+}
+
+// detachLoops frees the loop devices whose files lie on a busy mount, and tells
+// whether there was one.
+func (e *End) detachLoops(busy map[string]error) bool {
+	any := false
+	for device, file := range e.loops() {
+		for target := range busy {
+			if under(file, target) && e.Kernel.DetachLoop("/dev/"+device) == nil {
+				any = true
+			}
+		}
+	}
+	return any
+}
+
+// loops returns the loop devices in use and the file behind each.
+func (e *End) loops() map[string]string {
+	names, err := e.Kernel.ReadDir("/sys/block")
+	if err != nil {
+		return nil
+	}
+	list := map[string]string{}
+	for _, n := range names {
+		if strings.HasPrefix(n, "loop") {
+			if file, err := e.Kernel.ReadFile("/sys/block/" + n + "/loop/backing_file"); err == nil {
+				list[n] = strings.TrimSpace(string(file))
+			}
+		}
+	}
+	return list
+}
+
+// heldBy names what keeps a mount busy.
+func (e *End) heldBy(target string) string {
+	holders := holders(e.Kernel, target)
+	for device, file := range e.loops() {
+		if under(file, target) {
+			holders = append(holders, fmt.Sprintf("/dev/%s with %s", device, file))
+		}
+	}
+	if text, err := e.Kernel.ReadFile("/proc/self/mountinfo"); err == nil {
+		for _, m := range mountinfo.Parse(string(text)) {
+			if m.Target != target && under(m.Target, target) {
+				holders = append(holders, "the mount "+m.Target)
+			}
+		}
+	}
+	if len(holders) == 0 {
+		return ""
+	}
+	return "; held by " + strings.Join(holders, ", ")
+}
+
+// under tells whether path lies in the folder top or is it.
+func under(path, top string) bool {
+	return path == top || strings.HasPrefix(path, strings.TrimSuffix(top, "/")+"/")
+}
