@@ -1,0 +1,191 @@
+// Package prepare does for a container what its runtime.json asks the machine to
+// do around it: mounts, folders and cgroups before it is created, network
+// interfaces and kept namespaces between create and start, and the undoing of it
+// after its end.
+//
+// It keeps no state. What has been done already is read from the kernel (the
+// mount table, the links of a network namespace), so a supervisor that died and
+// came back can call any of its functions again, and a restart of a container
+// mounts nothing twice. Every error names the container, the file and the field.
+// It must never touch what belongs to another container, and never remove a file
+// of the image.
+package prepare
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	securejoin "github.com/cyphar/filepath-securejoin"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"keelson/internal/bundle"
+	"keelson/internal/mounts"
+)
+
+// cgroupRoot is where the cgroup file systems are mounted.
+const cgroupRoot = "/sys/fs/cgroup"
+
+// Before makes the mounts, the folders and the cgroups of runtime.json, in this
+// order. What is there already stays as it is. After an error Cleanup undoes
+// what was done until then.
+func Before(ctx context.Context, b *bundle.Bundle) error {
+	for i, m := range b.Runtime.Mounts {
+		if err := ctx.Err(); err != nil {
+			return fieldError(b, fmt.Sprintf("mounts[%d]", i), err)
+		}
+		if err := mount(b, m); err != nil {
+			return fieldError(b, fmt.Sprintf("mounts[%d]", i), err)
+		}
+	}
+	for i, dir := range b.Runtime.Mkdir {
+		path, err := within(b, dir)
+		if err == nil {
+			err = mounts.MkdirAll(path)
+		}
+		if err != nil {
+			return fieldError(b, fmt.Sprintf("mkdir[%d]", i), err)
+		}
+	}
+	for i, name := range b.Runtime.Cgroups {
+		if err := makeCgroup(cgroupRoot, name); err != nil {
+			return fieldError(b, fmt.Sprintf("cgroups[%d]", i), err)
+		}
+	}
+	return nil
+}
+
+// Attach gives the created container, whose first process is pid, its network
+// interfaces, and binds its namespaces to the files of bindNS. A container that
+// has them already is left as it is.
+func Attach(ctx context.Context, b *bundle.Bundle, pid int) error {
+	if len(b.Runtime.Interfaces) > 0 {
+		if err := attachInterfaces(ctx, b, pid); err != nil {
+			return err
+		}
+	}
+	for _, n := range bindings(b.Runtime.BindNS) {
+		if err := ctx.Err(); err != nil {
+			return fieldError(b, "bindNS."+n.field, err)
+		}
+		if err := n.bind(pid); err != nil {
+			return fieldError(b, "bindNS."+n.field, err)
+		}
+	}
+	return nil
+}
+
+// Cleanup undoes Before and Attach after the container's end: everything mounted
+// at or below its folder is unmounted, newest first. For a service the mounts of
+// its runtime.json that lie elsewhere and the files of its bindNS go too; a
+// one-shot's stay, because setting up the machine is what one-shots are for.
+// Folders, cgroups and what was written into them stay. It goes on after an
+// error and returns all of them.
+func Cleanup(ctx context.Context, b *bundle.Bundle) error {
+	var errs []error
+	if b.Section == bundle.Services {
+		for _, n := range slices.Backward(bindings(b.Runtime.BindNS)) {
+			if err := n.unbind(); err != nil {
+				errs = append(errs, fieldError(b, "bindNS."+n.field, err))
+			}
+		}
+		for i, m := range slices.Backward(b.Runtime.Mounts) {
+			e, err := entry(b, m)
+			if err != nil || e.Target == b.Dir || strings.HasPrefix(e.Target, b.Dir+"/") {
+				continue // unmounted below with everything in the folder
+			}
+			if err := e.Unmount(); err != nil {
+				errs = append(errs, fieldError(b, fmt.Sprintf("mounts[%d]", i), err))
+			}
+		}
+	}
+	if err := ctx.Err(); err != nil {
+		return errors.Join(append(errs, fmt.Errorf("%s: clean up: %w", b.Name, err))...)
+	}
+	if err := mounts.UnmountBelow(b.Dir); err != nil {
+		errs = append(errs, fmt.Errorf("%s: clean up: %w", b.Name, err))
+	}
+	return errors.Join(errs...)
+}
+
+// fieldError says where in which file the reason lies.
+func fieldError(b *bundle.Bundle, field string, err error) error {
+	return fmt.Errorf("%s: %s: %s: %w", b.Name, filepath.Join(b.Dir, "runtime.json"), field, err)
+}
+
+// within returns the absolute path of dir. A relative one lies in the
+// container's root file system, and so do the symbolic links on its way: those
+// are the container's, not the machine's.
+func within(b *bundle.Bundle, dir string) (string, error) {
+	if dir == "" {
+		return "", errors.New("the path is empty: name a folder, absolute, or relative to the container's rootfs")
+	}
+	if filepath.IsAbs(dir) {
+		return filepath.Clean(dir), nil
+	}
+	path, err := securejoin.SecureJoin(b.Rootfs(), dir)
+	if err != nil {
+		return "", fmt.Errorf("find %s in %s: %w", dir, b.Rootfs(), err)
+	}
+	return path, nil
+}
+
+func entry(b *bundle.Bundle, m specs.Mount) (mounts.Entry, error) {
+	if m.Destination == "" {
+		return mounts.Entry{}, errors.New("destination is empty: name the folder to mount on")
+	}
+	target, err := within(b, m.Destination)
+	return mounts.Entry{Source: m.Source, Target: target, Type: m.Type, Options: m.Options}, err
+}
+
+// mount makes one mount of runtime.json and what it needs to exist.
+func mount(b *bundle.Bundle, m specs.Mount) error {
+	e, err := entry(b, m)
+	if err != nil {
+		return err
+	}
+	if err := e.Check(); err != nil {
+		return err
+	}
+	if err := makeTarget(e); err != nil {
+		return fmt.Errorf("make the destination: %w", err)
+	}
+	if e.Type == "overlay" {
+		for _, dir := range mounts.OverlayFolders(e.Options) {
+			if err := mounts.MkdirAll(dir); err != nil {
+				return fmt.Errorf("make overlay's folder: %w", err)
+			}
+		}
+	}
+	_, err = e.Ensure()
+	return err
+}
+
+// makeTarget makes what a mount lies on: a file for the bind of a file, else a
+// folder.
+func makeTarget(e mounts.Entry) error {
+	if _, err := os.Stat(e.Target); err == nil || e.OnlyChanges() {
+		return nil // a missing target of a remount is said by the remount
+	}
+	if src, err := os.Stat(e.Source); err == nil && !src.IsDir() && e.IsBind() {
+		return makeFile(e.Target)
+	}
+	return mounts.MkdirAll(e.Target)
+}
+
+// makeFile makes an empty file to mount on, and the folders above it. A file
+// that is there stays as it is.
+func makeFile(path string) error {
+	if err := mounts.MkdirAll(filepath.Dir(path)); err != nil {
+		return err
+	}
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDONLY, 0o644)
+	if err != nil {
+		return fmt.Errorf("%w%s", err, mounts.Full(filepath.Dir(path)))
+	}
+	return f.Close()
+}
