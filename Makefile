@@ -24,7 +24,13 @@ SOURCES := go.mod go.sum $(shell find init services onboot containerd runc-shim 
 # Build tags of the daemon and of the shim: docs/dependencies.md says what each leaves out.
 SERVICE_TAGS := grpcnotrace
 SHIM_TAGS := netgo osusergo seccomp no_grpc
-STOCK_TAGS := no_cri no_btrfs no_zfs no_devmapper
+# The stock programs as their own projects build them, static, less what wants C libraries or is not run here.
+STOCK := github.com/containerd/containerd/v2
+STOCK_TAGS := grpcnotrace no_cri no_btrfs no_zfs no_devmapper no_tracing no_systemd no_rdt urfave_cli_no_docs osusergo netgo static_build
+STOCK_SHIM_TAGS := no_grpc no_systemd no_tracing urfave_cli_no_docs osusergo netgo static_build
+STOCK_RUNC_TAGS := seccomp urfave_cli_no_docs netgo osusergo
+STOCK_VERSION = $(shell $(GO) list -m -f '{{.Version}}' $(STOCK))
+STOCK_LD = -s -w -buildid= -X $(STOCK)/version.Version=$(STOCK_VERSION) -X $(STOCK)/version.Package=$(STOCK)
 
 DEMOS := $(patsubst testdata/%.yml,%,$(wildcard testdata/*.yml))
 MKIMAGE := $(BIN)/mkimage
@@ -122,14 +128,14 @@ $(BIN)/guestagent: $(SOURCES) $(STAMP)/go
 
 # The stock runtime, from the versions that go.mod pins: an image with it in place of ours boots as well.
 $(BIN)/stock/containerd $(BIN)/stock/ctr: $(STAMP)/go go.mod
-	CGO_ENABLED=0 $(GO) build $(GOFLAGS_OUT) -tags '$(STOCK_TAGS)' -o $@ github.com/containerd/containerd/v2/cmd/$(@F)
+	CGO_ENABLED=0 $(GO) build -trimpath -tags '$(STOCK_TAGS)' -ldflags '$(STOCK_LD)' -o $@ $(STOCK)/cmd/$(@F) && touch $@
 
 $(BIN)/stock/containerd-shim-runc-v2: $(STAMP)/go go.mod
-	CGO_ENABLED=0 $(GO) build $(GOFLAGS_OUT) -tags 'no_grpc' -o $@ github.com/containerd/containerd/v2/cmd/$(@F)
+	CGO_ENABLED=0 $(GO) build -trimpath -tags '$(STOCK_SHIM_TAGS)' -ldflags '$(STOCK_LD)' -o $@ $(STOCK)/cmd/$(@F) && touch $@
 
 $(BIN)/stock/runc: $(STAMP)/go go.mod | host-build
-	CGO_ENABLED=1 $(GO) build -trimpath -tags 'netgo osusergo seccomp' \
-		-ldflags '-s -w -buildid= -linkmode external -extldflags "-static -Wl,--build-id=none"' -o $@ github.com/opencontainers/runc
+	CGO_ENABLED=1 $(GO) build -trimpath -tags '$(STOCK_RUNC_TAGS)' \
+		-ldflags '-s -w -buildid= -linkmode external -extldflags "-static -Wl,--build-id=none"' -o $@ github.com/opencontainers/runc && touch $@
 
 # Images: a folder each under build/images, then into the store.
 
