@@ -1,0 +1,239 @@
+// Package onboot owns the one-shot containers: those that run one after the
+// other while the machine comes up (onboot) and goes down (onshutdown).
+//
+// It promises order, a bound for each where one is set, and a line on the
+// console for how each began and ended, with its last output where it failed;
+// and that a restarted supervisor neither repeats nor skips one. A one-shot
+// that fails never stops the ones behind it unless its own annotation says so.
+package onboot
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"keelson/internal/bundle"
+	"keelson/internal/policy"
+	"keelson/services/capture"
+	"keelson/services/task"
+)
+
+// Console is where a one-shot's life is shown.
+type Console interface {
+	Line(name, format string, a ...any)
+	Warn(name, format string, a ...any)
+	Error(name, format string, a ...any)
+}
+
+// Tasks is what a one-shot needs of the container runtime.
+type Tasks interface {
+	Start(ctx context.Context, b *bundle.Bundle, io task.Streams) (*task.Task, error)
+	Adopt(ctx context.Context, b *bundle.Bundle) (*task.Task, *task.Exit, error)
+	Remove(ctx context.Context, b *bundle.Bundle)
+}
+
+// Progress remembers, for a restarted supervisor, which one-shots are over.
+type Progress interface {
+	Done(id string) bool
+	SetDone(id string)
+}
+
+// Runner runs the one-shots of a section.
+type Runner struct {
+	Tasks    Tasks
+	Console  Console
+	Progress Progress
+	PipeDir  string // where log pipes are made
+	LogDir   string // where log files go: LogDir/SECTION/SECTION.NNN-name[.out].log
+	// Now is the time since the machine's start.
+	Now func() time.Duration
+}
+
+const (
+	stopGrace  = 2 * time.Second // from SIGTERM to SIGKILL when a one-shot's time is up
+	tailLines  = 10
+	retryDelay = 100 * time.Millisecond
+	retryMax   = 5 * time.Second
+)
+
+// Run runs the container folders in their order. It returns what the machine
+// is to do because one of them failed, ActionContinue if nothing, and an error
+// only when the context ended.
+func (r *Runner) Run(ctx context.Context, section bundle.Section, dirs []string) (policy.Action, error) {
+	for i, dir := range dirs {
+		b, loadErr := bundle.Load(section, dir)
+		if r.Progress.Done(b.ID) {
+			continue
+		}
+		for _, w := range b.Warnings {
+			r.Console.Warn(b.Name, "%s", w)
+		}
+		action, err := r.one(ctx, b, loadErr, fmt.Sprintf("%s %d of %d", section, i+1, len(dirs)))
+		if err != nil {
+			return policy.ActionContinue, err
+		}
+		r.Progress.SetDone(b.ID)
+		if action != policy.ActionContinue {
+			return action, nil
+		}
+	}
+	return policy.ActionContinue, nil
+}
+
+// one runs one container, again and again where it may be retried.
+func (r *Runner) one(ctx context.Context, b *bundle.Bundle, loadErr error, place string) (policy.Action, error) {
+	delay := retryDelay
+	for try := 0; ; try++ {
+		err := loadErr
+		if err == nil {
+			err = r.once(ctx, b, place)
+		}
+		switch {
+		case err == nil:
+			return policy.ActionContinue, nil
+		case ctx.Err() != nil:
+			return policy.ActionContinue, ctx.Err()
+		case b.OneShot.OnFailure == policy.ActionRetry && try < b.OneShot.Retries && loadErr == nil:
+			r.Console.Error(b.Name, "%s: %v; try %d of %d in %s", place, err, try+2, b.OneShot.Retries+1, delay)
+			select {
+			case <-ctx.Done():
+				return policy.ActionContinue, ctx.Err()
+			case <-time.After(delay):
+			}
+			delay = min(2*delay, retryMax)
+		case b.OneShot.OnFailure == policy.ActionContinue || b.OneShot.OnFailure == policy.ActionRetry:
+			r.Console.Error(b.Name, "%s: %v; going on", place, err)
+			return policy.ActionContinue, nil
+		default:
+			r.Console.Error(b.Name, "%s: %v; keelson.on-failure: %s", place, err, b.OneShot.OnFailure)
+			return b.OneShot.OnFailure, nil
+		}
+	}
+}
+
+// once runs the container a single time. An error is why it failed.
+func (r *Runner) once(ctx context.Context, b *bundle.Bundle, place string) error {
+	began := r.Now()
+	stdout, stderr, err := r.streams(b)
+	if err != nil {
+		return err
+	}
+	outMark, errMark := stdout.Mark(), stderr.Mark()
+	defer stdout.Close(false)
+	defer stderr.Close(false)
+
+	t, exit, err := r.Tasks.Adopt(ctx, b)
+	if err == nil && t == nil && exit == nil {
+		t, err = r.Tasks.Start(ctx, b, task.Streams{Stdout: stdout.Path(), Stderr: stderr.Path()})
+	}
+	if err != nil {
+		return fmt.Errorf("could not be started: %w", err)
+	}
+	timedOut := false
+	if exit == nil {
+		var e task.Exit
+		e, timedOut, err = r.await(ctx, b, t)
+		if err != nil {
+			return err
+		}
+		exit = &e
+	}
+	took := r.Now() - began
+	// Removing the task waits until the shim has copied its last output.
+	r.Tasks.Remove(context.WithoutCancel(ctx), b)
+	stdout.Drain()
+	stderr.Drain()
+	if !timedOut && exit.Success() {
+		r.Console.Line(b.Name, "%s: done in %.3fs", place, took.Seconds())
+		return nil
+	}
+	if !b.OneShot.Console { // otherwise it has been shown as it came
+		for _, s := range []struct {
+			stream *capture.Stream
+			mark   int64
+		}{{stdout, outMark}, {stderr, errMark}} {
+			for _, line := range s.stream.Tail(s.mark, tailLines) {
+				r.Console.Line(b.Name, "| %s", line)
+			}
+		}
+	}
+	if timedOut {
+		return fmt.Errorf("not done after %v (keelson.timeout), %v", b.OneShot.Timeout, exit)
+	}
+	return fmt.Errorf("%v after %.3fs", exit, took.Seconds())
+}
+
+// await waits for the task to end, or ends it when its time or the caller's is up.
+func (r *Runner) await(ctx context.Context, b *bundle.Bundle, t *task.Task) (e task.Exit, timedOut bool, err error) {
+	wait, cancel := ctx, context.CancelFunc(func() {})
+	if b.OneShot.Timeout > 0 {
+		wait, cancel = context.WithTimeout(ctx, b.OneShot.Timeout)
+	}
+	defer cancel()
+	e, err = t.Wait(wait)
+	if err == nil {
+		return e, false, nil
+	}
+	if !errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
+		return e, false, err
+	}
+	// Past here the caller's context may be over; stopping has its own bounds.
+	_ = t.Signal(unix.SIGTERM)
+	grace, cancelGrace := context.WithTimeout(context.WithoutCancel(ctx), stopGrace)
+	defer cancelGrace()
+	if e, err = t.Wait(grace); err != nil {
+		if err := t.Kill(); err != nil {
+			return e, true, err
+		}
+		killed, cancelKilled := context.WithTimeout(context.WithoutCancel(ctx), stopGrace)
+		defer cancelKilled()
+		if e, err = t.Wait(killed); err != nil {
+			err = fmt.Errorf("it cannot be killed: its processes are stuck in the kernel")
+			return e, true, err
+		}
+	}
+	if ctx.Err() != nil {
+		r.Tasks.Remove(context.WithoutCancel(ctx), b)
+		return e, false, ctx.Err()
+	}
+	return e, true, nil
+}
+
+// streams opens the log pipes of a one-shot.
+func (r *Runner) streams(b *bundle.Bundle) (stdout, stderr *capture.Stream, err error) {
+	var show func(string)
+	if b.OneShot.Console {
+		show = func(line string) { r.Console.Line(b.Name, "| %s", line) }
+	}
+	warn := func(format string, a ...any) { r.Console.Warn(b.Name, format, a...) }
+	base := filepath.Join(r.LogDir, string(b.Section), b.ID)
+	stdout, err = capture.Open(filepath.Join(r.PipeDir, b.ID, "stdout"), base+".out.log", show, warn)
+	if err != nil {
+		return nil, nil, err
+	}
+	stderr, err = capture.Open(filepath.Join(r.PipeDir, b.ID, "stderr"), base+".log", show, warn)
+	if err != nil {
+		stdout.Close(false)
+		return nil, nil, err
+	}
+	return stdout, stderr, nil
+}
+
+// LinkLogs makes the folder of a section's logs visible under /var/log, where
+// people look for it.
+func LinkLogs(logDir, varLog string, section bundle.Section) error {
+	dir := filepath.Join(logDir, string(section))
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return fmt.Errorf("make the folder of the %s logs: %w", section, err)
+	}
+	link := filepath.Join(varLog, string(section))
+	if err := os.Symlink(dir, link); err != nil && !errors.Is(err, os.ErrExist) {
+		return fmt.Errorf("link the %s logs: %w", section, err)
+	}
+	return nil
+}

@@ -1,0 +1,116 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestReadRuntimeConfig(t *testing.T) {
+	for _, tc := range []struct{ name, text, want string }{
+		{"unknown key", "cliopts=\"-l info\"\nclioptz=\"\"\n", ":2: clioptz: no such key"},
+		{"wrong type", "cliopts = 3\n", ":1: "},
+		{"not toml", "cliopts = \"\n", ":1: "},
+		{"odd stream", "stderr = \"log\"\n", `stderr: "log": want stdout, stderr or an absolute path`},
+	} {
+		path := filepath.Join(t.TempDir(), "runtime-config.toml")
+		if err := os.WriteFile(path, []byte(tc.text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := ReadRuntimeConfig(path); err == nil || !strings.Contains(err.Error(), path) || !strings.Contains(err.Error(), tc.want) {
+			t.Errorf("%s: got %v, want %q", tc.name, err, tc.want)
+		}
+	}
+	path := filepath.Join(t.TempDir(), "runtime-config.toml")
+	if c, err := ReadRuntimeConfig(path); err != nil || c != (RuntimeConfig{}) {
+		t.Errorf("no file: %+v, %v", c, err)
+	}
+	if err := os.WriteFile(path, []byte("cliopts=\"--log-level  debug\"\nstdout=\"/var/log/c.log\"\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	c, err := ReadRuntimeConfig(path)
+	if err != nil || !slices.Equal(c.Options(), []string{"--log-level", "debug"}) || c.Stdout != "/var/log/c.log" {
+		t.Errorf("got %+v, %v", c, err)
+	}
+}
+
+func TestOptionsOfTheImageWin(t *testing.T) {
+	k := New(Config{Address: "/a", Root: "/r", State: "/s", Options: []string{"--root=/mine", "-l", "debug", "--config", "/c"}})
+	if got, want := k.defaults(), []string{"--address", "/a", "--state", "/s"}; !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+func config(t *testing.T, binary string) Config {
+	dir := t.TempDir()
+	return Config{
+		Binary: binary, Address: filepath.Join(dir, "sock"), Root: filepath.Join(dir, "root"), State: filepath.Join(dir, "state"),
+		PIDFile: filepath.Join(dir, "pid.json"), Info: t.Logf, Warn: t.Logf,
+	}
+}
+
+// script makes a program of a shell script.
+func script(t *testing.T, text string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "containerd")
+	if err := os.WriteFile(path, []byte("#!/bin/sh\n"+text), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func TestWaitingEndsWithAReason(t *testing.T) {
+	for name, tc := range map[string]struct{ binary, want string }{
+		"not there":  {"/no/such/containerd", "no such file"},
+		"dies early": {script(t, "exit 3"), "exited with code 3"},
+	} {
+		ctx, cancel := context.WithCancel(context.Background())
+		k := New(config(t, tc.binary))
+		done := make(chan struct{})
+		go func() { defer close(done); k.Run(ctx) }()
+		wait, stop := context.WithTimeout(ctx, time.Minute)
+		if err := k.Ready(wait); err == nil || errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), tc.want) {
+			t.Errorf("%s: got %v, want %q", name, err, tc.want)
+		}
+		stop()
+		cancel()
+		<-done
+	}
+}
+
+func TestAProcessOfAnotherStartIsNotAdopted(t *testing.T) {
+	cmd := exec.Command("sleep", "1000")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = cmd.Process.Kill(); _ = cmd.Wait() }()
+	k := New(config(t, "/x"))
+	start, err := startTime(cmd.Process.Pid)
+	if err != nil || start == 0 {
+		t.Fatal(start, err)
+	}
+	write := func(r string) {
+		if err := os.WriteFile(k.cfg.PIDFile, []byte(r), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, text := range []string{"", "{", `{"pid":1,"start":1}`, `{"pid":` + strconv.Itoa(cmd.Process.Pid) + `,"start":1}`} {
+		write(text)
+		if p := k.adopt(); p != nil {
+			t.Errorf("adopted by %q", text)
+		}
+	}
+	write(`{"pid":` + strconv.Itoa(cmd.Process.Pid) + `,"start":` + strconv.Itoa(int(start)) + `}`)
+	p := k.adopt()
+	if p == nil || p.PID != cmd.Process.Pid {
+		t.Fatalf("the remembered process was not adopted: %v", p)
+	}
+	p.Close()
+}

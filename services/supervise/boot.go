@@ -1,0 +1,157 @@
+package supervise
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"keelson/internal/bundle"
+	"keelson/internal/console"
+	"keelson/internal/policy"
+	"keelson/onboot"
+	"keelson/services/lifecycle"
+)
+
+// scriptBound is how long the boot waits for one of the image's own scripts.
+const scriptBound = 60 * time.Second
+
+// boot does what of the boot has not been done yet, then starts the services or
+// takes over those that run. bootCtx ends the boot where it stands; the
+// services live as long as ctx.
+func (s *Supervisor) boot(bootCtx, ctx context.Context) {
+	again := s.progress.Done("services")
+	s.step("hardware", func() { s.hardware(bootCtx) })
+	go s.watchHardware(ctx)
+	if bootCtx.Err() != nil {
+		return
+	}
+	s.scripts(bootCtx, "/etc/init.d", scriptBound)
+	s.step("volumes", func() { s.mountVolumes(bootCtx) })
+
+	began := console.Now()
+	dirs, err := bundle.List(s.cfg.Containers, bundle.Onboot)
+	if err != nil {
+		s.con.Error("keelson", "%v", err)
+	}
+	if len(dirs) > 0 {
+		action, err := s.oneShots(bundle.Onboot).Run(bootCtx, bundle.Onboot, dirs)
+		if err != nil { // a stop was asked for
+			return
+		}
+		if action != policy.ActionContinue {
+			s.machineAction(action, "an onboot container has failed")
+			return
+		}
+	}
+	if !s.progress.Done("onboot") {
+		s.progress.setSpan("onboot", console.Now()-began)
+	}
+	if bootCtx.Err() != nil {
+		return
+	}
+	began = console.Now()
+	s.loadServices(ctx, false)
+	if again {
+		s.takenOver(bootCtx)
+		return
+	}
+	s.progress.SetDone("services")
+	if s.settled(bootCtx) {
+		s.bootComplete(console.Now() - began)
+	}
+}
+
+// step does a part of the boot once in a boot, and remembers how long it took.
+func (s *Supervisor) step(name string, do func()) {
+	if s.progress.Done(name) {
+		return
+	}
+	began := console.Now()
+	do()
+	s.progress.setSpan(name, console.Now()-began)
+}
+
+// settled waits until the first start of every service has come to something.
+func (s *Supervisor) settled(ctx context.Context) bool {
+	for _, svc := range s.services {
+		select {
+		case <-svc.settled:
+		case <-ctx.Done():
+			return false
+		}
+	}
+	return true
+}
+
+// bootComplete is the line people wait for.
+func (s *Supervisor) bootComplete(services time.Duration) {
+	running, not := 0, 0
+	for _, svc := range s.services {
+		if svc.state() == lifecycle.Running {
+			running++
+		} else {
+			not++
+		}
+	}
+	if not > 0 {
+		s.con.Warn("keelson", "%s of %d not running", plural(not, "service"), running+not)
+	}
+	now := console.Now()
+	s.con.Line("keelson", "boot complete in %.3fs (kernel %.3fs, init %.3fs, hardware %.3fs, onboot %.3fs, services %.3fs); %s running",
+		now.Seconds(), s.cfg.InitStart.Seconds(), (s.cfg.InitDone - s.cfg.InitStart).Seconds(),
+		s.progress.span("hardware").Seconds(), s.progress.span("onboot").Seconds(), services.Seconds(), plural(running, "service"))
+	s.progress.SetDone("complete")
+}
+
+// takenOver says what a restarted supervisor found.
+func (s *Supervisor) takenOver(ctx context.Context) {
+	if !s.settled(ctx) {
+		return
+	}
+	running := 0
+	for _, svc := range s.services {
+		if svc.state() == lifecycle.Running {
+			running++
+		}
+	}
+	s.con.Line("keelson", "supervisor is back; %s of %d running", plural(running, "service"), len(s.services))
+	s.progress.SetDone("complete")
+}
+
+// oneShots makes the runner of the onboot or onshutdown containers.
+func (s *Supervisor) oneShots(section bundle.Section) *onboot.Runner {
+	if err := onboot.LinkLogs(s.cfg.OneShotLog, s.cfg.LogDir, section); err != nil {
+		s.con.Warn("keelson", "%v", err)
+	}
+	return &onboot.Runner{
+		Tasks: s.tasks, Console: s.con, Progress: s.progress,
+		PipeDir: filepath.Join(s.cfg.RunDir, "io"), LogDir: s.cfg.OneShotLog, Now: console.Now,
+	}
+}
+
+// resolvTarget makes the file that /etc/resolv.conf of LinuxKit's images is a
+// link to, for a DHCP client to write and containers to bind.
+func resolvTarget() error {
+	const path = "/run/resolvconf/resolv.conf"
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return fmt.Errorf("make %s: %w", path, err)
+	}
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o644)
+	if errors.Is(err, os.ErrExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("make %s: %w", path, err)
+	}
+	return f.Close()
+}
+
+func plural(n int, word string) string {
+	if n == 1 {
+		return "1 " + word
+	}
+	return fmt.Sprintf("%d %ss", n, word)
+}

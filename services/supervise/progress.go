@@ -1,0 +1,63 @@
+package supervise
+
+import (
+	"sync"
+	"time"
+
+	"keelson/services/store"
+)
+
+// progress is how far the boot has come, remembered for a next supervisor.
+type progress struct {
+	path string
+	err  error // why what was remembered could not be read
+
+	mu    sync.Mutex
+	steps steps // guarded by mu
+}
+
+type steps struct {
+	Done  map[string]bool          `json:"done"`
+	Spans map[string]time.Duration `json:"spans"` // how long parts of the boot took
+}
+
+func openProgress(path string) *progress {
+	p := &progress{path: path}
+	_, p.err = store.Load(path, &p.steps)
+	if p.steps.Done == nil {
+		p.steps.Done = map[string]bool{}
+	}
+	if p.steps.Spans == nil {
+		p.steps.Spans = map[string]time.Duration{}
+	}
+	return p
+}
+
+// Done reports whether a step was done in this boot.
+func (p *progress) Done(step string) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.steps.Done[step]
+}
+
+// SetDone remembers that a step is done.
+func (p *progress) SetDone(step string) { p.setSpan(step, 0) }
+
+// setSpan remembers that a step is done and how long it took.
+func (p *progress) setSpan(step string, took time.Duration) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.steps.Done[step] = true
+	if took > 0 {
+		p.steps.Spans[step] = took
+	}
+	if err := store.Save(p.path, p.steps); err != nil && p.err == nil {
+		p.err = err
+	}
+}
+
+func (p *progress) span(step string) time.Duration {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.steps.Spans[step]
+}

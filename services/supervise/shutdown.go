@@ -1,0 +1,50 @@
+package supervise
+
+import (
+	"context"
+	"time"
+
+	"keelson/internal/bundle"
+	"keelson/internal/console"
+	"keelson/services/lifecycle"
+)
+
+// shutdown takes everything down in order: services, each within its own
+// bound and all at once; then the onshutdown containers, one after the other;
+// then the image's shutdown scripts. File systems and power are PID 1's, which
+// also has the bound on all of this.
+func (s *Supervisor) shutdown(ctx context.Context) {
+	began := console.Now()
+	running := 0
+	for _, svc := range s.services {
+		switch svc.state() {
+		case lifecycle.Running, lifecycle.Starting:
+			running++
+		}
+		svc.stop()
+	}
+	if running > 0 {
+		s.con.Line("keelson", "stopping %s", plural(running, "service"))
+	}
+	for _, svc := range s.services {
+		select {
+		case <-svc.over:
+		case <-ctx.Done():
+			return
+		}
+	}
+	if running > 0 {
+		s.con.Line("keelson", "services stopped in %.3fs", (console.Now() - began).Seconds())
+	}
+	dirs, err := bundle.List(s.cfg.Containers, bundle.Onshutdown)
+	if err != nil {
+		s.con.Error("keelson", "%v", err)
+	}
+	if s.tasks != nil && len(dirs) > 0 {
+		// The actions of a failed one come to nothing: the machine ends anyway.
+		if _, err := s.oneShots(bundle.Onshutdown).Run(ctx, bundle.Onshutdown, dirs); err != nil {
+			s.con.Error("keelson", "onshutdown: %v", err)
+		}
+	}
+	s.scripts(ctx, "/etc/shutdown.d", 10*time.Second)
+}

@@ -1,0 +1,300 @@
+// Package supervise owns the supervisor: it brings the machine up after PID 1,
+// keeps the services running, and takes them down when PID 1 asks it to.
+//
+// It promises that it may die at any moment: what it needs to go on is in
+// containerd and under /run/keelson, so its successor takes over running tasks,
+// keeps their process numbers and repeats no step of the boot. It must never
+// end a task because it does not know it, and never wait without a bound.
+package supervise
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"runtime/debug"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"keelson/internal/bundle"
+	"keelson/internal/console"
+	"keelson/internal/policy"
+	"keelson/services/capture"
+	"keelson/services/daemon"
+	"keelson/services/task"
+)
+
+// Config is where things are. Paths are absolute.
+type Config struct {
+	Containers string // the image's containers
+	RunDir     string // the supervisor's own files
+	LogDir     string // services' logs
+	OneShotLog string // one-shots' logs
+	CgroupRoot string // where cgroup2 is mounted, "" on cgroup v1
+	Cmdline    string // the kernel's command line
+	// StopKind is set where PID 1 is already stopping the machine: an earlier
+	// supervisor died on the way down.
+	StopKind string
+	// InitStart and InitDone are when PID 1 began and when it started the
+	// supervisor, since the machine's start.
+	InitStart, InitDone time.Duration
+}
+
+// DefaultConfig is the configuration of a booted machine, from the environment
+// PID 1 gives.
+func DefaultConfig() Config {
+	c := Config{
+		Containers: "/containers",
+		RunDir:     "/run/keelson",
+		LogDir:     "/var/log",
+		OneShotLog: "/run/log",
+		StopKind:   os.Getenv("KEELSON_STOP"),
+		InitStart:  envTime("KEELSON_INIT_START"),
+		InitDone:   envTime("KEELSON_INIT_DONE"),
+	}
+	if data, err := os.ReadFile("/proc/cmdline"); err == nil {
+		c.Cmdline = strings.TrimSpace(string(data))
+	}
+	var st unix.Statfs_t
+	if unix.Statfs("/sys/fs/cgroup", &st) == nil && st.Type == unix.CGROUP2_SUPER_MAGIC {
+		c.CgroupRoot = "/sys/fs/cgroup"
+	}
+	return c
+}
+
+func envTime(name string) time.Duration {
+	n, err := strconv.ParseInt(os.Getenv(name), 10, 64)
+	if err != nil || n < 0 {
+		return 0
+	}
+	return time.Duration(n)
+}
+
+// Supervisor is the state of one supervisor process.
+type Supervisor struct {
+	cfg      Config
+	con      *console.Console
+	tasks    *task.Runtime
+	keeper   *daemon.Keeper
+	progress *progress
+	services []*service
+
+	mu     sync.Mutex
+	warned map[string]bool // guarded by mu
+	acted  bool            // a machine action was asked for, guarded by mu
+}
+
+// containerd's places. Root and state are on a tmpfs: nothing of a task
+// outlives the boot, and a disk mounted over /var/lib/containerd disturbs nothing.
+const (
+	containerdBinary = "/usr/bin/containerd"
+	containerdSocket = "/run/containerd/containerd.sock"
+	containerdRoot   = "/run/containerd/root"
+	containerdState  = "/run/containerd/state"
+	runtimeConfig    = "/etc/containerd/runtime-config.toml"
+)
+
+// Run is the supervisor's life: it returns its exit code, 0 after an orderly
+// stop that PID 1 asked for with SIGTERM.
+func Run(cfg Config) int {
+	// Everything here can be had again; memory in use by services cannot.
+	debug.SetGCPercent(50)
+	signals := make(chan os.Signal, 4)
+	signal.Notify(signals, unix.SIGTERM)
+	signal.Ignore(unix.SIGPIPE, unix.SIGHUP, unix.SIGINT)
+
+	s := &Supervisor{
+		cfg:      cfg,
+		con:      console.New(console.Devices(cfg.Cmdline)...),
+		progress: openProgress(filepath.Join(cfg.RunDir, "boot.json")),
+		warned:   map[string]bool{},
+	}
+	s.routeLog()
+	if s.progress.err != nil {
+		s.con.Warn("keelson", "%v", s.progress.err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	if err := s.startContainerd(ctx); err != nil {
+		s.con.Error("keelson", "%v", err)
+	}
+
+	// SIGTERM ends the boot where it stands, then everything else in order.
+	bootCtx, stopBoot := context.WithCancel(ctx)
+	booted := make(chan struct{})
+	go func() {
+		defer close(booted)
+		if cfg.StopKind != "" {
+			s.loadServices(ctx, true)
+			return
+		}
+		s.boot(bootCtx, ctx)
+	}()
+	if cfg.StopKind == "" {
+		<-signals
+	}
+	stopBoot()
+	<-booted
+	s.shutdown(ctx)
+	s.con.Flush(2 * time.Second)
+	return 0
+}
+
+// startContainerd begins to keep containerd, if there is anything for it to run.
+func (s *Supervisor) startContainerd(ctx context.Context) error {
+	needed := false
+	for _, section := range []bundle.Section{bundle.Onboot, bundle.Services, bundle.Onshutdown} {
+		dirs, err := bundle.List(s.cfg.Containers, section)
+		needed = needed || err != nil || len(dirs) > 0
+	}
+	client, err := task.Dial(containerdSocket)
+	if err != nil {
+		return err
+	}
+	rc, err := daemon.ReadRuntimeConfig(runtimeConfig)
+	if err != nil {
+		s.con.Warn("containerd", "%v", err)
+	}
+	stdout, stderr := s.daemonOutput(rc)
+	s.keeper = daemon.New(daemon.Config{
+		Binary: containerdBinary, Options: rc.Options(),
+		Address: containerdSocket, Root: containerdRoot, State: containerdState,
+		CgroupDir: s.ownCgroup("containerd", 24<<20),
+		PIDFile:   filepath.Join(s.cfg.RunDir, "containerd.json"),
+		Stdout:    stdout, Stderr: stderr,
+		BeforeRestart: func() { s.tasks.SaveExits() },
+		Info:          func(format string, a ...any) { s.con.Line("containerd", format, a...) },
+		Warn:          func(format string, a ...any) { s.con.Warn("containerd", format, a...) },
+	})
+	s.ownCgroup("shim", 16<<20)
+	s.tasks = &task.Runtime{
+		Client: client, StateDir: containerdState, CgroupRoot: s.cfg.CgroupRoot,
+		Ready: func(ctx context.Context) error {
+			ctx, cancel := context.WithTimeout(ctx, containerdBound)
+			defer cancel()
+			return s.keeper.Ready(ctx)
+		},
+	}
+	if !needed {
+		s.con.Line("keelson", "no containers in %s: containerd is not started", s.cfg.Containers)
+		return nil
+	}
+	go s.keeper.Run(ctx)
+	return nil
+}
+
+// containerdBound is how long a single start waits for containerd.
+const containerdBound = 60 * time.Second
+
+// daemonOutput returns what containerd writes to: where runtime-config.toml
+// says, or else a pipe whose lines go to a file and to the console.
+func (s *Supervisor) daemonOutput(rc daemon.RuntimeConfig) (stdout, stderr *os.File) {
+	open := func(setting, name string) *os.File {
+		if filepath.IsAbs(setting) {
+			f, err := os.OpenFile(setting, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o644)
+			if err == nil {
+				return f
+			}
+			s.con.Warn("containerd", "%s: %s: %v", runtimeConfig, name, err)
+		}
+		stream, err := capture.Open(filepath.Join(s.cfg.RunDir, "io", "containerd", name), filepath.Join(s.cfg.LogDir, "containerd."+name+".log"),
+			func(line string) { s.con.Line("containerd", "| %s", line) },
+			func(format string, a ...any) { s.con.Warn("containerd", format, a...) })
+		if err != nil {
+			s.con.Warn("containerd", "its output goes nowhere: %v", err)
+			return nil
+		}
+		f, err := os.OpenFile(stream.Path(), os.O_RDWR, 0)
+		if err != nil {
+			s.con.Warn("containerd", "its output goes nowhere: %v", err)
+			return nil
+		}
+		return f
+	}
+	return open(rc.Stdout, "stdout"), open(rc.Stderr, "stderr")
+}
+
+// ownCgroup makes a cgroup beside the supervisor's, with that much memory
+// spared from reclaim, and returns its folder; "" where there is none.
+func (s *Supervisor) ownCgroup(name string, memoryMin int) string {
+	if s.cfg.CgroupRoot == "" {
+		return ""
+	}
+	dir := filepath.Join(s.cfg.CgroupRoot, "keelson", name)
+	if err := os.Mkdir(dir, 0o755); err != nil && !os.IsExist(err) {
+		s.con.Warn("keelson", "make the cgroup of %s: %v", name, err)
+		return ""
+	}
+	// Without the memory controller there is nothing to protect it with.
+	_ = os.WriteFile(filepath.Join(dir, "memory.min"), []byte(strconv.Itoa(memoryMin)), 0)
+	return dir
+}
+
+// loadServices begins to keep every service of the image. With adoptOnly those
+// that are not known from before are left alone: the machine is going down.
+func (s *Supervisor) loadServices(ctx context.Context, adoptOnly bool) {
+	dirs, err := bundle.List(s.cfg.Containers, bundle.Services)
+	if err != nil {
+		s.con.Error("keelson", "%v", err)
+	}
+	for _, dir := range dirs {
+		b, loadErr := bundle.Load(bundle.Services, dir)
+		svc := newService(s, b, loadErr)
+		if adoptOnly {
+			if _, err := os.Stat(svc.memoryPath()); err != nil {
+				continue
+			}
+		} else if !s.progress.Done("services") {
+			for _, w := range b.Warnings {
+				s.con.Warn(b.Name, "%s", w)
+			}
+		}
+		s.services = append(s.services, svc)
+		go svc.run(ctx)
+	}
+}
+
+// machineAction asks PID 1 for the end of the machine, in the way its own
+// signals say. The first one counts.
+func (s *Supervisor) machineAction(a policy.Action, why string) {
+	sig, ok := map[policy.Action]unix.Signal{
+		policy.ActionHalt: unix.SIGUSR1, policy.ActionPoweroff: unix.SIGUSR2, policy.ActionReboot: unix.SIGTERM,
+	}[a]
+	if !ok {
+		return
+	}
+	s.mu.Lock()
+	first := !s.acted
+	s.acted = true
+	s.mu.Unlock()
+	if !first {
+		return
+	}
+	s.con.Line("keelson", "%s: %s", a, why)
+	if err := unix.Kill(1, sig); err != nil {
+		s.con.Error("keelson", "ask PID 1 to %s: %v", a, err)
+	}
+}
+
+// warnOnce says a thing once, however often it happens.
+func (s *Supervisor) warnOnce(name, text string) {
+	s.mu.Lock()
+	again := s.warned[name+"\x00"+text]
+	s.warned[name+"\x00"+text] = true
+	s.mu.Unlock()
+	if !again {
+		s.con.Warn(name, "%s", text)
+	}
+}
+
+func signalName(sig unix.Signal) string {
+	if name := unix.SignalName(sig); name != "" {
+		return name
+	}
+	return fmt.Sprintf("signal %d", int(sig))
+}

@@ -1,0 +1,102 @@
+// Package task owns the way from a container folder to a running containerd
+// task and back: the container's record, its task, its exit.
+//
+// It promises that every call has a bound, that a task's end is noticed by the
+// kernel's word (a pidfd) whether containerd lives or not, and that a container
+// left over from before never stands in the way of a new one. It must never
+// take containerd's absence for the end of a task.
+package task
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"time"
+
+	containersapi "github.com/containerd/containerd/api/services/containers/v1"
+	tasksapi "github.com/containerd/containerd/api/services/tasks/v1"
+	versionapi "github.com/containerd/containerd/api/services/version/v1"
+	"github.com/containerd/containerd/v2/pkg/namespaces"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/errdefs/pkg/errgrpc"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/protobuf/types/known/emptypb"
+)
+
+// Bounds of single calls to containerd. They are generous: they are there to
+// end a wait on a daemon that is stuck, not to judge a slow machine.
+const (
+	callTimeout   = 10 * time.Second
+	createTimeout = 2 * time.Minute // a create runs the runtime, perhaps on a machine that is thrashing
+)
+
+// Client speaks to containerd. The generated API is used rather than
+// containerd's client package, which would link image transfer and registries.
+type Client struct {
+	conn       *grpc.ClientConn
+	containers containersapi.ContainersClient
+	tasks      tasksapi.TasksClient
+	version    versionapi.VersionClient
+}
+
+// Dial makes a client of the daemon behind a unix socket. It does not wait for
+// the daemon, and finds it again within 100 ms of its coming back.
+func Dial(socket string) (*Client, error) {
+	conn, err := grpc.NewClient("passthrough:///"+socket,
+		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) {
+			var d net.Dialer
+			return d.DialContext(ctx, "unix", addr)
+		}),
+		grpc.WithConnectParams(grpc.ConnectParams{
+			Backoff:           backoff.Config{BaseDelay: 10 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 100 * time.Millisecond},
+			MinConnectTimeout: 3 * time.Second,
+		}),
+		grpc.WithIdleTimeout(0), // a task's start must not pay for a connection
+	)
+	if err != nil {
+		return nil, fmt.Errorf("make a client of containerd: %w", err)
+	}
+	return &Client{
+		conn:       conn,
+		containers: containersapi.NewContainersClient(conn),
+		tasks:      tasksapi.NewTasksClient(conn),
+		version:    versionapi.NewVersionClient(conn),
+	}, nil
+}
+
+// Close ends the connection.
+func (c *Client) Close() { _ = c.conn.Close() }
+
+// Version asks containerd for its version, waiting for it to answer until the
+// context ends.
+func (c *Client) Version(ctx context.Context) (string, error) {
+	r, err := c.version.Version(ctx, &emptypb.Empty{}, grpc.WaitForReady(true))
+	if err != nil {
+		return "", fmt.Errorf("ask containerd for its version: %w", native(err))
+	}
+	return r.Version, nil
+}
+
+// call bounds a call and puts it into a containerd namespace.
+func call(ctx context.Context, namespace string, bound time.Duration) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(namespaces.WithNamespace(ctx, namespace), bound)
+}
+
+// native turns a gRPC error into one that errdefs knows, with containerd's words.
+func native(err error) error {
+	if err == nil {
+		return nil
+	}
+	return errgrpc.ToNative(err)
+}
+
+// Away reports whether an error means that containerd did not answer, so that
+// nothing is known about what was asked.
+func Away(err error) bool {
+	return errdefs.IsUnavailable(err) || errdefs.IsDeadlineExceeded(err) || errdefs.IsCanceled(err) ||
+		errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled)
+}
