@@ -12,6 +12,7 @@ import (
 	"time"
 
 	apievents "github.com/containerd/containerd/api/events"
+	tasksapi "github.com/containerd/containerd/api/services/tasks/v1"
 	"github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/pkg/cio"
 	"github.com/containerd/errdefs"
@@ -21,13 +22,17 @@ import (
 
 func TestTask(t *testing.T) {
 	m := newMachine(t)
+	// A shim that ends with its last task may take the last events with it,
+	// the stock one does: another member keeps it.
+	group := map[string]string{"io.containerd.runc.v2.group": "keelson"}
+	m.run("other", "sleep 1000", group)
 	evctx, cancel := context.WithCancel(m.ctx)
 	defer cancel()
 	events, _ := m.c.Subscribe(evctx)
 
-	var out bytes.Buffer
-	task, err := m.container("web", "echo hello; cat; exit 7", nil).
-		NewTask(m.ctx, cio.NewCreator(cio.WithStreams(strings.NewReader(""), &out, &out), cio.WithFIFODir(m.dir+"/fifo")))
+	var out, errout bytes.Buffer
+	task, err := m.container("web", "echo hello; cat; exit 7", group).
+		NewTask(m.ctx, cio.NewCreator(cio.WithStreams(strings.NewReader(""), &out, &errout), cio.WithFIFODir(m.dir+"/fifo")))
 	must(t, err)
 	exit, err := task.Wait(m.ctx)
 	must(t, err)
@@ -77,13 +82,12 @@ func TestTask(t *testing.T) {
 	if st.ExitCode() != 7 {
 		t.Errorf("delete: exit status %d, want 7", st.ExitCode())
 	}
-	if out.String() != "hello\n" {
-		t.Errorf("output %q", out.String())
+	if out.String() != "hello\n" || errout.String() != "" {
+		t.Errorf("output %q and %q", out.String(), errout.String())
 	}
 	if _, err := task.Status(m.ctx); !errdefs.IsNotFound(err) {
 		t.Errorf("status of a deleted task: %v, want not found", err)
 	}
-	eventually(t, "no shim is left", func() bool { return len(m.shims()) == 0 })
 
 	want := []string{"/containers/create", "/tasks/create", "/tasks/start", "/tasks/exec-added", "/tasks/exec-started", "/tasks/exit", "/tasks/exit", "/tasks/delete"}
 	for len(want) > 0 {
@@ -279,4 +283,77 @@ func TestCtr(t *testing.T) {
 	}
 	m.ctr("t", "delete", "web")
 	m.ctr("c", "delete", "web")
+}
+
+// A shim that dies takes its tasks with it, and the daemon says so: an exit
+// event for each, nothing left behind, and the next task gets a new shim.
+func TestShimKilled(t *testing.T) {
+	m := newMachine(t)
+	group := map[string]string{"io.containerd.runc.v2.group": "keelson"}
+	tasks := map[string]uint32{}
+	for _, id := range []string{"one", "two"} {
+		task, _ := m.run(id, "sleep 1000", group)
+		tasks[id] = task.Pid()
+	}
+	ctx, cancel := context.WithCancel(m.ctx)
+	defer cancel()
+	events, _ := m.c.Subscribe(ctx, `topic=="/tasks/exit"`)
+	shims := m.shims()
+	if len(shims) != 1 {
+		t.Fatalf("shims %v, want one", shims)
+	}
+	must(t, syscall.Kill(shims[0], syscall.SIGKILL))
+	for len(tasks) > 0 {
+		select {
+		case e := <-events:
+			v, err := typeurl.UnmarshalAny(e.Event)
+			must(t, err)
+			x := v.(*apievents.TaskExit)
+			if x.ExitStatus != 137 {
+				t.Errorf("%s: exit status %d, want 137", x.ContainerID, x.ExitStatus)
+			}
+			if pid := tasks[x.ContainerID]; alive(pid) {
+				t.Errorf("%s: process %d has outlived the event of its exit", x.ContainerID, pid)
+			}
+			delete(tasks, x.ContainerID)
+		case <-time.After(bound):
+			t.Fatalf("no exit of %v", tasks)
+		}
+	}
+	eventually(t, "no task is left", func() bool {
+		list, err := m.c.TaskService().List(m.ctx, &tasksapi.ListTasksRequest{})
+		must(t, err)
+		return len(list.Tasks) == 0
+	})
+	m.run("three", "sleep 1000", group)
+	if shims := m.shims(); len(shims) != 1 {
+		t.Errorf("shims %v, want one", shims)
+	}
+}
+
+// A task that ends while there is no daemon is gone when one comes back; its
+// container is not, nor is anybody else's task. How it ended is in the
+// exit.json that the shim left in the bundle, until the daemon starts.
+func TestExitWhileAway(t *testing.T) {
+	m := newMachine(t)
+	group := map[string]string{"io.containerd.runc.v2.group": "keelson"}
+	other, _ := m.run("other", "sleep 1000", group)
+	for id, annotations := range map[string]map[string]string{"grouped": group, "own": nil} {
+		task, _ := m.run(id, "sleep 1000", annotations)
+		m.kill(syscall.SIGKILL)
+		must(t, syscall.Kill(int(task.Pid()), syscall.SIGKILL))
+		eventually(t, "the process is gone", func() bool { return !alive(task.Pid()) })
+		m.start()
+		c, err := m.c.LoadContainer(m.ctx, id)
+		must(t, err)
+		if _, err := c.Task(m.ctx, nil); !errdefs.IsNotFound(err) {
+			t.Errorf("%s: %v, want not found", id, err)
+		}
+		if got := m.task("other").Pid(); got != other.Pid() || !alive(got) {
+			t.Errorf("other: pid %d (alive: %v), had %d", got, alive(got), other.Pid())
+		}
+		again, err := c.NewTask(m.ctx, cio.NullIO)
+		must(t, err)
+		must(t, again.Start(m.ctx))
+	}
 }

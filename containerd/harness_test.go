@@ -282,7 +282,15 @@ func (m *machine) ctr(args ...string) string {
 	return string(out)
 }
 
-func alive(pid uint32) bool { return unix.Kill(int(pid), 0) == nil }
+// alive is whether a process runs; one that waits to be reaped does not.
+func alive(pid uint32) bool {
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return false
+	}
+	_, state, _ := strings.Cut(string(data), ") ")
+	return !strings.HasPrefix(state, "Z") && !strings.HasPrefix(state, "X")
+}
 
 // eventually waits for something that is told by no event.
 func eventually(t *testing.T, what string, ok func() bool) {
