@@ -1,0 +1,332 @@
+// Package assemble builds the root filesystem that an image YAML describes.
+//
+// It owns where things lie in it (linuxkit's layout: /containers/SECTION/NAME
+// and so on) and which images are stored once. It promises that the same YAML
+// with the same images gives the same tree. It leaves names to images, merging
+// to tree, and what is in config.json to ocispec.
+package assemble
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"strings"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+
+	"keelson/mkimage/config"
+	"keelson/mkimage/images"
+	"keelson/mkimage/ocispec"
+	"keelson/mkimage/tree"
+)
+
+// File is a file that goes beside the root: the kernel, the microcode.
+type File struct {
+	Size int64
+	Open func() (io.ReadCloser, error)
+}
+
+// Result is all that a build writes.
+type Result struct {
+	Root    *tree.Tree
+	Kernel  *File // nil without one
+	UCode   *File // nil without one
+	Cmdline string
+}
+
+// Options for Build.
+type Options struct {
+	Config   *config.Config
+	Dir      string // that relative sources and tarballs start from
+	Resolver *images.Resolver
+	Log      func(format string, a ...any) // one line per step; may be nil
+	Warn     func(format string, a ...any) // may be nil
+}
+
+type build struct {
+	Options
+	ctx    context.Context
+	tree   *tree.Tree
+	users  map[string]uint32
+	loaded map[string]*loaded // by the name in the YAML
+	placed map[v1.Hash]string // image to the folder it lies in
+	result *Result
+}
+
+type loaded struct {
+	ref    images.Ref
+	image  v1.Image
+	digest v1.Hash
+	config v1.Config
+}
+
+// Build reads every image and puts the root together. Contents are read again
+// when the tree is written, so the images must stay where they are until then.
+func Build(ctx context.Context, opt Options) (*Result, error) {
+	if opt.Log == nil {
+		opt.Log = func(string, ...any) {}
+	}
+	if opt.Warn == nil {
+		opt.Warn = func(string, ...any) {}
+	}
+	b := &build{
+		Options: opt, ctx: ctx, tree: tree.New(), users: ocispec.Users(opt.Config),
+		loaded: map[string]*loaded{}, placed: map[v1.Hash]string{},
+	}
+	b.result = &Result{Root: b.tree, Cmdline: opt.Config.Kernel.Cmdline}
+	if err := b.load(); err != nil {
+		return nil, err
+	}
+	for _, step := range []func() error{b.kernel, b.init, b.containers, b.volumes, b.files} {
+		if err := step(); err != nil {
+			return nil, err
+		}
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+	}
+	if x := b.tree.Xattrs(); len(x) > 0 {
+		b.Warn("%d files have extended attributes (such as file capabilities), which an initrd cannot hold: %s",
+			len(x), shorten(x, 3))
+	}
+	return b.result, nil
+}
+
+func shorten(list []string, n int) string {
+	if len(list) > n {
+		return fmt.Sprintf("%s and %d more", strings.Join(list[:n], ", "), len(list)-n)
+	}
+	return strings.Join(list, ", ")
+}
+
+// use is one place of the YAML that names an image.
+type use struct{ field, name string }
+
+func (b *build) uses() []use {
+	c := b.Config
+	var list []use
+	if c.Kernel.Image != "" {
+		list = append(list, use{"kernel.image", c.Kernel.Image})
+	}
+	for i, name := range c.Init {
+		list = append(list, use{fmt.Sprintf("init[%d]", i), name})
+	}
+	for _, s := range b.sections() {
+		for i, image := range s.list {
+			list = append(list, use{fmt.Sprintf("%s[%d].image", s.name, i), image.Image})
+		}
+	}
+	for i, v := range c.Volumes {
+		if v.Image != "" {
+			list = append(list, use{fmt.Sprintf("volumes[%d].image", i), v.Image})
+		}
+	}
+	return list
+}
+
+// load finds all images before any is unpacked, and tells of every one that is
+// missing.
+func (b *build) load() error {
+	var problems config.Problems
+	failed := map[string]bool{}
+	for _, u := range b.uses() {
+		if b.loaded[u.name] != nil || failed[u.name] {
+			continue
+		}
+		l, err := b.loadOne(u.name)
+		if err != nil {
+			if b.ctx.Err() != nil {
+				return b.ctx.Err()
+			}
+			failed[u.name] = true
+			problems = append(problems, b.Config.Problem(u.field, "%v", err))
+			continue
+		}
+		b.loaded[u.name] = l
+	}
+	if len(problems) > 0 {
+		return problems
+	}
+	return nil
+}
+
+func (b *build) loadOne(name string) (*loaded, error) {
+	ref, err := images.ParseRef(name, b.Dir)
+	if err != nil {
+		return nil, err
+	}
+	img, err := b.Resolver.Image(b.ctx, ref)
+	if err != nil {
+		return nil, err
+	}
+	l := &loaded{ref: ref, image: img}
+	if l.digest, err = img.Digest(); err != nil {
+		return nil, fmt.Errorf("image %s: %w", ref, err)
+	}
+	cf, err := img.ConfigFile()
+	if err != nil {
+		return nil, fmt.Errorf("image %s: %w", ref, err)
+	}
+	if cf.OS != "" && cf.OS != images.Platform.OS || cf.Architecture != "" && cf.Architecture != images.Platform.Architecture {
+		return nil, fmt.Errorf("image %s is for %s/%s, must be for %s", ref, cf.OS, cf.Architecture, images.Platform.String())
+	}
+	l.config = cf.Config
+	return l, nil
+}
+
+// layer is a layer as a source of a tree.
+type layer struct{ v1.Layer }
+
+func (l layer) Open() (io.ReadCloser, error) { return l.Uncompressed() }
+
+// unpack puts all layers of an image into root.
+func (b *build) unpack(l *loaded, root *tree.Root) error {
+	layers, err := l.image.Layers()
+	if err != nil {
+		return fmt.Errorf("image %s: %w", l.ref, err)
+	}
+	b.tree.NextImage()
+	for _, ly := range layers {
+		if err := root.Apply(layer{ly}); err != nil {
+			return fmt.Errorf("image %s: %w", l.ref, err)
+		}
+		if err := b.ctx.Err(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+const (
+	defaultKernel = "kernel"
+	defaultTar    = "kernel.tar"
+)
+
+func (b *build) kernel() error {
+	k := b.Config.Kernel
+	if k.Image == "" {
+		if k.Tar != nil || k.Binary != "" || k.UCode != nil {
+			if k.Tar == nil || *k.Tar != "none" {
+				return b.Config.Problem("kernel", "has no image:, the image that the kernel is in")
+			}
+		}
+		return nil
+	}
+	l := b.loaded[k.Image]
+	b.Log("kernel      %s", l.ref)
+	kt := tree.New()
+	root, err := kt.Root("/")
+	if err != nil {
+		return err
+	}
+	layers, err := l.image.Layers()
+	if err != nil {
+		return fmt.Errorf("image %s: %w", l.ref, err)
+	}
+	for _, ly := range layers {
+		if err := root.Apply(layer{ly}); err != nil {
+			return fmt.Errorf("image %s: %w", l.ref, err)
+		}
+	}
+	binary := k.Binary
+	if binary == "" {
+		binary = defaultKernel
+	}
+	if b.result.Kernel, err = fileOf(root, binary); err != nil {
+		return b.Config.Problem("kernel.image", "image %s: %v; with kernel: binary: FILE it may have another name", l.ref, err)
+	}
+	if k.UCode != nil && *k.UCode != "" {
+		if b.result.UCode, err = fileOf(root, *k.UCode); err != nil {
+			return b.Config.Problem("kernel.ucode", "image %s: %v", l.ref, err)
+		}
+	}
+	return b.kernelTar(l, root)
+}
+
+func (b *build) kernelTar(l *loaded, root *tree.Root) error {
+	name := defaultTar
+	if t := b.Config.Kernel.Tar; t != nil {
+		name = *t
+	}
+	if name == "" || name == "none" {
+		return nil
+	}
+	f, err := fileOf(root, name)
+	if err != nil {
+		return b.Config.Problem("kernel.image", "image %s: %v; say kernel: tar: none if the kernel needs no modules", l.ref, err)
+	}
+	into, err := b.tree.Root("/")
+	if err != nil {
+		return err
+	}
+	b.tree.NextImage()
+	if err := into.Apply(source(f.Open)); err != nil {
+		return fmt.Errorf("image %s: %s: %w", l.ref, name, err)
+	}
+	return nil
+}
+
+type source func() (io.ReadCloser, error)
+
+func (s source) Open() (io.ReadCloser, error) { return s() }
+
+func fileOf(root *tree.Root, name string) (*File, error) {
+	rc, size, err := root.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	if err := rc.Close(); err != nil {
+		return nil, err
+	}
+	return &File{Size: size, Open: func() (io.ReadCloser, error) {
+		rc, _, err := root.Open(name)
+		return rc, err
+	}}, nil
+}
+
+func (b *build) init() error {
+	root, err := b.tree.Root("/")
+	if err != nil {
+		return err
+	}
+	for i, name := range b.Config.Init {
+		l := b.loaded[name]
+		b.Log("init        %s", l.ref)
+		if err := b.unpack(l, root); err != nil {
+			return err
+		}
+		if err := fixups(root, "/run/resolvconf/resolv.conf"); err != nil {
+			return fmt.Errorf("init[%d]: %w", i, err)
+		}
+	}
+	if len(b.Config.Init) > 0 && root.Lookup("init") == nil {
+		b.Warn("no image of init: has an /init, so the kernel will find nothing to start")
+	}
+	return nil
+}
+
+// PutBoot puts the kernel, its command line and the microcode into /boot of the
+// root, where a tar has them.
+func (r *Result) PutBoot() error {
+	root, err := r.Root.Root("/")
+	if err != nil {
+		return err
+	}
+	if r.Kernel == nil {
+		return nil
+	}
+	if err := root.Put("boot/cmdline", tree.File(0o644, []byte(r.Cmdline))); err != nil {
+		return err
+	}
+	for name, f := range map[string]*File{"boot/kernel": r.Kernel, "boot/ucode.cpio": r.UCode} {
+		if f == nil {
+			continue
+		}
+		in := tree.File(0o644, nil)
+		in.Size, in.Contents = f.Size, f.Open
+		if err := root.Put(name, in); err != nil {
+			return err
+		}
+	}
+	return nil
+}

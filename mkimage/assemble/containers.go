@@ -1,0 +1,174 @@
+package assemble
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"path"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"keelson/mkimage/config"
+	"keelson/mkimage/ocispec"
+	"keelson/mkimage/tree"
+)
+
+type section struct {
+	name     string
+	numbered bool
+	list     []*config.Image
+}
+
+func (b *build) sections() []section {
+	c := b.Config
+	return []section{{"onboot", true, c.Onboot}, {"onshutdown", true, c.Onshutdown}, {"services", false, c.Services}}
+}
+
+func (b *build) containers() error {
+	for _, s := range b.sections() {
+		for i, image := range s.list {
+			dir := path.Join("containers", s.name, image.Name)
+			if s.numbered {
+				dir = path.Join("containers", s.name, fmt.Sprintf("%03d-%s", i, image.Name))
+			}
+			b.Log("%-11s %s  %s", s.name, image.Name, b.loaded[image.Image].ref)
+			if err := b.container(s.name, fmt.Sprintf("%s[%d]", s.name, i), dir, image); err != nil {
+				var p config.Problem
+				var ps config.Problems
+				if errors.As(err, &p) || errors.As(err, &ps) {
+					return err
+				}
+				return b.Config.Problem(fmt.Sprintf("%s[%d]", s.name, i), "%v", err)
+			}
+		}
+	}
+	return nil
+}
+
+func (b *build) container(section, field, dir string, image *config.Image) error {
+	l := b.loaded[image.Image]
+	var label config.Container
+	if text := l.config.Labels[config.Label]; text != "" {
+		names := make([]string, 0, len(b.users))
+		for n := range b.users {
+			names = append(names, n)
+		}
+		var err error
+		what := fmt.Sprintf("image %s: label %s", l.ref, config.Label)
+		if label, err = config.ParseLabel(what, section, names, text); err != nil {
+			return err
+		}
+	}
+	spec, err := ocispec.Spec(ocispec.Inputs{
+		YAML: image.Container, Label: label, Image: l.config, Users: b.users, Volumes: b.volumeFolders(),
+	})
+	if err != nil {
+		return err
+	}
+	mounts, err := b.rootfs(l, dir, spec.Root.Readonly)
+	if err != nil {
+		return err
+	}
+	root, err := b.tree.Root(dir)
+	if err != nil {
+		return err
+	}
+	if err := putJSON(root, "config.json", spec); err != nil {
+		return err
+	}
+	return putJSON(root, "runtime.json", ocispec.Runtime(image.Runtime, label.Runtime, mounts))
+}
+
+func putJSON(root *tree.Root, name string, v any) error {
+	text, err := json.MarshalIndent(v, "", "    ")
+	if err != nil {
+		return err
+	}
+	return root.Put(name, tree.File(0o644, text))
+}
+
+// rootfs unpacks the image of a container, unless another container has it
+// already, and returns the mounts that make its root of it.
+func (b *build) rootfs(l *loaded, dir string, readonly bool) ([]specs.Mount, error) {
+	where := path.Join(dir, "lower")
+	if readonly {
+		where = path.Join(dir, "rootfs")
+	}
+	if have, ok := b.placed[l.digest]; ok {
+		where = have
+	} else {
+		root, err := b.tree.Root(where)
+		if err != nil {
+			return nil, err
+		}
+		if err := b.unpack(l, root); err != nil {
+			return nil, err
+		}
+		if err := fixups(root, ""); err != nil {
+			return nil, err
+		}
+		b.placed[l.digest] = where
+	}
+	rootfs := "/" + path.Join(dir, "rootfs")
+	if _, err := b.tree.Root(rootfs); err != nil {
+		return nil, err
+	}
+	if readonly {
+		return []specs.Mount{{Source: "/" + where, Destination: rootfs, Options: []string{"bind"}}}, nil
+	}
+	tmp := "/" + path.Join(dir, "tmp")
+	if _, err := b.tree.Root(tmp); err != nil {
+		return nil, err
+	}
+	return []specs.Mount{
+		{Source: "tmpfs", Type: "tmpfs", Destination: tmp},
+		// Private, as nothing else needs to see the layers.
+		{Destination: tmp, Options: []string{"remount", "private"}},
+		{Source: "overlay", Type: "overlay", Destination: rootfs, Options: []string{
+			"lowerdir=/" + where, "upperdir=" + path.Join(tmp, "upper"), "workdir=" + path.Join(tmp, "work"),
+		}},
+	}, nil
+}
+
+// hosts is the /etc/hosts of every image.
+const hosts = `127.0.0.1       localhost
+::1     localhost ip6-localhost ip6-loopback
+fe00::0 ip6-localnet
+ff00::0 ip6-mcastprefix
+ff02::1 ip6-allnodes
+ff02::2 ip6-allrouters
+`
+
+const noResolvConf = "\n# no resolv.conf configured\n"
+
+// fixups does to an unpacked image what container engines, and LinuxKit, do
+// when they run one: files that belong to the machine and not to the image are
+// taken out or replaced, folders that are mounted over are there. resolv is
+// where /etc/resolv.conf points to; a file that says nothing if empty.
+func fixups(root *tree.Root, resolv string) error {
+	for _, name := range []string{".dockerenv", "Dockerfile", "dev/console", "dev/pts", "dev/shm", "etc/hostname"} {
+		if in := root.Lookup(name); in != nil && !in.IsDir() {
+			root.Remove(name)
+		}
+	}
+	for _, name := range []string{"dev", "dev/pts", "dev/shm", "etc", "proc", "sys"} {
+		if !root.Exists(name) {
+			if err := root.Put(name, tree.Dir(0o755)); err != nil {
+				return err
+			}
+		}
+	}
+	if root.Lookup("etc/mtab") == nil {
+		if err := root.Put("etc/mtab", tree.Symlink("/proc/mounts")); err != nil {
+			return err
+		}
+	}
+	if err := root.Put("etc/hosts", tree.File(0o644, []byte(hosts))); err != nil {
+		return err
+	}
+	conf := tree.File(0o644, []byte(noResolvConf))
+	if resolv != "" {
+		conf = tree.Symlink(resolv)
+	}
+	return root.Put("etc/resolv.conf", conf)
+}

@@ -1,0 +1,205 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"keelson/mkimage/assemble"
+	"keelson/mkimage/config"
+	"keelson/mkimage/images"
+	"keelson/mkimage/output"
+)
+
+const (
+	formatKernelInitrd = "kernel+initrd"
+	formatTar          = "tar"
+)
+
+// buildFlags are the flags that build and run share.
+type buildFlags struct {
+	store    *string
+	pull     bool
+	offline  bool
+	compress string
+	quiet    bool
+}
+
+func (f *buildFlags) add(cmd *cobra.Command) {
+	f.store = storeFlag(cmd)
+	cmd.Flags().BoolVar(&f.pull, "pull", false, "ask the registry even for images that the store has")
+	cmd.Flags().BoolVar(&f.offline, "offline", false, "never ask a registry")
+	cmd.Flags().StringVar(&f.compress, "compress", output.Compressions[0], "of the initrd: "+strings.Join(output.Compressions, ", "))
+	cmd.Flags().BoolVarP(&f.quiet, "quiet", "q", false, "say nothing but errors")
+}
+
+func buildCommand() *cobra.Command {
+	var flags buildFlags
+	var format, dir, name string
+	cmd := &cobra.Command{
+		Use:   "build [flags] IMAGE.yml",
+		Short: "Build a kernel and an initrd, or a tar, from an image YAML",
+		Long: `Build what an image YAML describes. NAME is the YAML's name without .yml.
+
+Format kernel+initrd writes NAME-kernel, NAME-initrd.img and NAME-cmdline, named
+as LinuxKit names them. The command line has rootfstype=ramfs added, which lets
+the root take more than half of the memory. Format tar writes NAME.tar, the root
+with the kernel in /boot.
+
+Each image is looked for in the store, then in its registry. A path to a tarball
+(oci-archive:PATH, ./PATH) does as well. The same input gives the same bytes.`,
+		Example: `  mkimage build web.yml
+  mkimage build --format tar -o build web.yml
+  mkimage build --offline --compress gzip web.yml`,
+		Args: oneFile("an image YAML"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if !slices.Contains([]string{formatKernelInitrd, formatTar}, format) {
+				return fmt.Errorf("--format %s: must be %s or %s", format, formatKernelInitrd, formatTar)
+			}
+			if name == "" {
+				name = baseName(args[0])
+			}
+			files, err := buildImage(cmd.Context(), cmd.ErrOrStderr(), args[0], filepath.Join(dir, name), format, flags)
+			if err != nil {
+				return err
+			}
+			for _, f := range files {
+				fmt.Fprintln(cmd.OutOrStdout(), f)
+			}
+			return nil
+		},
+	}
+	flags.add(cmd)
+	cmd.Flags().StringVar(&format, "format", formatKernelInitrd, formatKernelInitrd+" or "+formatTar)
+	cmd.Flags().StringVarP(&dir, "dir", "o", ".", "folder for the result, made if it is missing")
+	cmd.Flags().StringVar(&name, "name", "", "name of the result (default: of the YAML, without .yml)")
+	return cmd
+}
+
+func oneFile(what string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) != 1 {
+			return fmt.Errorf("%s takes %s, got %d arguments; see %s --help", cmd.CommandPath(), what, len(args), cmd.CommandPath())
+		}
+		return nil
+	}
+}
+
+func baseName(file string) string {
+	base := filepath.Base(file)
+	for _, ext := range []string{".yml", ".yaml"} {
+		if b, ok := strings.CutSuffix(base, ext); ok && b != "" {
+			return b
+		}
+	}
+	return base
+}
+
+// buildImage builds file into files that begin with prefix and returns them.
+func buildImage(ctx context.Context, log io.Writer, file, prefix, format string, flags buildFlags) ([]string, error) {
+	if !slices.Contains(output.Compressions, flags.compress) {
+		return nil, fmt.Errorf("--compress %s: must be one of %s", flags.compress, strings.Join(output.Compressions, ", "))
+	}
+	cfg, err := config.Load(file)
+	if err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(filepath.Dir(prefix), 0o755); err != nil {
+		return nil, err
+	}
+	ui := newReporter(log, flags.quiet)
+	resolver := &images.Resolver{Store: images.OpenStore(*flags.store), Pull: flags.pull, Offline: flags.offline, Progress: ui.bar}
+	defer resolver.Close()
+	res, err := assemble.Build(ctx, assemble.Options{
+		Config: cfg, Dir: filepath.Dir(file), Resolver: resolver, Log: ui.line, Warn: ui.warn,
+	})
+	if err != nil {
+		return nil, err
+	}
+	if format == formatTar {
+		return writeTar(ctx, ui, res, prefix)
+	}
+	return writeKernelInitrd(ctx, ui, res, prefix, flags.compress)
+}
+
+// ramfs is what lets a root on the initramfs take more than half of the memory.
+const ramfs = "rootfstype=ramfs"
+
+// cmdline adds rootfstype=ramfs unless the user chose a type.
+func cmdline(s string) string {
+	for _, word := range strings.Fields(s) {
+		if strings.HasPrefix(word, "rootfstype=") {
+			return s
+		}
+	}
+	return strings.TrimSpace(s + " " + ramfs)
+}
+
+func writeKernelInitrd(ctx context.Context, ui *reporter, res *assemble.Result, prefix, compress string) ([]string, error) {
+	var files []string
+	if res.Kernel != nil {
+		name := prefix + "-kernel"
+		if err := copyFile(name, res.Kernel); err != nil {
+			return nil, err
+		}
+		files = append(files, name)
+	}
+	name := prefix + "-initrd.img"
+	err := output.ToFile(name, func(w io.Writer) error {
+		var early io.Reader
+		if res.UCode != nil {
+			rc, err := res.UCode.Open()
+			if err != nil {
+				return err
+			}
+			defer rc.Close()
+			early = rc
+		}
+		_, total := res.Root.Size()
+		count, done := ui.bar("write "+name, total)
+		defer done()
+		return output.Initrd(ctx, w, res.Root, early, compress, count)
+	})
+	if err != nil {
+		return nil, err
+	}
+	files = append(files, name)
+	name = prefix + "-cmdline"
+	err = output.ToFile(name, func(w io.Writer) error {
+		_, err := io.WriteString(w, cmdline(res.Cmdline))
+		return err
+	})
+	return append(files, name), err
+}
+
+func writeTar(ctx context.Context, ui *reporter, res *assemble.Result, prefix string) ([]string, error) {
+	if err := res.PutBoot(); err != nil {
+		return nil, err
+	}
+	name := prefix + ".tar"
+	err := output.ToFile(name, func(w io.Writer) error {
+		_, total := res.Root.Size()
+		count, done := ui.bar("write "+name, total)
+		defer done()
+		return output.Tar(ctx, w, res.Root, count)
+	})
+	return []string{name}, err
+}
+
+func copyFile(name string, f *assemble.File) error {
+	return output.ToFile(name, func(w io.Writer) error {
+		rc, err := f.Open()
+		if err != nil {
+			return err
+		}
+		defer rc.Close()
+		_, err = io.Copy(w, rc)
+		return err
+	})
+}

@@ -1,0 +1,164 @@
+package config
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	"gopkg.in/yaml.v3"
+)
+
+// check tells every way in which v is not what s says.
+func (c *checker) check(s *schema, field string, v *value) {
+	if _, ok := c.doc.lines[field]; !ok {
+		c.doc.lines[field] = v.line
+	}
+	if want := s.mismatch(v); want != "" {
+		c.add(v.line, field, "must be %s, is %s", want, describe(v))
+		return
+	}
+	switch s.kind {
+	case kList:
+		for i, item := range v.items {
+			c.check(s.elem, fmt.Sprintf("%s[%d]", field, i), item)
+		}
+	case kMap:
+		c.checkMap(s, field, v)
+	case kStrMap:
+		for _, e := range v.entries {
+			c.check(str(), join(field, e.key), e.val)
+		}
+	case kInt:
+		if _, err := strconv.ParseInt(v.text(), 10, 64); err != nil {
+			c.add(v.line, field, "must be a decimal number of at most 64 bits, is %s", v.text())
+		}
+	}
+	if s.check != nil {
+		s.check(c, field, v)
+	}
+}
+
+func (c *checker) checkMap(s *schema, field string, v *value) {
+	for _, e := range v.entries {
+		sub, ok := s.fields[e.key]
+		if !ok {
+			c.add(e.line, join(field, e.key), "unknown key%s", suggest(e.key, s.fields))
+			continue
+		}
+		c.doc.lines[join(field, e.key)] = e.line
+		c.check(sub, join(field, e.key), e.val)
+	}
+	for _, key := range s.required {
+		if v.get(key) == nil {
+			c.add(v.line, field, "has no %s:, which it needs", key)
+		}
+	}
+}
+
+// mismatch returns what v should have been, or "" if it is that.
+func (s *schema) mismatch(v *value) string {
+	scalar := func(tags ...string) bool {
+		return v.kind == yaml.ScalarNode && slices.Contains(tags, v.node.Tag)
+	}
+	switch s.kind {
+	case kString:
+		if !scalar("!!str") {
+			return "a string"
+		}
+	case kBool:
+		if !scalar("!!bool") {
+			return "true or false"
+		}
+	case kInt:
+		if !scalar("!!int") {
+			return "a number"
+		}
+	case kID:
+		if !scalar("!!int", "!!str") {
+			return "a number or a name"
+		}
+	case kText:
+		if !scalar("!!int", "!!str") {
+			return "a string"
+		}
+	case kList:
+		if v.kind != yaml.SequenceNode {
+			return "a list"
+		}
+	case kMap, kStrMap:
+		if v.kind != yaml.MappingNode {
+			return "a map of keys"
+		}
+	}
+	return ""
+}
+
+// describe says what a value is, for a message that it should be another.
+func describe(v *value) string {
+	switch v.kind {
+	case yaml.SequenceNode:
+		return "a list"
+	case yaml.MappingNode:
+		return "a map"
+	}
+	switch v.node.Tag {
+	case "!!null":
+		return "empty"
+	case "!!int", "!!float":
+		return fmt.Sprintf("the number %s (quote it for a string: %q)", v.text(), v.text())
+	case "!!bool":
+		return fmt.Sprintf("%s (quote it for a string: %q)", v.text(), v.text())
+	case "!!timestamp":
+		return fmt.Sprintf("the date %s (quote it for a string: %q)", v.text(), v.text())
+	}
+	return fmt.Sprintf("the string %q", v.text())
+}
+
+// suggest names the known key that an unknown one was probably meant to be,
+// else all of them.
+func suggest(key string, fields map[string]*schema) string {
+	best, bestDist := "", 3
+	var known []string
+	for k := range fields {
+		known = append(known, k)
+	}
+	slices.Sort(known)
+	for _, k := range known {
+		if strings.EqualFold(k, key) {
+			return fmt.Sprintf("; did you mean %q?", k)
+		}
+		if d := distance(strings.ToLower(k), strings.ToLower(key)); d < bestDist && d < len(key) {
+			best, bestDist = k, d
+		}
+	}
+	if best != "" {
+		return fmt.Sprintf("; did you mean %q?", best)
+	}
+	return "; known here: " + strings.Join(known, ", ")
+}
+
+// distance is the number of letters to insert, delete, replace or swap with
+// their neighbour to make b of a.
+func distance(a, b string) int {
+	var before, prev []int
+	cur := make([]int, len(b)+1)
+	for j := range cur {
+		cur[j] = j
+	}
+	for i := 1; i <= len(a); i++ {
+		before, prev, cur = prev, cur, make([]int, len(b)+1)
+		cur[0] = i
+		for j := 1; j <= len(b); j++ {
+			cost := 1
+			if a[i-1] == b[j-1] {
+				cost = 0
+			}
+			cur[j] = min(prev[j]+1, cur[j-1]+1, prev[j-1]+cost)
+			if i > 1 && j > 1 && a[i-1] == b[j-2] && a[i-2] == b[j-1] {
+				cur[j] = min(cur[j], before[j-2]+1)
+			}
+		}
+	}
+	return cur[len(b)]
+}

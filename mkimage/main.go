@@ -1,0 +1,68 @@
+// Command mkimage builds bootable images from LinuxKit's image YAML, on the
+// machine of whoever makes the image.
+//
+// It owns the command line; what is behind it lies in the packages below: config
+// (the YAML), images (where images come from), assemble (the root), ocispec
+// (config.json), output (initrd and tar), vm (QEMU). It needs no Docker, no
+// daemon and no root.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+
+	"keelson/mkimage/vm"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	err := command().ExecuteContext(ctx)
+	stop()
+	if err == nil {
+		return
+	}
+	var exit *vm.ExitError
+	if errors.As(err, &exit) {
+		os.Exit(exit.Code)
+	}
+	fmt.Fprintln(os.Stderr, err)
+	os.Exit(1)
+}
+
+func command() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "mkimage",
+		Short: "Build and boot machine images from a LinuxKit image YAML",
+		Long: `mkimage turns an image YAML, the format of LinuxKit, into a kernel and an
+initrd that boot anywhere. It needs no Docker and no registry: images may come
+from a local store that "mkimage import" fills, from tarballs, or from a registry.
+
+  mkimage import keelson/init build/init    a folder becomes an image of the store
+  mkimage build image.yml                   image-kernel, image-initrd.img, image-cmdline
+  mkimage run image.yml                     build it and boot it in QEMU`,
+		SilenceUsage:  true,
+		SilenceErrors: true,
+	}
+	cmd.AddCommand(buildCommand(), importCommand(), lsCommand(), runCommand())
+	return cmd
+}
+
+// storeFlag adds --store, with the default that the environment or the user's
+// cache folder gives.
+func storeFlag(cmd *cobra.Command) *string {
+	dir := os.Getenv("KEELSON_STORE")
+	if dir == "" {
+		if cache, err := os.UserCacheDir(); err == nil {
+			dir = filepath.Join(cache, "keelson", "store")
+		} else {
+			dir = "store"
+		}
+	}
+	return cmd.Flags().String("store", dir, "folder of the local image store, an OCI image layout; $KEELSON_STORE sets it too")
+}

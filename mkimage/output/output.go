@@ -1,0 +1,159 @@
+package output
+
+import (
+	"archive/tar"
+	"bufio"
+	"compress/gzip"
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"github.com/klauspost/compress/zstd"
+
+	"keelson/mkimage/tree"
+)
+
+// Compressions lists what an initrd can be compressed with, the default first.
+var Compressions = []string{"zstd", "gzip", "none"}
+
+// Initrd writes t as an initrd: early (a microcode cpio, may be nil)
+// uncompressed in front, as the kernel looks for it there, then t compressed.
+// count is told of the bytes of files as they are written; it may be nil.
+func Initrd(ctx context.Context, w io.Writer, t *tree.Tree, early io.Reader, compression string, count func(n int)) error {
+	pw := &padWriter{w: w}
+	if early != nil {
+		if _, err := io.Copy(pw, early); err != nil {
+			return fmt.Errorf("write the microcode: %w", err)
+		}
+		if err := pw.pad(); err != nil {
+			return err
+		}
+	}
+	zw, err := compressor(pw, compression)
+	if err != nil {
+		return err
+	}
+	bw := bufio.NewWriterSize(zw, 1<<18)
+	cw := newCpio(bw)
+	if err := t.Write(watched{cw, ctx, count}); err != nil {
+		return err
+	}
+	if err := cw.Close(); err != nil {
+		return err
+	}
+	if err := bw.Flush(); err != nil {
+		return err
+	}
+	if err := zw.Close(); err != nil {
+		return err
+	}
+	return pw.pad()
+}
+
+// Tar writes t as an uncompressed tar archive; count as for Initrd.
+func Tar(ctx context.Context, w io.Writer, t *tree.Tree, count func(n int)) error {
+	bw := bufio.NewWriterSize(w, 1<<18)
+	tw := tar.NewWriter(bw)
+	if err := t.Write(watched{tarWriter{tw}, ctx, count}); err != nil {
+		return err
+	}
+	if err := tw.Close(); err != nil {
+		return err
+	}
+	return bw.Flush()
+}
+
+// watched tells of what is written and ends when its context does.
+type watched struct {
+	tree.Writer
+	ctx   context.Context
+	count func(n int)
+}
+
+func (w watched) WriteEntry(e tree.Entry, contents io.Reader) error {
+	if err := w.ctx.Err(); err != nil {
+		return err
+	}
+	if contents != nil && w.count != nil {
+		contents = counted{contents, w.count}
+	}
+	return w.Writer.WriteEntry(e, contents)
+}
+
+type counted struct {
+	io.Reader
+	count func(n int)
+}
+
+func (c counted) Read(b []byte) (int, error) {
+	n, err := c.Reader.Read(b)
+	c.count(n)
+	return n, err
+}
+
+type nopCloser struct{ io.Writer }
+
+func (nopCloser) Close() error { return nil }
+
+func compressor(w io.Writer, name string) (io.WriteCloser, error) {
+	switch name {
+	case "zstd":
+		// The kernel's decoder takes windows of up to 128 MiB; 8 MiB is the
+		// size at which a bigger one gains next to nothing on a root.
+		return zstd.NewWriter(w, zstd.WithEncoderLevel(zstd.SpeedBetterCompression),
+			zstd.WithWindowSize(8<<20), zstd.WithEncoderConcurrency(2))
+	case "gzip":
+		return gzip.NewWriterLevel(w, gzip.BestCompression)
+	case "none":
+		return nopCloser{w}, nil
+	}
+	return nil, fmt.Errorf("compression %q: must be one of %v", name, Compressions)
+}
+
+// padWriter rounds what it wrote up to the 4 bytes that the kernel wants
+// between the archives of one initrd.
+type padWriter struct {
+	w io.Writer
+	n int64
+}
+
+func (p *padWriter) Write(b []byte) (int, error) {
+	n, err := p.w.Write(b)
+	p.n += int64(n)
+	return n, err
+}
+
+func (p *padWriter) pad() error {
+	if odd := p.n % 4; odd != 0 {
+		_, err := p.Write(make([]byte, 4-odd))
+		return err
+	}
+	return nil
+}
+
+// ToFile makes the file name with what write gives, under a temporary name
+// until it is whole, so that a build that fails leaves no half image behind.
+func ToFile(name string, write func(io.Writer) error) (err error) {
+	f, err := os.CreateTemp(filepath.Dir(name), "."+filepath.Base(name)+".*")
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			f.Close()
+			os.Remove(f.Name())
+		}
+	}()
+	if err := write(f); err != nil {
+		return fmt.Errorf("write %s: %w", name, err)
+	}
+	if err := f.Chmod(0o644); err != nil {
+		return err
+	}
+	if err := f.Close(); err != nil {
+		return fmt.Errorf("write %s: %w", name, err)
+	}
+	return os.Rename(f.Name(), name)
+}

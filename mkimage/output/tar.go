@@ -1,0 +1,48 @@
+package output
+
+import (
+	"archive/tar"
+	"io"
+
+	"keelson/mkimage/tree"
+)
+
+// tarWriter writes PAX tar, which has no limit on names and keeps extended
+// attributes.
+type tarWriter struct{ tw *tar.Writer }
+
+// WriteEntry implements tree.Writer.
+func (t tarWriter) WriteEntry(e tree.Entry, contents io.Reader) error {
+	hdr := &tar.Header{
+		Typeflag:   e.Type,
+		Name:       e.Path,
+		Linkname:   e.Target,
+		Mode:       e.Mode,
+		Uid:        e.UID,
+		Gid:        e.GID,
+		ModTime:    e.ModTime,
+		Devmajor:   e.Major,
+		Devminor:   e.Minor,
+		Format:     tar.FormatPAX,
+		PAXRecords: e.Xattrs,
+	}
+	if e.IsDir() {
+		hdr.Name += "/"
+	}
+	if e.HardLink != "" {
+		hdr.Typeflag, hdr.Linkname = tar.TypeLink, e.HardLink
+		return t.tw.WriteHeader(hdr)
+	}
+	if e.Type == tar.TypeReg {
+		hdr.Size = e.Size
+	}
+	if err := t.tw.WriteHeader(hdr); err != nil {
+		return err
+	}
+	if hdr.Size == 0 {
+		return nil
+	}
+	// The writer itself refuses a size that is not the header's.
+	_, err := io.Copy(t.tw, contents)
+	return err
+}

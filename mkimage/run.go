@@ -1,0 +1,104 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"keelson/mkimage/vm"
+)
+
+var memorySize = regexp.MustCompile(`^[1-9][0-9]*[MG]?$`)
+
+func runCommand() *cobra.Command {
+	var flags buildFlags
+	var machine vm.Machine
+	var ports []string
+	var appended string
+	cmd := &cobra.Command{
+		Use:   "run [flags] IMAGE.yml|PREFIX",
+		Short: "Boot an image in QEMU, its console on this terminal",
+		Long: `Boot an image in QEMU. A YAML is built first; a PREFIX is what an earlier
+build wrote: PREFIX-kernel, PREFIX-initrd.img and PREFIX-cmdline.
+
+The console is this terminal, so Ctrl-C goes to the machine. Ctrl-a x ends it at
+once, Ctrl-a c opens QEMU's monitor (system_powerdown presses the power button),
+Ctrl-a h lists more.
+
+The machine has a virtio network card behind QEMU's user network (10.0.2.15 by
+DHCP) and a virtio random number source. It is emulated unless --kvm is given.`,
+		Example: `  mkimage run -p 8080:80 web.yml
+  mkimage run --memory 256M --append console=ttyS0 build/web
+  mkimage run --disk data.img web.yml --qemu-arg=-snapshot`,
+		Args: oneFile("an image YAML or the prefix of a build"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			for _, p := range ports {
+				f, err := vm.ParseForward(p)
+				if err != nil {
+					return err
+				}
+				machine.Forwards = append(machine.Forwards, f)
+			}
+			if !memorySize.MatchString(machine.Memory) {
+				return fmt.Errorf("--memory %s: must be a number of megabytes, or end in M or G, such as 512M", machine.Memory)
+			}
+			if machine.CPUs < 1 {
+				return fmt.Errorf("--cpus %d: must be at least 1", machine.CPUs)
+			}
+			for _, d := range machine.Disks {
+				if _, err := os.Stat(d); err != nil {
+					return fmt.Errorf("--disk: %w; make one with: truncate -s 1G %s", err, d)
+				}
+			}
+			prefix := args[0]
+			if strings.HasSuffix(prefix, ".yml") || strings.HasSuffix(prefix, ".yaml") {
+				dir, err := os.MkdirTemp("", "mkimage-run-*")
+				if err != nil {
+					return err
+				}
+				defer os.RemoveAll(dir)
+				prefix = filepath.Join(dir, baseName(args[0]))
+				if _, err := buildImage(cmd.Context(), cmd.ErrOrStderr(), args[0], prefix, formatKernelInitrd, flags); err != nil {
+					return err
+				}
+			}
+			if err := setFiles(&machine, prefix, appended); err != nil {
+				return err
+			}
+			return machine.Run(cmd.Context())
+		},
+	}
+	flags.add(cmd)
+	fl := cmd.Flags()
+	fl.StringArrayVarP(&ports, "publish", "p", nil, "[ADDRESS:]HOST:GUEST[/udp], a port of this machine that leads to one of the guest; may be repeated")
+	fl.StringVar(&machine.Memory, "memory", "1024M", "memory of the machine")
+	fl.IntVar(&machine.CPUs, "cpus", 1, "number of CPUs")
+	fl.BoolVar(&machine.KVM, "kvm", false, "use the CPU's virtualization instead of emulating one")
+	fl.StringArrayVar(&machine.Disks, "disk", nil, "file that is a disk of the machine, raw or qcow2; may be repeated")
+	fl.StringVar(&appended, "append", "", "words to add to the kernel's command line")
+	fl.StringArrayVar(&machine.Args, "qemu-arg", nil, "one argument passed to QEMU as it is; may be repeated")
+	return cmd
+}
+
+func setFiles(m *vm.Machine, prefix, appended string) error {
+	m.Kernel, m.Initrd = prefix+"-kernel", prefix+"-initrd.img"
+	for _, f := range []string{m.Kernel, m.Initrd} {
+		if _, err := os.Stat(f); errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("there is no %s; build it first (mkimage build), or give the .yml itself", f)
+		} else if err != nil {
+			return err
+		}
+	}
+	line, err := os.ReadFile(prefix + "-cmdline")
+	if err != nil {
+		return err
+	}
+	m.Cmdline = strings.TrimSpace(strings.TrimSpace(string(line)) + " " + appended)
+	return nil
+}

@@ -1,0 +1,158 @@
+package tree
+
+import (
+	"archive/tar"
+	"errors"
+	"fmt"
+	"io"
+	"path"
+	"strings"
+)
+
+const (
+	whiteout       = ".wh."
+	opaqueWhiteout = ".wh..wh..opq"
+)
+
+// Apply unpacks src below r: an image layer, with the whiteouts of the OCI
+// image-spec (layer.md), over what is there.
+func (r *Root) Apply(src Source) error {
+	r.t.layer++
+	index := len(r.t.sources)
+	r.t.sources = append(r.t.sources, src)
+	return each(src, func(entry int, hdr *tar.Header, _ io.Reader) error {
+		if err := r.apply(index, entry, hdr); err != nil {
+			return fmt.Errorf("unpack %s: %w", hdr.Name, err)
+		}
+		return nil
+	})
+}
+
+// each calls fn for every entry of src, numbered from 0.
+func each(src Source, fn func(entry int, hdr *tar.Header, contents io.Reader) error) error {
+	rc, err := src.Open()
+	if err != nil {
+		return err
+	}
+	defer rc.Close()
+	tr := tar.NewReader(rc)
+	for entry := 0; ; entry++ {
+		hdr, err := tr.Next()
+		if errors.Is(err, io.EOF) {
+			// The rest is read too: a layer's digest is checked at its end.
+			_, err := io.Copy(io.Discard, rc)
+			return err
+		}
+		if err != nil {
+			return fmt.Errorf("read tar: %w", err)
+		}
+		if err := fn(entry, hdr, tr); err != nil {
+			return err
+		}
+	}
+}
+
+func (r *Root) apply(source, entry int, hdr *tar.Header) error {
+	name := clean(hdr.Name)
+	base := path.Base(name)
+	if strings.HasPrefix(base, whiteout) {
+		return r.applyWhiteout(name, base)
+	}
+	in := &Inode{
+		Mode:    hdr.Mode & 0o7777,
+		UID:     hdr.Uid,
+		GID:     hdr.Gid,
+		ModTime: hdr.ModTime,
+		Xattrs:  xattrs(hdr),
+		source:  -1,
+	}
+	switch hdr.Typeflag {
+	case tar.TypeReg, '\x00', '7', tar.TypeGNUSparse:
+		in.Type, in.Size = tar.TypeReg, hdr.Size
+		if hdr.Size > 0 {
+			in.source, in.entry = source, entry
+		}
+	case tar.TypeDir, tar.TypeFifo:
+		in.Type = hdr.Typeflag
+	case tar.TypeSymlink:
+		in.Type, in.Target, in.Mode = hdr.Typeflag, hdr.Linkname, 0o777
+	case tar.TypeChar, tar.TypeBlock:
+		in.Type, in.Major, in.Minor = hdr.Typeflag, hdr.Devmajor, hdr.Devminor
+	case tar.TypeLink:
+		return r.hardLink(name, hdr.Linkname)
+	case tar.TypeXGlobalHeader:
+		return nil
+	default:
+		return fmt.Errorf("tar entry of type %q, which no root filesystem can hold", hdr.Typeflag)
+	}
+	_, err := r.put(name, in)
+	return err
+}
+
+// applyWhiteout removes what lower layers have. Entries of the same layer stay,
+// whether they come before or after the whiteout.
+func (r *Root) applyWhiteout(name, base string) error {
+	dir, err := r.resolve(path.Dir(name), false)
+	if dir == nil || err != nil {
+		return err
+	}
+	switch {
+	case base == opaqueWhiteout:
+		r.prune(dir)
+	case strings.HasPrefix(base, whiteout+whiteout):
+		// aufs keeps its own metadata under these names.
+	default:
+		if n := dir.children[strings.TrimPrefix(base, whiteout)]; n != nil {
+			r.strike(n)
+		}
+	}
+	return nil
+}
+
+// prune removes from dir everything of earlier layers.
+func (r *Root) prune(dir *node) {
+	for _, c := range dir.children {
+		r.strike(c)
+	}
+}
+
+// strike removes n unless this layer made it or something below it.
+func (r *Root) strike(n *node) {
+	if n.inode.IsDir() {
+		r.prune(n)
+		if len(n.children) > 0 {
+			return
+		}
+	}
+	if n.layer != r.t.layer {
+		n.remove()
+	}
+}
+
+func (r *Root) hardLink(name, target string) error {
+	n, err := r.find(target)
+	if err != nil {
+		return err
+	}
+	if n == nil || n.inode.IsDir() {
+		return fmt.Errorf("hard link to %s, which is not a file of this image", target)
+	}
+	if clean(target) == name {
+		return nil
+	}
+	_, err = r.put(name, n.inode)
+	return err
+}
+
+func xattrs(hdr *tar.Header) map[string]string {
+	var x map[string]string
+	for k, v := range hdr.PAXRecords {
+		if strings.HasPrefix(k, "SCHILY.xattr.") {
+			if x == nil {
+				x = map[string]string{}
+			}
+			x[k] = v
+		}
+	}
+	return x
+}

@@ -1,0 +1,215 @@
+package tree
+
+import (
+	"archive/tar"
+	"bytes"
+	"fmt"
+	"io"
+)
+
+// Entry is one path of a finished tree.
+type Entry struct {
+	Path string // without a leading slash; never empty
+	*Inode
+	// HardLink is the path of the entry this one shares its contents with;
+	// empty for the first of them.
+	HardLink string
+}
+
+// A Writer takes the entries of a tree in order. contents is nil but for
+// regular files, and gives exactly Size bytes.
+type Writer interface {
+	WriteEntry(e Entry, contents io.Reader) error
+}
+
+// Size returns the number of entries and of bytes in regular files.
+func (t *Tree) Size() (entries int, bytes int64) {
+	plan := t.plan()
+	for _, e := range plan.plain {
+		bytes += e.Size
+	}
+	for _, owned := range plan.owned {
+		for _, e := range owned {
+			bytes += e.Size
+			entries++
+		}
+	}
+	return entries + len(plan.plain) + len(plan.links), bytes
+}
+
+// Xattrs returns the paths of entries with extended attributes, in order.
+func (t *Tree) Xattrs() []string {
+	var paths []string
+	t.walk(func(n *node) {
+		if len(n.inode.Xattrs) > 0 {
+			paths = append(paths, n.path())
+		}
+	})
+	return paths
+}
+
+func (t *Tree) walk(fn func(*node)) {
+	var visit func(n *node)
+	visit = func(n *node) {
+		for _, name := range n.names() {
+			c := n.children[name]
+			fn(c)
+			if c.inode.IsDir() {
+				visit(c)
+			}
+		}
+	}
+	visit(t.root)
+}
+
+// plan is the order a tree is written in: everything whose contents are at
+// hand, sorted; then each source once, front to back; then hard links.
+type plan struct {
+	plain []Entry
+	owned []map[int]Entry // by source, then by its entry's number
+	links []Entry
+}
+
+func (t *Tree) plan() plan {
+	attached := map[*node]bool{}
+	t.walk(func(n *node) { attached[n] = true })
+	// The name the file was made under keeps the contents, if it is still
+	// there; else the first in order does.
+	first := map[*Inode]*node{}
+	t.walk(func(n *node) {
+		o := n.inode.origin
+		if attached[o] && o.inode == n.inode {
+			first[n.inode] = o
+		} else if first[n.inode] == nil {
+			first[n.inode] = n
+		}
+	})
+	p := plan{owned: make([]map[int]Entry, len(t.sources))}
+	t.walk(func(n *node) {
+		e := Entry{Path: n.path(), Inode: n.inode}
+		switch f := first[n.inode]; {
+		case f != n:
+			e.HardLink = f.path()
+			p.links = append(p.links, e)
+		case n.inode.source >= 0:
+			owned := &p.owned[n.inode.source]
+			if *owned == nil {
+				*owned = map[int]Entry{}
+			}
+			(*owned)[n.inode.entry] = e
+		default:
+			p.plain = append(p.plain, e)
+		}
+	})
+	return p
+}
+
+// Write gives every entry to w.
+func (t *Tree) Write(w Writer) error {
+	p := t.plan()
+	for _, e := range p.plain {
+		if err := writePlain(w, e); err != nil {
+			return fmt.Errorf("write %s: %w", e.Path, err)
+		}
+	}
+	for i, owned := range p.owned {
+		if len(owned) == 0 {
+			continue
+		}
+		err := each(t.sources[i], func(entry int, hdr *tar.Header, contents io.Reader) error {
+			e, ok := owned[entry]
+			if !ok {
+				return nil
+			}
+			delete(owned, entry)
+			if hdr.Size != e.Size {
+				return fmt.Errorf("write %s: the image changed while it was read", e.Path)
+			}
+			if err := w.WriteEntry(e, contents); err != nil {
+				return fmt.Errorf("write %s: %w", e.Path, err)
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+		for _, e := range owned {
+			return fmt.Errorf("write %s: the image changed while it was read", e.Path)
+		}
+	}
+	for _, e := range p.links {
+		if err := w.WriteEntry(e, nil); err != nil {
+			return fmt.Errorf("write %s: %w", e.Path, err)
+		}
+	}
+	return nil
+}
+
+func writePlain(w Writer, e Entry) error {
+	if e.Type != tar.TypeReg {
+		return w.WriteEntry(e, nil)
+	}
+	if e.Contents == nil {
+		return w.WriteEntry(e, bytes.NewReader(nil))
+	}
+	rc, err := e.Contents()
+	if err != nil {
+		return err
+	}
+	defer rc.Close()
+	return w.WriteEntry(e, rc)
+}
+
+// Bytes returns contents for a file that holds b, to be used with Size len(b).
+func Bytes(b []byte) func() (io.ReadCloser, error) {
+	return func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(b)), nil }
+}
+
+// File returns an inode of a regular file, owned by root, that holds b.
+func File(mode int64, b []byte) *Inode {
+	return &Inode{Type: tar.TypeReg, Mode: mode, Size: int64(len(b)), Contents: Bytes(b)}
+}
+
+// Dir returns an inode of a folder, owned by root.
+func Dir(mode int64) *Inode { return &Inode{Type: tar.TypeDir, Mode: mode} }
+
+// Symlink returns an inode of a symbolic link to target, owned by root.
+func Symlink(target string) *Inode {
+	return &Inode{Type: tar.TypeSymlink, Mode: 0o777, Target: target}
+}
+
+// Open starts reading the regular file at name, links followed, and tells its
+// size.
+func (r *Root) Open(name string) (io.ReadCloser, int64, error) {
+	in, err := r.follow(name)
+	if err != nil {
+		return nil, 0, err
+	}
+	if in.Type != tar.TypeReg {
+		return nil, 0, fmt.Errorf("%s is not a regular file", name)
+	}
+	if in.source < 0 {
+		if in.Contents == nil {
+			return io.NopCloser(bytes.NewReader(nil)), 0, nil
+		}
+		rc, err := in.Contents()
+		return rc, in.Size, err
+	}
+	rc, err := r.t.sources[in.source].Open()
+	if err != nil {
+		return nil, 0, err
+	}
+	tr := tar.NewReader(rc)
+	for entry := 0; ; entry++ {
+		if _, err := tr.Next(); err != nil {
+			rc.Close()
+			return nil, 0, fmt.Errorf("read %s: %w", name, err)
+		}
+		if entry == in.entry {
+			return struct {
+				io.Reader
+				io.Closer
+			}{tr, rc}, in.Size, nil
+		}
+	}
+}

@@ -1,0 +1,121 @@
+// Package vm boots what was built in QEMU, with the console on the terminal.
+//
+// It owns QEMU's command line. It promises to end when QEMU ends, and leaves
+// the terminal as it was.
+package vm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+)
+
+// Binary is the emulator.
+const Binary = "qemu-system-x86_64"
+
+// Forward passes connections to a port of the host on to one of the guest.
+type Forward struct {
+	Proto       string // tcp or udp
+	HostAddr    string
+	Host, Guest int
+}
+
+// ParseForward reads [ADDRESS:]HOST:GUEST[/udp].
+func ParseForward(s string) (Forward, error) {
+	bad := func(why string) (Forward, error) {
+		return Forward{}, fmt.Errorf("-p %s: %s; must be HOST:GUEST such as 8080:80, with an address in front or /udp behind if need be", s, why)
+	}
+	f := Forward{Proto: "tcp", HostAddr: "127.0.0.1"}
+	rest, proto, ok := strings.Cut(s, "/")
+	if ok {
+		if proto != "tcp" && proto != "udp" {
+			return bad("unknown protocol " + proto)
+		}
+		f.Proto = proto
+	}
+	parts := strings.Split(rest, ":")
+	switch len(parts) {
+	case 2:
+	case 3:
+		f.HostAddr, parts = parts[0], parts[1:]
+	default:
+		return bad("wrong number of colons")
+	}
+	for i, to := range []*int{&f.Host, &f.Guest} {
+		n, err := strconv.Atoi(parts[i])
+		if err != nil || n < 1 || n > 65535 {
+			return bad(fmt.Sprintf("%q is no port", parts[i]))
+		}
+		*to = n
+	}
+	return f, nil
+}
+
+// Machine is what to boot and on what.
+type Machine struct {
+	Kernel, Initrd, Cmdline string
+	Memory                  string // as QEMU takes it: 512M, 2G
+	CPUs                    int
+	KVM                     bool
+	Forwards                []Forward
+	Disks                   []string // files, attached as /dev/vda, /dev/vdb ...
+	Args                    []string // passed to QEMU as they are
+}
+
+// Command returns QEMU's arguments.
+func (m Machine) Command() []string {
+	accel, cpu := "tcg", "max"
+	if m.KVM {
+		accel, cpu = "kvm", "host"
+	}
+	args := []string{
+		"-nodefaults", "-no-user-config", "-machine", "q35", "-accel", accel, "-cpu", cpu,
+		"-smp", strconv.Itoa(m.CPUs), "-m", m.Memory,
+		"-kernel", m.Kernel, "-initrd", m.Initrd, "-append", m.Cmdline,
+		"-display", "none", "-serial", "mon:stdio",
+		"-device", "virtio-rng-pci",
+	}
+	netdev := "user,id=net0"
+	for _, f := range m.Forwards {
+		netdev += fmt.Sprintf(",hostfwd=%s:%s:%d-:%d", f.Proto, f.HostAddr, f.Host, f.Guest)
+	}
+	args = append(args, "-netdev", netdev, "-device", "virtio-net-pci,netdev=net0")
+	for i, d := range m.Disks {
+		id := fmt.Sprintf("disk%d", i)
+		// A comma in a name is doubled in QEMU's options.
+		args = append(args, "-drive", "if=none,id="+id+",file="+strings.ReplaceAll(d, ",", ",,"), "-device", "virtio-blk-pci,drive="+id)
+	}
+	return append(args, m.Args...)
+}
+
+// ExitError is QEMU's own end with a code other than 0.
+type ExitError struct{ Code int }
+
+func (e *ExitError) Error() string { return fmt.Sprintf("%s ended with code %d", Binary, e.Code) }
+
+// Run boots the machine and waits for its end.
+func (m Machine) Run(ctx context.Context) error {
+	path, err := exec.LookPath(Binary)
+	if err != nil {
+		return fmt.Errorf("%s is not installed; on Debian and Ubuntu: apt-get install qemu-system-x86", Binary)
+	}
+	if m.KVM {
+		f, err := os.OpenFile("/dev/kvm", os.O_RDWR, 0)
+		if err != nil {
+			return fmt.Errorf("--kvm: this machine has no usable KVM (%w); leave --kvm out", err)
+		}
+		f.Close()
+	}
+	cmd := exec.CommandContext(ctx, path, m.Command()...)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	err = cmd.Run()
+	var exit *exec.ExitError
+	if errors.As(err, &exit) && exit.ExitCode() >= 0 {
+		return &ExitError{exit.ExitCode()}
+	}
+	return err
+}
