@@ -1,7 +1,7 @@
 // Command service is the machine's second program, /usr/bin/service: as
 // "service supervise" it is the supervisor that PID 1 keeps running, and under
-// the name containerd it is the trimmed containerd. One file for both, because
-// the root lives in memory and they share most of their code.
+// the name containerd it is the trimmed containerd, and the kernel runs it as
+// its modprobe. One file for all, because the root lives in memory and they share most of their code.
 //
 // It must stay cheap to start: the kernel and PID 1 both start it.
 package main
@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 
 	"keelson/containerd"
+	"keelson/internal/modules"
 	"keelson/services/supervise"
 )
 
@@ -26,6 +27,9 @@ machine goes down. It is not for being started by hand.
 func main() {
 	if filepath.Base(os.Args[0]) == "containerd" {
 		os.Exit(containerd.Main(os.Args[1:]))
+	}
+	if modules.IsModprobe(os.Args) {
+		os.Exit(modules.ModprobeMain(os.Args[1:]))
 	}
 	switch {
 	case len(os.Args) == 2 && os.Args[1] == "supervise":

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -56,6 +57,7 @@ type service struct {
 	exits             chan task.Exit // nil unless a task runs
 	retry, kill, died <-chan time.Time
 	stopBegan         time.Duration
+	lastFailure       string // the last failed start, not to be told at length again
 }
 
 type startResult struct {
@@ -255,9 +257,16 @@ func (s *service) started(ctx context.Context, r startResult) {
 		s.apply(lifecycle.StartFailed, r.err.Error())
 	case r.err != nil && ctx.Err() != nil: // the supervisor ends; nothing was decided
 	case r.err != nil:
-		s.settle(fmt.Sprintf("failed to start: %v", r.err), false, 0)
+		cause := strings.TrimPrefix(r.err.Error(), s.b.ID+": ")
+		if cause == s.lastFailure {
+			s.settle("failed to start for the same reason", false, 0)
+			return
+		}
+		s.lastFailure = cause
+		s.settle("failed to start: "+cause, false, 0)
 		s.showTail()
 	default:
+		s.lastFailure = ""
 		s.mu.Lock()
 		s.startedAt = console.Now()
 		s.mu.Unlock()

@@ -23,6 +23,7 @@ import (
 
 	"keelson/internal/bundle"
 	"keelson/internal/console"
+	"keelson/internal/modules"
 	"keelson/internal/policy"
 	"keelson/services/capture"
 	"keelson/services/daemon"
@@ -83,6 +84,7 @@ type Supervisor struct {
 	keeper   *daemon.Keeper
 	progress *progress
 	services []*service
+	modules  *modules.Index
 
 	mu     sync.Mutex
 	warned map[string]bool // guarded by mu
