@@ -1,0 +1,170 @@
+//go:build vm
+
+package test
+
+import (
+	"fmt"
+	"strings"
+	"syscall"
+	"testing"
+
+	"keelson/internal/qemu"
+)
+
+// The example of `make run`: what it serves, and what comes back when it is killed: a service, the supervisor,
+// containerd, the shim. At the end somebody types poweroff.
+func TestWeb(t *testing.T) {
+	t.Parallel()
+	m := boot(t, setup{file: "web.yml", agent: true, Config: qemu.Config{Ports: []int{80, 6379}}})
+	m.await(`dhcp .*eth0 has 10\.0\.2\.15/24`)
+	m.booted()
+	if page := m.page(80); !strings.Contains(page, "It boots.") {
+		t.Errorf("the web page is %q", page)
+	}
+	m.ping(6379)
+	if conf := m.read("/run/resolvconf/resolv.conf"); !strings.Contains(conf, "nameserver 10.0.2.3") {
+		t.Errorf("resolv.conf is %q", conf)
+	}
+	if conf := m.read("/etc/resolv.conf"); !strings.Contains(conf, "nameserver 10.0.2.3") {
+		t.Errorf("/etc/resolv.conf is %q", conf)
+	}
+	// No /etc/hostname in this image, so the name is made of the network card's address.
+	if name := strings.TrimSpace(m.sh("hostname")); name != "linuxkit-525400123456" {
+		t.Errorf("the machine's name is %q", name)
+	}
+
+	killed := func(name string, count int) {
+		t.Helper()
+		was := m.service(name)
+		from := m.Console.Len()
+		m.kill(was.PID, syscall.SIGKILL)
+		m.awaitFrom(from, fmt.Sprintf(`%s .*SIGKILL.* restart %d in \d`, name, count))
+		now := m.serviceAfter(name, was.PID)
+		m.awaitFrom(from, fmt.Sprintf(`%s .*running \(pid %d\)`, name, now.PID))
+	}
+	killed("web", 1)
+	m.page(80)
+	killed("redis", 1)
+	m.ping(6379)
+
+	// The supervisor: its successor takes over what runs, and repeats no step of the boot.
+	names := []string{"web", "redis", "agent", "shell"}
+	services := m.pids(names...)
+	supervisor, containerd := m.supervisor(0), m.containerd(0)
+	from := m.Console.Len()
+	m.kill(supervisor.PID, syscall.SIGKILL)
+	m.awaitFrom(from, `init .*supervisor .*SIGKILL.*restart 1 in `)
+	m.supervisor(supervisor.PID)
+	m.awaitFrom(from, fmt.Sprintf(`web .*still running \(pid %d\)`, services["web"]))
+	if now := m.pids(names...); fmt.Sprint(now) != fmt.Sprint(services) {
+		t.Errorf("services before the supervisor was killed %v, after %v", services, now)
+	}
+	if now := m.containerd(0); now.PID != containerd.PID {
+		t.Errorf("containerd was process %d and is %d", containerd.PID, now.PID)
+	}
+	killed("web", 2)
+	m.page(80)
+	for _, line := range m.Console.Lines(from) {
+		if strings.Contains(line, "onboot") {
+			t.Errorf("a step of the boot was repeated: %q", line)
+		}
+	}
+
+	// containerd: services go on, and those killed while it is away are started again.
+	services = m.pids(names...)
+	from = m.Console.Len()
+	m.kill(containerd.PID, syscall.SIGKILL)
+	m.awaitFrom(from, `containerd .*(SIGKILL|killed)`)
+	m.containerd(containerd.PID)
+	if now := m.pids(names...); fmt.Sprint(now) != fmt.Sprint(services) {
+		t.Errorf("services before containerd was killed %v, after %v", services, now)
+	}
+	killed("redis", 2)
+	m.ping(6379)
+
+	// Both at once, and a service with them.
+	services = m.pids(names...)
+	supervisor, containerd = m.supervisor(0), m.containerd(0)
+	m.sh(fmt.Sprintf("kill -9 %d %d %d", supervisor.PID, containerd.PID, services["web"]))
+	m.supervisor(supervisor.PID)
+	m.containerd(containerd.PID)
+	m.serviceAfter("web", services["web"])
+	m.page(80)
+	if now := m.pids("redis", "agent"); now["redis"] != services["redis"] || now["agent"] != services["agent"] {
+		t.Errorf("services before %v, after %v", services, now)
+	}
+
+	// The shim takes its containers along; they come back in a new one.
+	shims := m.shims()
+	if len(shims) != 1 {
+		t.Fatalf("there are %d shims: %+v", len(shims), shims)
+	}
+	m.kill(shims[0].PID, syscall.SIGKILL)
+	for _, name := range names {
+		m.serviceAfter(name, services[name])
+	}
+	m.page(80)
+	m.ping(6379)
+	if err := m.AwaitAgent(m.ctx); err != nil {
+		t.Fatal(err)
+	}
+
+	// The shell is a way in: somebody types poweroff.
+	from = m.Console.Len()
+	if err := m.Type("\necho $((6*7))\n"); err != nil {
+		t.Fatal(err)
+	}
+	m.awaitFrom(from, `^42$`)
+	if err := m.Type("poweroff\n"); err != nil {
+		t.Fatal(err)
+	}
+	m.end(qemu.PowerOff)
+	m.inOrder(`init .*poweroff asked for`, `keelson .*stopping \d+ services`, `redis .*stopped in`, `keelson .*services stopped`, `init .*unmounted \d+ file systems, powering off`)
+	m.lacks("are left")
+	m.lacks("panic")
+}
+
+// An image that brings the stock containerd, shim and runc in place of ours.
+func TestStockRuntime(t *testing.T) {
+	t.Parallel()
+	m := boot(t, setup{
+		file: "web.yml", agent: true,
+		swap:   map[string]string{"init:\n  - keelson/init\n": "init:\n  - keelson/init\n  - keelson/stock-runtime\n"},
+		Config: qemu.Config{Ports: []int{80, 6379}, MemoryMB: 768},
+	})
+	m.booted()
+	if stat, err := m.Stat(m.ctx, "/usr/bin/containerd"); err != nil || stat.Link != "" || stat.Size < 20<<20 {
+		t.Fatalf("this is not the stock containerd: %+v, %v", stat, err)
+	}
+	m.page(80)
+	m.ping(6379)
+
+	was := m.service("web")
+	from := m.Console.Len()
+	m.kill(was.PID, syscall.SIGKILL)
+	m.awaitFrom(from, `web .*SIGKILL.* restart 1 in \d`)
+	m.serviceAfter("web", was.PID)
+	m.page(80)
+
+	names := []string{"web", "redis", "agent"}
+	services := m.pids(names...)
+	containerd := m.containerd(0)
+	m.kill(containerd.PID, syscall.SIGKILL)
+	m.containerd(containerd.PID)
+	supervisor := m.supervisor(0)
+	m.kill(supervisor.PID, syscall.SIGKILL)
+	m.supervisor(supervisor.PID)
+	if now := m.pids(names...); fmt.Sprint(now) != fmt.Sprint(services) {
+		t.Errorf("services before %v, after %v", services, now)
+	}
+	was = m.service("redis")
+	m.kill(was.PID, syscall.SIGKILL)
+	m.serviceAfter("redis", was.PID)
+	m.ping(6379)
+
+	if err := m.PressKeys(m.ctx, "ctrl", "alt", "delete"); err != nil {
+		t.Fatal(err)
+	}
+	m.end(qemu.Reboot)
+	m.inOrder(`init .*reboot asked for`, `keelson .*services stopped`, `init .*unmounted \d+ file systems, rebooting`)
+}
