@@ -35,6 +35,7 @@ type pid1 struct {
 
 	started  time.Duration // of PID 1, since the kernel's start
 	launched time.Duration // of the first supervisor
+	settle   time.Time     // when to do what can wait; zero once done
 }
 
 // run supervises until the machine ends. It returns in a container, and where
@@ -42,12 +43,11 @@ type pid1 struct {
 func (p *pid1) run() {
 	p.machine = lifecycle.New(p.boot.Options.ShutdownTimeout)
 	p.guarded(func() { p.handle(lifecycle.Boot{}) })
-	p.guarded(func() {
-		for _, line := range boot.Incomplete(p.kernel, p.boot.Root) {
-			p.console.Error(name, "%s", line)
-		}
-	})
-	reserveThreads()
+	p.signals.watchAll()
+	p.settle = time.Now().Add(settleAfter)
+	if p.machine.State() != lifecycle.Running || boot.Full(p.kernel, p.boot.Root) {
+		p.settle = time.Now()
+	}
 	for p.machine.State() != lifecycle.Done {
 		p.guarded(p.turn)
 	}
@@ -64,7 +64,11 @@ func (p *pid1) run() {
 // turn waits for one thing and deals with it.
 func (p *pid1) turn() {
 	var timer <-chan time.Time
-	if at, ok := p.machine.Wake(); ok {
+	at, ok := p.machine.Wake()
+	if !p.settle.IsZero() && (!ok || p.settle.Before(at)) {
+		at, ok = p.settle, true
+	}
+	if ok {
 		t := time.NewTimer(time.Until(at))
 		defer t.Stop()
 		timer = t.C
@@ -77,8 +81,26 @@ func (p *pid1) turn() {
 			p.handle(lifecycle.Stop{Signal: sig})
 		}
 	case <-timer:
+		p.settled()
 		p.handle(lifecycle.Tick{})
 	}
+}
+
+// settleAfter puts what can wait behind the machine's start.
+const settleAfter = 2 * time.Second
+
+// settled does what can wait, once: reading the whole kernel log takes longer
+// than all of the boot so far. A root that is full, or has no supervisor that
+// starts, is reason enough to do it at once.
+func (p *pid1) settled() {
+	if p.settle.IsZero() || time.Now().Before(p.settle) {
+		return
+	}
+	p.settle = time.Time{}
+	for _, line := range boot.Incomplete(p.kernel, p.boot.Root) {
+		p.console.Error(name, "%s", line)
+	}
+	reserveThreads()
 }
 
 func (p *pid1) reap() {

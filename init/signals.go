@@ -14,12 +14,20 @@ type signals struct {
 	others   chan os.Signal
 }
 
-// watch takes over every signal there is. The Go runtime ends the program on
-// most of those it is not asked to deliver, and this program may not end; a
-// write to a console that has gone must give EPIPE and no SIGPIPE.
+// watch takes over what PID 1 acts on: the stop signals, so that the first
+// process there is may ask for a stop, and SIGCHLD.
 func watch() signals {
 	s := signals{children: make(chan os.Signal, 1), others: make(chan os.Signal, 16)}
 	signal.Notify(s.children, syscall.SIGCHLD)
+	signal.Notify(s.others, syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGTERM, syscall.SIGINT)
+	return s
+}
+
+// watchAll takes over every other signal there is. The Go runtime ends the
+// program on most of those it is not asked to deliver, and this program may not
+// end; a write to a console that has gone must give EPIPE and no SIGPIPE. It
+// takes a millisecond under emulation, which the supervisor need not wait for.
+func (s signals) watchAll() {
 	const last = 64
 	for n := syscall.Signal(1); n <= last; n++ {
 		switch n {
@@ -29,7 +37,6 @@ func watch() signals {
 			signal.Notify(s.others, n)
 		}
 	}
-	return s
 }
 
 // again has the children looked at once more.

@@ -101,7 +101,7 @@ func (r *Result) machine(k kernel.Calls, now func() time.Duration) {
 	r.cgroups(k)
 	r.Failed = append(r.Failed, handover.Seal(k, r.Root)...)
 	r.Mounting = now() - start
-	// ctrl-alt-del is to be a signal to PID 1, not the end of the machine.
+	// From here on ctrl-alt-del is a signal to PID 1, not the end of the machine.
 	if r.Machine {
 		r.warn("take over ctrl-alt-del", k.Reboot(unix.LINUX_REBOOT_CMD_CAD_OFF))
 	}

@@ -8,6 +8,16 @@ import (
 	"keelson/init/kernel"
 )
 
+// Full tells whether a root in memory has no room left, as one has that the
+// initramfs did not fit into.
+func Full(k kernel.Calls, root handover.Root) bool {
+	if !root.InMemory {
+		return false
+	}
+	st, err := k.Statfs("/")
+	return err == nil && (st.Blocks > 0 && st.BlocksFree < 16 || st.Files > 0 && st.FilesFree == 0)
+}
+
 // Incomplete asks the kernel whether it unpacked the whole initramfs, and says
 // what happened and what to do if it did not: the kernel goes on without the
 // files that did not fit, and leaves one line among hundreds about it.

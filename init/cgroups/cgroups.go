@@ -9,6 +9,7 @@ package cgroups
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -33,6 +34,10 @@ const (
 	flags = unix.MS_NOSUID | unix.MS_NOEXEC | unix.MS_NODEV
 )
 
+// ownControllers are those keelson's own parts have a use for; each makes a
+// group dearer to make, and the boot waits for these.
+var ownControllers = []string{"cpu", "memory", "pids"}
+
 // V2 mounts the unified hierarchy and makes keelson's groups in it.
 func V2(k kernel.Calls) (mounted int, failed []error) {
 	err := k.Mount("cgroup2", Top, "cgroup2", flags, "nsdelegate,memory_recursiveprot")
@@ -48,15 +53,15 @@ func V2(k kernel.Calls) (mounted int, failed []error) {
 	return 1, Prepare(k)
 }
 
-// Prepare makes keelson's groups and hands every controller down to them. It
-// may be called again: what is there already stays.
+// Prepare hands every controller down to the groups at the top and makes
+// keelson's. It may be called again: what is there already stays.
 func Prepare(k kernel.Calls) (failed []error) {
 	text, err := k.ReadFile(Top + "/cgroup.controllers")
 	if err != nil {
 		return []error{fmt.Errorf("read %s/cgroup.controllers: %w", Top, err)}
 	}
 	controllers := strings.Fields(string(text))
-	hand := func(group string) {
+	hand := func(group string, controllers []string) {
 		all := "+" + strings.Join(controllers, " +")
 		if len(controllers) == 0 || k.WriteFile(group+"/cgroup.subtree_control", all) == nil {
 			return
@@ -67,13 +72,13 @@ func Prepare(k kernel.Calls) (failed []error) {
 			}
 		}
 	}
-	hand(Top)
+	hand(Top, controllers)
 	for _, g := range []string{Own, Supervisor} {
 		if err := k.Mkdir(g, 0o755); err != nil && !errors.Is(err, syscall.EEXIST) {
 			return append(failed, fmt.Errorf("make cgroup %s: %w", g, err))
 		}
 		if g == Own {
-			hand(Own)
+			hand(Own, slices.DeleteFunc(controllers, func(c string) bool { return !slices.Contains(ownControllers, c) }))
 		}
 	}
 	// A kernel without the memory controller has no such file.

@@ -27,11 +27,11 @@ type Root struct {
 
 // Look says what "/" is.
 func Look(k kernel.Calls) (Root, error) {
-	magic, err := k.Statfs("/")
+	st, err := k.Statfs("/")
 	if err != nil {
 		return Root{Type: "unknown"}, fmt.Errorf("look at the root: %w", err)
 	}
-	switch magic {
+	switch st.Magic {
 	case unix.RAMFS_MAGIC:
 		return Root{true, "ramfs"}, nil
 	case unix.TMPFS_MAGIC:

@@ -27,8 +27,8 @@ type Calls interface {
 	Chdir(path string) error
 	// Chroot is chroot(2).
 	Chroot(path string) error
-	// Statfs is statfs(2): the magic number of the file system path lies on.
-	Statfs(path string) (magic int64, err error)
+	// Statfs is statfs(2).
+	Statfs(path string) (FileSystem, error)
 	// IsDir tells whether path is a folder, without following a link.
 	IsDir(path string) bool
 	// SameFile tells whether two paths lead to one file.
@@ -84,4 +84,12 @@ type Program struct {
 	Console string
 	// Cgroup is the folder of a cgroup v2 to start in; empty: PID 1's own.
 	Cgroup string
+}
+
+// FileSystem is what Statfs says. Blocks and Files are 0 where the file system
+// has no limit.
+type FileSystem struct {
+	Magic              int64 // unix.RAMFS_MAGIC and so on
+	Blocks, BlocksFree uint64
+	Files, FilesFree   uint64
 }

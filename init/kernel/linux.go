@@ -37,12 +37,12 @@ func (Linux) Symlink(target, path string) error { return unix.Symlink(target, pa
 func (Linux) Chdir(path string) error           { return unix.Chdir(path) }
 func (Linux) Chroot(path string) error          { return unix.Chroot(path) }
 
-func (Linux) Statfs(path string) (int64, error) {
+func (Linux) Statfs(path string) (FileSystem, error) {
 	var st unix.Statfs_t
 	if err := unix.Statfs(path, &st); err != nil {
-		return 0, err
+		return FileSystem{}, err
 	}
-	return int64(st.Type), nil
+	return FileSystem{int64(st.Type), st.Blocks, st.Bfree, st.Files, st.Ffree}, nil
 }
 
 func (Linux) IsDir(path string) bool {
