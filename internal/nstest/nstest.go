@@ -117,7 +117,7 @@ func Tmpfs(t *testing.T, size string) string {
 func Process(t *testing.T, flags uintptr) (pid int, end func()) {
 	t.Helper()
 	cmd := exec.Command("/proc/self/exe")
-	cmd.Env = append(os.Environ(), process+"=1")
+	cmd.Env = append(os.Environ(), process+"=1", "GORACE=atexit_sleep_ms=0") // the race detector waits a second at exit
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: flags, Pdeathsig: syscall.SIGKILL}
 	stdin, err := cmd.StdinPipe()
 	if err != nil {

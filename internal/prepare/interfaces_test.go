@@ -1,10 +1,12 @@
 package prepare
 
 import (
+	"context"
 	"strconv"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/vishvananda/netlink"
 
@@ -32,15 +34,17 @@ type root struct{}
 
 func (root) LinkByName(n string) (netlink.Link, error) { return netlink.LinkByName(n) }
 
-func addDummy(t *testing.T, name string) {
+// addLink makes a link that can be moved: one end of a veth pair, whose other
+// end keeps out of the way.
+func addLink(t *testing.T, name string) {
 	t.Helper()
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name = name
-	if err := netlink.LinkAdd(&netlink.Dummy{LinkAttrs: attrs}); err != nil {
-		t.Skipf("this kernel adds no dummy link: %v", err)
+	if err := netlink.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: name + "-far"}); err != nil {
+		t.Errorf("add a veth pair: %v", err)
 	}
 	t.Cleanup(func() {
-		if l, err := netlink.LinkByName(name); err == nil {
+		if l, err := netlink.LinkByName(name + "-far"); err == nil {
 			_ = netlink.LinkDel(l)
 		}
 	})
@@ -60,14 +64,14 @@ func inNamespace(t *testing.T, pid int, name string) string {
 
 func TestMoveExistingLink(t *testing.T) {
 	nstest.Need(t)
-	addDummy(t, "port0")
+	addLink(t, "port0")
 	pid, _ := nstest.Process(t, syscall.CLONE_NEWNET)
 	b := withInterfaces(bundle.Interface{Name: "port0"})
 	for range 2 { // the second finds it moved
 		if err := Attach(testContext(t), b, pid); err != nil {
 			t.Fatal(err)
 		}
-		if inNamespace(t, pid, "port0") != "dummy" || linkType(root{}, "port0") != "" {
+		if inNamespace(t, pid, "port0") != "veth" || linkType(root{}, "port0") != "" {
 			t.Fatal("port0 was not moved")
 		}
 	}
@@ -151,7 +155,9 @@ func TestInterfaceErrors(t *testing.T) {
 		{bundle.Interface{Name: "n0", Add: "nosuchtype"}, "the kernel has no such link type (modules tried: rtnl-link-nosuchtype)"},
 		{bundle.Interface{Name: "absent0"}, "find interface absent0"},
 	} {
-		err := Attach(testContext(t), withInterfaces(c.i), pid)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second) // the longest that the absent one is waited for
+		err := Attach(ctx, withInterfaces(c.i), pid)
+		cancel()
 		if err == nil || !strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), "interfaces[0]") {
 			t.Errorf("%+v:\n got  %v\n want ...%s", c.i, err, c.want)
 		}
@@ -168,7 +174,7 @@ func TestWaitsForALinkThatComes(t *testing.T) {
 		done <- Attach(testContext(t), withInterfaces(bundle.Interface{Name: "late0"}), pid)
 	}()
 	<-started
-	addDummy(t, "late0")
+	addLink(t, "late0")
 	if err := <-done; err != nil {
 		t.Error(err)
 	}
@@ -177,7 +183,7 @@ func TestWaitsForALinkThatComes(t *testing.T) {
 func TestSharedNetworkNamespace(t *testing.T) {
 	nstest.Need(t)
 	pid, _ := nstest.Process(t, syscall.CLONE_NEWUTS)
-	addDummy(t, "host0")
+	addLink(t, "host0")
 	b := withInterfaces(bundle.Interface{Name: "host0"}, bundle.Interface{Name: "hv0", Peer: "hv1"})
 	for range 2 {
 		if err := Attach(testContext(t), b, pid); err != nil {
