@@ -1,0 +1,251 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"runtime"
+	"runtime/debug"
+	"sync"
+	"syscall"
+	"time"
+
+	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
+	"github.com/containerd/ttrpc"
+	"golang.org/x/sys/unix"
+
+	"keelson/runc-shim/events"
+	"keelson/runc-shim/task"
+)
+
+const (
+	// linger is how long a shim without containers stays: a service that
+	// ended is started again, and one-shots follow each other, without
+	// paying for a new shim.
+	linger = 5 * time.Second
+	// quiet is after how much silence unused memory goes back to the kernel.
+	quiet = 2 * time.Second
+	// flush bounds how long the last events may take at the end.
+	flush = 3 * time.Second
+)
+
+// inheritedSocket is the descriptor of the socket that `start` made.
+const inheritedSocket = 3
+
+// serve is the shim: it serves the task API until it has been without
+// containers for a while.
+func serve(ctx context.Context, f flags) error {
+	tune()
+	if err := openLog(); err != nil {
+		return err
+	}
+	// Nobody reads the log once containerd is gone; a write must not kill us.
+	signal.Ignore(syscall.SIGPIPE)
+	stop := make(chan os.Signal, 1)
+	signal.Notify(stop, syscall.SIGTERM, syscall.SIGINT)
+	dump := make(chan os.Signal, 1)
+	signal.Notify(dump, syscall.SIGUSR1)
+
+	l, path, err := listener(f)
+	if err != nil {
+		return err
+	}
+	server, err := ttrpc.NewServer(ttrpc.WithServerHandshaker(ttrpc.UnixSocketRequireSameUser()))
+	if err != nil {
+		return err
+	}
+	publisher := events.New(f.namespace, events.NewTTRPC(os.Getenv("TTRPC_ADDRESS")))
+	life := newLifetime(path)
+	service := task.New(f.namespace, publisher, life.changed, life.asked)
+	taskapi.RegisterTTRPCTaskService(server, service)
+
+	// The bundle is the first container's and goes with it.
+	if err := os.Chdir("/"); err != nil {
+		return err
+	}
+	failed := make(chan error, 1)
+	go func() {
+		if err := server.Serve(ctx, l); err != nil && !errors.Is(err, net.ErrClosed) && !errors.Is(err, ttrpc.ErrServerClosed) {
+			failed <- fmt.Errorf("serve task API: %w", err)
+		}
+	}()
+	for {
+		select {
+		case <-dump:
+			dumpStacks()
+			continue
+		case s := <-stop:
+			slog.Info("shim ends", "signal", s.String(), "containers", service.Len())
+		case <-life.over:
+			slog.Debug("shim ends, no containers are left")
+		case err = <-failed:
+		}
+		break
+	}
+	life.close()
+	if rerr := os.Remove(path); rerr != nil && !errors.Is(rerr, os.ErrNotExist) {
+		slog.Warn("remove shim socket", "error", rerr)
+	}
+	life.unlock()
+	sctx, cancel := context.WithTimeout(ctx, flush)
+	defer cancel()
+	_ = server.Shutdown(sctx)
+	publisher.Close(sctx)
+	service.Close()
+	return err
+}
+
+// tune keeps the shim small: it is idle nearly all of its life.
+func tune() {
+	debug.SetGCPercent(40)
+	if os.Getenv("GOMAXPROCS") == "" {
+		runtime.GOMAXPROCS(2)
+	}
+}
+
+// openLog makes standard error the FIFO `log` of the bundle, which containerd
+// reads.
+func openLog() error {
+	// For reading too, so that it opens and stays while containerd is away;
+	// nonblocking, since a containerd that stopped reading must not stop us.
+	fd, err := unix.Open("log", unix.O_RDWR|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if errors.Is(err, unix.ENOENT) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("open log FIFO: %w", err)
+	}
+	defer unix.Close(fd)
+	return unix.Dup3(fd, 2, 0)
+}
+
+func listener(f flags) (net.Listener, string, error) {
+	if f.socket != "" {
+		path := socketPath(f.socket)
+		l, err := listen(path)
+		if err != nil {
+			return nil, "", err
+		}
+		l.SetUnlinkOnClose(false)
+		return l, path, nil
+	}
+	file := os.NewFile(inheritedSocket, "socket")
+	l, err := net.FileListener(file)
+	if err != nil {
+		return nil, "", fmt.Errorf("inherited socket: %w", err)
+	}
+	file.Close()
+	ul, ok := l.(*net.UnixListener)
+	if !ok {
+		return nil, "", errors.New("inherited socket is no Unix socket")
+	}
+	ul.SetUnlinkOnClose(false)
+	return ul, ul.Addr().String(), nil
+}
+
+func dumpStacks() {
+	buf := make([]byte, 64<<10)
+	for {
+		n := runtime.Stack(buf, true)
+		if n < len(buf) {
+			slog.Info("goroutines", "stacks", string(buf[:n]))
+			return
+		}
+		buf = make([]byte, 2*len(buf))
+	}
+}
+
+// A lifetime decides when a shim is no longer needed. It has timers only for
+// a while after something happened.
+type lifetime struct {
+	socketDir string
+	over      chan struct{}
+
+	mu       sync.Mutex // guards what follows
+	count    int
+	end      *time.Timer // runs while there are no containers
+	scavenge *time.Timer
+	held     func() // the socket folder's lock, once the end is decided
+	closed   bool
+}
+
+func newLifetime(socket string) *lifetime {
+	t := &lifetime{socketDir: filepath.Dir(socket), over: make(chan struct{})}
+	// A shim that nobody gives a container ends as well.
+	t.end = time.AfterFunc(4*linger, t.expire)
+	t.scavenge = time.AfterFunc(quiet, debug.FreeOSMemory)
+	return t
+}
+
+// changed is told the number of containers, whenever somebody called.
+func (t *lifetime) changed(n int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.closed {
+		return
+	}
+	t.count = n
+	t.scavenge.Reset(quiet)
+	if n > 0 {
+		t.end.Stop()
+	} else {
+		t.end.Reset(linger)
+	}
+}
+
+// asked is containerd's wish that an empty shim ends. It ends by itself, after
+// a while; see linger.
+func (t *lifetime) asked() {}
+
+// expire ends the shim, unless a `start` is under way that may have been
+// promised this shim: it holds the lock meanwhile, and calls before it lets go.
+func (t *lifetime) expire() {
+	unlock, ok := tryLockDir(t.socketDir)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	switch {
+	case t.closed || t.count > 0:
+		unlock()
+	case !ok:
+		t.end.Reset(linger)
+	default:
+		t.held = unlock
+		t.closed = true
+		close(t.over)
+	}
+}
+
+func (t *lifetime) close() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.closed = true
+	t.end.Stop()
+	t.scavenge.Stop()
+}
+
+func (t *lifetime) unlock() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.held != nil {
+		t.held()
+		t.held = nil
+	}
+}
+
+func tryLockDir(dir string) (unlock func(), ok bool) {
+	d, err := os.Open(dir)
+	if err != nil {
+		// Without the folder there is nobody to keep apart from.
+		return func() {}, true
+	}
+	if err := unix.Flock(int(d.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		d.Close()
+		return func() {}, false
+	}
+	return func() { d.Close() }, true
+}
