@@ -33,7 +33,9 @@ func (e *End) unmount() string {
 		}
 	}
 	for target, err := range busy {
-		e.Console.Error(name, "unmount %s: %v%s", target, err, e.heldBy(target))
+		if !errors.Is(err, errHung) { // that has been said
+			e.Console.Error(name, "unmount %s: %v%s", target, err, e.heldBy(target))
+		}
 	}
 	e.readOnly(limit)
 	if len(busy) > 0 {
@@ -74,15 +76,19 @@ func (e *End) unmountRound(limit time.Time, busy map[string]error) (unmounted in
 	return unmounted
 }
 
-var errHung = errors.New("it did not end in time")
+var (
+	errHung = errors.New("it did not end in time")
+	errLate = errors.New("no time was left for it")
+)
 
 func (e *End) unmountOne(m mountinfo.Mount, limit time.Duration) error {
 	if limit <= 0 {
-		return errHung
+		return errLate
 	}
 	result := make(chan error, 1)
 	if !e.bounded(limit, func() { result <- e.Kernel.Unmount(m.Target, unix.UMOUNT_NOFOLLOW) }) {
-		_ = e.bounded(limit, func() { _ = e.Kernel.Unmount(m.Target, unix.MNT_FORCE|unix.MNT_DETACH) })
+		e.Console.Error(name, "unmount %s (%s): %v, %s", m.Target, m.Type, errHung, limit)
+		_ = e.bounded(NetworkBound, func() { _ = e.Kernel.Unmount(m.Target, unix.MNT_FORCE|unix.MNT_DETACH) })
 		return errHung
 	}
 	select {
@@ -111,7 +117,7 @@ func (e *End) readOnly(limit time.Time) {
 		if left <= 0 || !e.bounded(left, func() {
 			result <- e.Kernel.Mount("", m.Target, "", unix.MS_REMOUNT|unix.MS_RDONLY, "")
 		}) {
-			e.Console.Error(name, "remount %s read-only: %v", m.Target, errHung)
+			e.Console.Error(name, "remount %s read-only: %v", m.Target, errLate)
 			continue
 		}
 		select {

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -19,8 +20,10 @@ import (
 type Kernel struct {
 	// Fail decides, for each call by its number and text, whether it fails.
 	Fail func(n int, call string) error
-	// Hang holds the calls, by a part of their text, that never return.
+	// Hang holds the calls, by the beginning of their text, that never return.
+	// Each sends to Hung once it hangs, so that a test's clock may go on then.
 	Hang string
+	Hung chan time.Time
 
 	mu       sync.Mutex
 	calls    []string
@@ -33,6 +36,7 @@ type Kernel struct {
 	log      []string
 	pid      int
 	children int // alive
+	immortal bool
 	zombies  []int
 }
 
@@ -40,7 +44,7 @@ type Kernel struct {
 func New() *Kernel {
 	return &Kernel{
 		files: map[string]string{}, links: map[string]string{}, dirs: map[string][]string{}, busy: map[string]bool{},
-		root: kernel.FileSystem{Magic: unix.RAMFS_MAGIC}, pid: 1,
+		root: kernel.FileSystem{Magic: unix.RAMFS_MAGIC}, pid: 1, Hung: make(chan time.Time),
 	}
 }
 
@@ -76,6 +80,9 @@ func (k *Kernel) Busy(target string) *Kernel { k.busy[target] = true; return k }
 // Children sets how many live; SIGKILL ends them.
 func (k *Kernel) Children(n int) *Kernel { k.children = n; return k }
 
+// Immortal makes the children outlive SIGKILL, as one in state D does.
+func (k *Kernel) Immortal() *Kernel { k.immortal = true; return k }
+
 // Calls returns what has been called, in order.
 func (k *Kernel) Calls() []string {
 	k.mu.Lock()
@@ -104,7 +111,8 @@ func (k *Kernel) call(format string, a ...any) error {
 	n := len(k.calls)
 	k.calls = append(k.calls, text)
 	k.mu.Unlock()
-	if k.Hang != "" && strings.Contains(text, k.Hang) {
+	if k.Hang != "" && strings.HasPrefix(text, k.Hang) {
+		k.Hung <- time.Time{}
 		select {}
 	}
 	if k.Fail != nil {
@@ -244,7 +252,7 @@ func (k *Kernel) Kill(pid int, sig syscall.Signal) error {
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if sig == syscall.SIGKILL {
+	if sig == syscall.SIGKILL && !k.immortal {
 		for ; k.children > 0; k.children-- {
 			k.zombies = append(k.zombies, 100+k.children)
 		}

@@ -1,0 +1,269 @@
+package shutdown
+
+import (
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"keelson/init/kernel/kerneltest"
+	"keelson/init/lifecycle"
+)
+
+// paper is a console on paper.
+type paper struct {
+	mu    sync.Mutex
+	lines []string
+}
+
+func (p *paper) put(mark, format string, a ...any) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.lines = append(p.lines, mark+fmt.Sprintf(format, a...))
+}
+func (p *paper) Line(_, format string, a ...any)  { p.put("", format, a...) }
+func (p *paper) Warn(_, format string, a ...any)  { p.put("warning: ", format, a...) }
+func (p *paper) Error(_, format string, a ...any) { p.put("ERROR: ", format, a...) }
+func (p *paper) Flush(time.Duration) bool         { return true }
+func (p *paper) String() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return strings.Join(p.lines, "\n")
+}
+
+// clock lets short pauses pass at once, and long bounds when a call hangs.
+type clock struct {
+	now time.Time
+	k   *kerneltest.Kernel
+}
+
+func (c *clock) Now() time.Time { return c.now }
+func (c *clock) After(d time.Duration) <-chan time.Time {
+	if d >= time.Second {
+		return c.k.Hung
+	}
+	c.now = c.now.Add(d)
+	fired := make(chan time.Time, 1)
+	fired <- c.now
+	return fired
+}
+
+func machine() *kerneltest.Kernel {
+	return kerneltest.New().Children(3).
+		Dir("/sys/fs/cgroup", "keelson", "services").
+		Dir("/proc", "1", "2", "9", "self").
+		File("/proc/1/stat", "1 (init) S 0 1 1").
+		File("/proc/2/stat", "2 (kthreadd) S 0 0 0").
+		File("/proc/9/stat", "9 (a (b) c) D 1 9 9").
+		Dir("/proc/9/fd", "0", "4").
+		Link("/proc/9/cwd", "/").Link("/proc/9/fd/4", "/data/db/wal").
+		File("/proc/swaps", "Filename\tType\tSize\tUsed\tPriority\n/data/swap file 1024 0 -2\n").
+		Dir("/sys/block", "vda", "loop0").
+		Mounted("rootfs", "/").Mounted("proc", "/proc").Mounted("devtmpfs", "/dev").Mounted("tmpfs", "/run").
+		Mounted("ext4", "/data").Mounted("overlay", "/containers/a/rootfs").Mounted("ext4", "/data/more room")
+}
+
+func run(k *kerneltest.Kernel, set func(*End)) *paper {
+	p := &paper{}
+	e := &End{Kernel: k, Console: p, Clock: &clock{time.Unix(1000, 0), k}, Kind: lifecycle.Poweroff, Machine: true, Children: make(chan os.Signal)}
+	if set != nil {
+		set(e)
+	}
+	e.Run()
+	return p
+}
+
+func only(calls []string, prefix string) []string {
+	return slices.DeleteFunc(slices.Clone(calls), func(c string) bool { return !strings.HasPrefix(c, prefix) })
+}
+
+func TestOrder(t *testing.T) {
+	k := machine()
+	p := run(k, nil)
+	want := []string{"write /sys/fs/cgroup/keelson/cgroup.kill 1", "write /sys/fs/cgroup/services/cgroup.kill 1", "kill -1 9", "swapoff /data/swap",
+		"unmount /data/more room 0x8", "unmount /containers/a/rootfs 0x8", "unmount /data 0x8", "unmount /run 0x8", "sync", "reboot 0x4321fedc"}
+	got := slices.DeleteFunc(k.Calls(), func(c string) bool {
+		return strings.HasPrefix(c, "read") || c == "wait"
+	})
+	if !slices.Equal(got, want) {
+		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+	if p.String() != "unmounted 4 file systems, powering off" {
+		t.Errorf("said %q", p)
+	}
+}
+
+func TestKinds(t *testing.T) {
+	for kind, want := range map[lifecycle.Kind]string{
+		lifecycle.Poweroff: fmt.Sprintf("reboot %#x", unix.LINUX_REBOOT_CMD_POWER_OFF),
+		lifecycle.Reboot:   fmt.Sprintf("reboot %#x", unix.LINUX_REBOOT_CMD_RESTART),
+		lifecycle.Halt:     fmt.Sprintf("reboot %#x", unix.LINUX_REBOOT_CMD_HALT),
+	} {
+		k := machine()
+		run(k, func(e *End) { e.Kind = kind })
+		if got := only(k.Calls(), "reboot"); !slices.Equal(got, []string{want}) {
+			t.Errorf("%s: %q", kind, got)
+		}
+	}
+}
+
+// Any one call may fail: the last one is still reached.
+func TestEachCallFailsInTurn(t *testing.T) {
+	whole := machine()
+	run(whole, nil)
+	for i, call := range whole.Calls() {
+		for _, errno := range []syscall.Errno{syscall.EIO, syscall.EBUSY, syscall.ENOENT} {
+			k := machine()
+			k.Fail = func(n int, _ string) error {
+				if n == i {
+					return errno
+				}
+				return nil
+			}
+			run(k, nil)
+			calls := k.Calls()
+			want := "reboot 0x4321fedc"
+			if call == want {
+				want = "reboot 0xcdef0123" // halt instead
+			}
+			if calls[len(calls)-1] != want {
+				t.Errorf("%q failed with %v: ended with %q", call, errno, calls[len(calls)-1])
+			}
+			if left := len(k.Targets()); strings.HasPrefix(call, "unmount") && errno == syscall.EBUSY && left != 3 {
+				t.Errorf("%q failed once: %d are left: %q", call, left, k.Targets())
+			}
+		}
+	}
+}
+
+func TestEverythingFails(t *testing.T) {
+	k := machine()
+	k.Fail = func(int, string) error { return syscall.EIO }
+	p := run(k, nil)
+	if got := only(k.Calls(), "reboot"); len(got) != 2 {
+		t.Errorf("reboots: %q", got)
+	}
+	if !strings.Contains(p.String(), "safe to cut the power") {
+		t.Errorf("said %q", p)
+	}
+}
+
+// Each call that may take for ever does so in turn.
+func TestEachCallHangsInTurn(t *testing.T) {
+	for call, say := range map[string]string{
+		"sync":                         "sync did not end",
+		"swapoff":                      "swapoff /data/swap did not end",
+		"unmount /data 0x8":            "unmount /data (ext4): it did not end in time, 30s",
+		"unmount /containers/a/rootfs": "unmount /containers/a/rootfs (overlay): it did not end in time, 30s",
+	} {
+		k := machine()
+		k.Hang = call
+		p := run(k, nil)
+		calls := k.Calls()
+		if calls[len(calls)-1] != "reboot 0x4321fedc" {
+			t.Errorf("%s hangs: ended with %q", call, calls[len(calls)-1])
+		}
+		if !strings.Contains(p.String(), say) {
+			t.Errorf("%s hangs: said %q", call, p)
+		}
+		if n := len(only(calls, call)); n > 2 {
+			t.Errorf("%s hangs: tried %d times", call, n)
+		}
+	}
+}
+
+func TestBusyMountIsNamedWithItsHolder(t *testing.T) {
+	k := machine().Busy("/data")
+	p := run(k, nil)
+	said := p.String()
+	if !strings.Contains(said, "unmount /data: device or resource busy; held by 9 (a (b) c, fd/4 /data/db/wal)") {
+		t.Errorf("said %q", said)
+	}
+	if !strings.Contains(said, "unmounted 3 file systems, 1 are left, powering off") {
+		t.Errorf("said %q", said)
+	}
+	if !k.Did("mount  /data  0x21 ") {
+		t.Errorf("not made read-only: %q", only(k.Calls(), "mount"))
+	}
+}
+
+func TestLoopDeviceIsDetached(t *testing.T) {
+	k := machine().Busy("/data").File("/sys/block/loop0/loop/backing_file", "/data/disk.img\n")
+	p := run(k, nil)
+	if !k.Did("detach /dev/loop0") || slices.Contains(k.Targets(), "/data") {
+		t.Errorf("left %q, said %q", k.Targets(), p)
+	}
+}
+
+func TestSomethingDoesNotDie(t *testing.T) {
+	k := machine().Immortal()
+	p := run(k, nil)
+	if !strings.Contains(p.String(), "still there 5s after SIGKILL: 9 (a (b) c, state D)") {
+		t.Errorf("said %q", p)
+	}
+	if n := len(only(k.Calls(), "kill -1 9")); n < 10 {
+		t.Errorf("killed %d times: what forks away is missed", n)
+	}
+	if !k.Did("reboot 0x4321fedc") {
+		t.Error("no end")
+	}
+}
+
+func TestContainerLeavesTheMachineAlone(t *testing.T) {
+	k := machine()
+	p := run(k, func(e *End) { e.Machine, e.Container = false, true })
+	for _, bad := range []string{"unmount", "reboot", "swapoff", "sync", "write", "mount"} {
+		if got := only(k.Calls(), bad); len(got) > 0 {
+			t.Errorf("in a container: %q", got)
+		}
+	}
+	if !k.Did("kill -1 9") || !strings.Contains(p.String(), "leaving the container") {
+		t.Errorf("%q, said %q", k.Calls(), p)
+	}
+}
+
+func TestNotPID1KillsItsOwnOnly(t *testing.T) {
+	k := machine().Pid(50).Dir("/proc", "1", "50", "60", "70").
+		File("/proc/50/stat", "50 (init) S 1").File("/proc/60/stat", "60 (mine) S 50").File("/proc/70/stat", "70 (other) S 1")
+	run(k, func(e *End) { e.Machine, e.Container = false, true })
+	if got := only(k.Calls(), "kill"); !slices.Equal(got, []string{"kill 60 9"}) {
+		t.Errorf("killed %q", got)
+	}
+}
+
+func TestForeignMachine(t *testing.T) {
+	k := machine().Busy("/data")
+	run(k, func(e *End) { e.Machine = false })
+	for _, bad := range []string{"write", "swapoff", "detach", "mount"} {
+		if got := only(k.Calls(), bad); len(got) > 0 {
+			t.Errorf("somebody else's: %q", got)
+		}
+	}
+	if !k.Did("reboot 0x4321fedc") || !k.Did("unmount /run 0x8") {
+		t.Errorf("%q", k.Calls())
+	}
+}
+
+func TestParseStat(t *testing.T) {
+	for text, want := range map[string]process{
+		"9 (a (b) c) D 1 9 9":           {9, 1, "a (b) c", "D", false},
+		"9 (kworker/0:1) I 2 0":         {9, 2, "kworker/0:1", "I", true},
+		"9 () S 4":                      {9, 4, "", "S", false},
+		"9 (evil) S 2) D 1 0":           {9, 1, "evil) S 2", "D", false},
+		"9":                             {},
+		"9 )(":                          {},
+		"9 (x) S":                       {},
+		"9 (x) S notanumber 3 4 5 6 77": {},
+	} {
+		got, ok := parseStat(9, text)
+		if got != want || ok != (want != process{}) {
+			t.Errorf("%q: %+v, %v", text, got, ok)
+		}
+	}
+}
