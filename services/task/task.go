@@ -16,6 +16,7 @@ import (
 	tasktypes "github.com/containerd/containerd/api/types/task"
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
+	"google.golang.org/protobuf/types/known/anypb"
 
 	"keelson/internal/bundle"
 	"keelson/internal/pidfd"
@@ -36,6 +37,12 @@ type Runtime struct {
 	// Ready returns nil as soon as containerd answers, or an error when it
 	// cannot be waited for any longer.
 	Ready func(ctx context.Context) error
+
+	// group keeps the shared shim whole: two shims started at once for one group
+	// fight over its socket, and a shim whose last member is deleted ends even
+	// while it makes the next one. So the first create and the last delete have
+	// it alone; the others may go side by side.
+	group sync.RWMutex
 
 	mu    sync.Mutex
 	tasks map[string]*Task // running ones by namespace/ID, guarded by mu
@@ -136,15 +143,10 @@ func (r *Runtime) start(ctx context.Context, b *bundle.Bundle, io Streams) (*Tas
 		return nil, fmt.Errorf("create the container: %w", err)
 	}
 
-	cctx, cancel := call(ctx, b.Namespace(), createTimeout)
-	made, err := r.Client.tasks.Create(cctx, &tasksapi.CreateTaskRequest{
-		ContainerID: b.ID, Stdout: io.Stdout, Stderr: io.Stderr, Options: opts,
-	})
-	cancel()
+	pid, err := r.create(ctx, b, io, opts)
 	if err != nil {
-		return nil, fmt.Errorf("create the task: %w", native(err))
+		return nil, fmt.Errorf("create the task: %w", err)
 	}
-	pid := int(made.Pid)
 	process, err := pidfd.Open(pid) // before the start, so that no end is missed
 	if err != nil {
 		return nil, err
@@ -161,6 +163,41 @@ func (r *Runtime) start(ctx context.Context, b *bundle.Bundle, io Streams) (*Tas
 		return nil, fmt.Errorf("start the task: %w", native(err))
 	}
 	return r.hold(b, pid, process), nil
+}
+
+// create makes the task, which starts its shim if need be, and returns the
+// process number it will have.
+func (r *Runtime) create(ctx context.Context, b *bundle.Bundle, io Streams, opts *anypb.Any) (int, error) {
+	defer r.lockGroup(b)()
+	ctx, cancel := call(ctx, b.Namespace(), createTimeout)
+	defer cancel()
+	made, err := r.Client.tasks.Create(ctx, &tasksapi.CreateTaskRequest{
+		ContainerID: b.ID, Stdout: io.Stdout, Stderr: io.Stderr, Options: opts,
+	})
+	if err != nil {
+		return 0, native(err)
+	}
+	return int(made.Pid), nil
+}
+
+// lockGroup takes the group lock as a create or delete of b needs it, and
+// returns what lets go of it.
+func (r *Runtime) lockGroup(b *bundle.Bundle) (unlock func()) {
+	if b.Service.OwnShim {
+		return func() {}
+	}
+	r.mu.Lock()
+	others := false
+	for _, t := range r.tasks {
+		others = others || t.Bundle.ID != b.ID && !t.Bundle.Service.OwnShim && t.Bundle.Namespace() == b.Namespace() && !t.process.Ended()
+	}
+	r.mu.Unlock()
+	if others {
+		r.group.RLock()
+		return r.group.RUnlock
+	}
+	r.group.Lock()
+	return r.group.Unlock
 }
 
 func (r *Runtime) hold(b *bundle.Bundle, pid int, process *pidfd.Process) *Task {
@@ -334,10 +371,8 @@ func (r *Runtime) Remove(ctx context.Context, b *bundle.Bundle) {
 // forget removes a container's task and record from containerd.
 func (r *Runtime) forget(ctx context.Context, b *bundle.Bundle) {
 	for range 3 {
-		dctx, cancel := call(ctx, b.Namespace(), callTimeout)
-		_, err := r.Client.tasks.Delete(dctx, &tasksapi.DeleteTaskRequest{ContainerID: b.ID})
-		cancel()
-		if err = native(err); !errdefs.IsFailedPrecondition(err) {
+		err := r.delete(ctx, b)
+		if !errdefs.IsFailedPrecondition(err) {
 			if err != nil && !errdefs.IsNotFound(err) {
 				slog.Warn("remove the task: "+err.Error(), "container", b.ID)
 			}
@@ -355,6 +390,14 @@ func (r *Runtime) forget(ctx context.Context, b *bundle.Bundle) {
 	if err = native(err); err != nil && !errdefs.IsNotFound(err) {
 		slog.Warn("remove the container: "+err.Error(), "container", b.ID)
 	}
+}
+
+func (r *Runtime) delete(ctx context.Context, b *bundle.Bundle) error {
+	defer r.lockGroup(b)()
+	ctx, cancel := call(ctx, b.Namespace(), callTimeout)
+	defer cancel()
+	_, err := r.Client.tasks.Delete(ctx, &tasksapi.DeleteTaskRequest{ContainerID: b.ID})
+	return native(err)
 }
 
 // explain makes a runtime's error one a person can act on.
