@@ -183,10 +183,13 @@ func (r *Runner) await(ctx context.Context, b *bundle.Bundle, t *task.Task) (e t
 		return e, false, err
 	}
 	// Past here the caller's context may be over; stopping has its own bounds.
-	_ = t.Signal(unix.SIGTERM)
 	grace, cancelGrace := context.WithTimeout(context.WithoutCancel(ctx), stopGrace)
 	defer cancelGrace()
-	if e, err = t.Wait(grace); err != nil {
+	heard, err := t.Stop(unix.SIGTERM)
+	if heard {
+		e, err = t.Wait(grace)
+	}
+	if !heard || err != nil {
 		if err := t.Kill(); err != nil {
 			return e, true, err
 		}

@@ -26,6 +26,9 @@ const (
 	// killBound is how long a killed task may take to end before it is said
 	// that it cannot be killed.
 	killBound = 5 * time.Second
+	// handlerBound is the age at which a service has installed its signal
+	// handlers if it ever will.
+	handlerBound = time.Second
 )
 
 // service keeps one service. Its fields without a word belong to the goroutine
@@ -56,6 +59,8 @@ type service struct {
 	startBegan        time.Duration
 	exits             chan task.Exit // nil unless a task runs
 	retry, kill, died <-chan time.Time
+	again             <-chan time.Time // when a stop signal nobody heard is sent again
+	deaf              bool             // it was killed because it cannot hear the stop signal
 	stopBegan         time.Duration
 	lastFailure       string // the last failed start, not to be told at length again
 }
@@ -144,6 +149,9 @@ func (s *service) run(ctx context.Context) {
 			s.kill = nil
 			s.sup.con.Warn(s.b.Name, "has not stopped %v after %s: killed", s.b.Service.StopTimeout, signalName(s.b.Service.StopSignal))
 			s.killAll()
+		case <-s.again:
+			s.again = nil
+			s.signalStop()
 		case <-s.died:
 			s.died = nil
 			s.sup.con.Error(s.b.Name, "cannot be killed: its processes are stuck in the kernel")
@@ -297,7 +305,7 @@ func (s *service) holdTask(ctx context.Context, t *task.Task) {
 
 // exited settles the end of a task.
 func (s *service) exited(ctx context.Context, e task.Exit) {
-	s.exits, s.kill, s.died = nil, nil, nil
+	s.exits, s.kill, s.died, s.again = nil, nil, nil, nil
 	s.task = nil
 	s.mu.Lock()
 	s.pid = 0
@@ -310,7 +318,12 @@ func (s *service) exited(ctx context.Context, e task.Exit) {
 	s.sup.tasks.Remove(context.WithoutCancel(ctx), s.b)
 	s.drain()
 	s.apply(lifecycle.Exited, e.String())
-	s.sup.con.Line(s.b.Name, "stopped in %.3fs (%s)", (console.Now() - s.stopBegan).Seconds(), e)
+	how := e.String()
+	if s.deaf {
+		how += ", as it has no handler for " + signalName(s.b.Service.StopSignal)
+		s.deaf = false
+	}
+	s.sup.con.Line(s.b.Name, "stopped in %.3fs (%s)", (console.Now() - s.stopBegan).Seconds(), how)
 }
 
 // ended decides what follows the end of a task that nobody asked for.
@@ -380,14 +393,30 @@ func (s *service) stopping() {
 }
 
 // signalStop sends the stop signal and arms the bound after which it is killed.
+// A service that cannot hear the signal is killed at once, unless it is so
+// young that it may not have come to installing its handler.
 func (s *service) signalStop() {
 	if s.task == nil {
 		return
 	}
-	if err := s.task.Signal(s.b.Service.StopSignal); err != nil {
+	heard, err := s.task.Stop(s.b.Service.StopSignal)
+	if err != nil {
 		s.sup.con.Warn(s.b.Name, "%v", err)
 	}
-	s.kill = time.After(s.b.Service.StopTimeout)
+	s.mu.Lock()
+	age := console.Now() - s.startedAt
+	s.mu.Unlock()
+	switch {
+	case heard || err != nil:
+		if s.kill == nil {
+			s.kill = time.After(s.b.Service.StopTimeout)
+		}
+	case age < handlerBound:
+		s.again = time.After(min(handlerBound-age, s.b.Service.StopTimeout))
+	default:
+		s.deaf = true
+		s.killAll()
+	}
 }
 
 func (s *service) killAll() {

@@ -1,0 +1,89 @@
+package task
+
+import (
+	"bufio"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Stop sends the stop signal and reports whether anybody will hear it.
+//
+// The first process of a pid namespace does not get a signal that it has no
+// handler for (pid_namespaces(7)): waiting for such a one to end would be
+// waiting for nothing. Then the signal goes to the container's other processes,
+// whose end usually brings the first one's about; where there are none, nobody
+// has heard it.
+func (t *Task) Stop(sig unix.Signal) (heard bool, err error) {
+	if err := t.process.Signal(sig); err != nil {
+		return false, err
+	}
+	if deaf, err := deafTo(fmt.Sprintf("/proc/%d/status", t.PID), sig); err != nil || !deaf {
+		return true, nil // gone, or it gets the signal
+	}
+	root := t.runtime.CgroupRoot
+	if root == "" {
+		return true, nil // its other processes are not known: leave it its time
+	}
+	for _, pid := range processes(filepath.Join(root, t.Bundle.CgroupsPath())) {
+		if pid != t.PID && unix.Kill(pid, sig) == nil {
+			heard = true
+		}
+	}
+	return heard, nil
+}
+
+// processes returns the processes of a cgroup and of those below it.
+func processes(cgroup string) []int {
+	var pids []int
+	_ = filepath.WalkDir(cgroup, func(path string, d os.DirEntry, err error) error {
+		if err != nil || !d.IsDir() {
+			return nil
+		}
+		data, err := os.ReadFile(filepath.Join(path, "cgroup.procs"))
+		if err != nil {
+			return nil // a threaded cgroup's are its parent's
+		}
+		for _, word := range strings.Fields(string(data)) {
+			if pid, err := strconv.Atoi(word); err == nil && pid > 0 {
+				pids = append(pids, pid)
+			}
+		}
+		return nil
+	})
+	return pids
+}
+
+// deafTo reports whether the process of a /proc/PID/status file is the first of
+// its pid namespace and has neither a handler for the signal nor blocked it: a
+// blocked one is kept for a signalfd or sigwait.
+func deafTo(status string, sig unix.Signal) (bool, error) {
+	f, err := os.Open(status)
+	if err != nil {
+		return false, err
+	}
+	defer f.Close()
+	first := false
+	var heard uint64
+	lines := bufio.NewScanner(f)
+	for lines.Scan() {
+		name, value, _ := strings.Cut(lines.Text(), ":")
+		value = strings.TrimSpace(value)
+		switch name {
+		case "NSpid":
+			pids := strings.Fields(value)
+			first = len(pids) > 1 && pids[len(pids)-1] == "1"
+		case "SigBlk", "SigCgt":
+			mask, err := strconv.ParseUint(value, 16, 64)
+			if err != nil {
+				return false, fmt.Errorf("%s: %s: %w", status, name, err)
+			}
+			heard |= mask
+		}
+	}
+	return first && heard&(1<<(sig-1)) == 0, lines.Err()
+}
