@@ -16,12 +16,13 @@ import (
 	"path/filepath"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"keelson/mkimage/vm"
 )
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, unix.SIGTERM)
 	err := command().ExecuteContext(ctx)
 	stop()
 	if err == nil {
@@ -30,6 +31,9 @@ func main() {
 	var exit *vm.ExitError
 	if errors.As(err, &exit) {
 		os.Exit(exit.Code)
+	}
+	if errors.Is(err, context.Canceled) {
+		err = errors.New("stopped")
 	}
 	fmt.Fprintln(os.Stderr, err)
 	os.Exit(1)

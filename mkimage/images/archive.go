@@ -215,7 +215,7 @@ func (a *Archive) ociImages() ([]Named, error) {
 // image for ours; nil if it has none.
 func (a *Archive) image(d v1.Descriptor) (v1.Image, error) {
 	if !d.MediaType.IsIndex() {
-		if p := d.Platform; p != nil && (p.OS != Platform.OS || p.Architecture != Platform.Architecture) {
+		if d.Platform != nil && !forUs(d.Platform) {
 			return nil, nil
 		}
 		return partial.CompressedToImage(archiveImage{a, d})
@@ -229,7 +229,7 @@ func (a *Archive) image(d v1.Descriptor) (v1.Image, error) {
 		return nil, fmt.Errorf("%s: index %s: %w", a.name, d.Digest, err)
 	}
 	for _, d := range m.Manifests {
-		if p := d.Platform; p != nil && p.OS == Platform.OS && p.Architecture == Platform.Architecture {
+		if forUs(d.Platform) {
 			return partial.CompressedToImage(archiveImage{a, d})
 		}
 	}

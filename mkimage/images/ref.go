@@ -48,7 +48,7 @@ func ParseRef(s, dir string) (Ref, error) {
 	}
 	named, err := reference.ParseDockerRef(s)
 	if err != nil {
-		return Ref{}, fmt.Errorf("%q is no image name (%w); a name looks like nginx, you/app:1.2 or registry.example.com/you/app@sha256:...", s, err)
+		return Ref{}, fmt.Errorf("%q is no image name (%w); a name looks like nginx, you/app:1.2 or registry.example.com/you/app:1.2", s, err)
 	}
 	return Ref{Name: named.String()}, nil
 }

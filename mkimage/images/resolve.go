@@ -12,6 +12,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 )
 
 // Resolver finds images: tarballs by their path, others in the store and, if
@@ -28,6 +29,7 @@ type Resolver struct {
 	Progress func(what string, total int64) (count func(n int), done func())
 
 	archives []*Archive
+	silent   map[string]error // registries that did not answer, asked once only
 }
 
 // Close removes temporary files.
@@ -51,14 +53,17 @@ func (r *Resolver) Image(ctx context.Context, ref Ref) (v1.Image, error) {
 	case err == nil && !r.Pull:
 		return img, nil
 	case r.Offline:
-		return nil, fmt.Errorf("image %s is not in the store %s; put it there with: mkimage import --store %s %s PATH (a folder or a tarball)",
-			ref.Name, r.Store.Dir(), r.Store.Dir(), ref.Name)
+		return nil, fmt.Errorf("image %s is not in the store %s; %s", ref.Name, r.Store.Dir(), r.hint(ref))
 	}
 	if err := r.pull(ctx, ref.Name); err != nil {
-		return nil, fmt.Errorf("image %s is not in the store %s, and its registry gave no image (%w); without a registry, put it into the store with: mkimage import --store %s %s PATH (a folder or a tarball)",
-			ref.Name, r.Store.Dir(), err, r.Store.Dir(), ref.Name)
+		return nil, fmt.Errorf("image %s is not in the store %s and could not be pulled: %w; %s", ref.Name, r.Store.Dir(), err, r.hint(ref))
 	}
 	return r.Store.Image(ref.Name)
+}
+
+// hint says how an image gets into the store without a registry.
+func (r *Resolver) hint(ref Ref) string {
+	return fmt.Sprintf("from a folder or a tarball it is put there by: mkimage import --store %s %s PATH", r.Store.Dir(), ref.Name)
 }
 
 func (r *Resolver) fromArchive(file string) (v1.Image, error) {
@@ -85,6 +90,10 @@ func (r *Resolver) pull(ctx context.Context, full string) error {
 	if err != nil {
 		return err
 	}
+	host := ref.Context().RegistryStr()
+	if err := r.silent[host]; err != nil {
+		return err
+	}
 	limit := r.Timeout
 	if limit == 0 {
 		limit = 30 * time.Second
@@ -93,23 +102,26 @@ func (r *Resolver) pull(ctx context.Context, full string) error {
 	defer cancel(nil)
 	// The watchdog ends a download that stands still; a slow one may take as
 	// long as it needs.
-	silent := fmt.Errorf("nothing heard from %s for %v", ref.Context().RegistryStr(), limit)
-	watchdog := time.AfterFunc(limit, func() { cancel(silent) })
+	watchdog := time.AfterFunc(limit, func() { cancel(fmt.Errorf("nothing heard from %s for %v", host, limit)) })
 	defer watchdog.Stop()
 
 	dialer := &net.Dialer{Timeout: min(limit, 10*time.Second)}
-	transport := &http.Transport{
+	rt := &http.Transport{
 		Proxy:                 http.ProxyFromEnvironment,
 		DialContext:           dialer.DialContext,
 		TLSHandshakeTimeout:   min(limit, 10*time.Second),
 		ResponseHeaderTimeout: limit,
 	}
-	defer transport.CloseIdleConnections()
+	defer rt.CloseIdleConnections()
 	img, err := remote.Image(ref, remote.WithContext(ctx), remote.WithPlatform(Platform),
-		remote.WithAuthFromKeychain(authn.DefaultKeychain), remote.WithTransport(transport),
+		remote.WithAuthFromKeychain(authn.DefaultKeychain), remote.WithTransport(rt),
 		remote.WithRetryBackoff(remote.Backoff{Duration: 500 * time.Millisecond, Factor: 2, Steps: 3}))
 	if err != nil {
-		return cause(ctx, err)
+		err = cause(ctx, err)
+		if !answered(err) {
+			r.markSilent(host, err)
+		}
+		return err
 	}
 	count, done := r.progress(full, img)
 	defer done()
@@ -118,6 +130,19 @@ func (r *Resolver) pull(ctx context.Context, full string) error {
 		count(n)
 	})
 	return cause(ctx, err)
+}
+
+func (r *Resolver) markSilent(host string, err error) {
+	if r.silent == nil {
+		r.silent = map[string]error{}
+	}
+	r.silent[host] = err
+}
+
+// answered says whether an error is what a registry said, rather than its silence.
+func answered(err error) bool {
+	var said *transport.Error
+	return errors.As(err, &said)
 }
 
 // cause prefers the reason a context was ended for over what that broke.

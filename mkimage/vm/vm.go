@@ -12,6 +12,9 @@ import (
 	"os/exec"
 	"strconv"
 	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Binary is the emulator.
@@ -112,7 +115,13 @@ func (m Machine) Run(ctx context.Context) error {
 	}
 	cmd := exec.CommandContext(ctx, path, m.Command()...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	// QEMU ends by itself on SIGTERM and puts the terminal right.
+	cmd.Cancel = func() error { return cmd.Process.Signal(unix.SIGTERM) }
+	cmd.WaitDelay = 5 * time.Second
 	err = cmd.Run()
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
 	var exit *exec.ExitError
 	if errors.As(err, &exit) && exit.ExitCode() >= 0 {
 		return &ExitError{exit.ExitCode()}
