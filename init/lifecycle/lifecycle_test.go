@@ -223,7 +223,11 @@ func TestEveryEventInEveryState(t *testing.T) {
 		Launching: func(p *play) { p.do(Boot{}, Launch, Launching, "") },
 		Running:   func(p *play) { p.running() },
 		Waiting:   func(p *play) { p.running(); p.do(Ended{exited(1)}, Nothing, Waiting, "") },
-		Done:      func(p *play) { p.running(); p.do(Stop{syscall.SIGINT}, Terminate, Running, ""); p.do(Ended{}, Finish, Done, "") },
+		Done: func(p *play) {
+			p.running()
+			p.do(Stop{syscall.SIGINT}, Terminate, Running, "")
+			p.do(Ended{}, Finish, Done, "")
+		},
 	}
 	possible := map[State]string{
 		Booting: "Boot Tick Stop", Launching: "Started StartFailed Tick Stop", Running: "Ended Tick Stop",
