@@ -62,13 +62,13 @@ func matchAliases(text string, names []string) [][]string {
 		if !ok || len(rest) < 2 {
 			continue
 		}
-		if !wild(rest[0]) && !wild(rest[1]) {
+		if !wild(rest[0]) && !wild(rest[1]) && rest[1] != ' ' {
 			if k := key(rest); starts[k>>6]&(1<<(k&63)) == 0 {
 				continue
 			}
 		}
 		space := strings.LastIndexByte(rest, ' ') // an alias may hold spaces: dmi's do
-		if space < 0 {
+		if space <= 0 || space == len(rest)-1 {
 			continue
 		}
 		pattern, module := rest[:space], rest[space+1:]

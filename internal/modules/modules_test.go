@@ -316,7 +316,7 @@ func FuzzMatchAliases(f *testing.F) {
 		for _, line := range strings.Split(text, "\n") {
 			rest, ok := strings.CutPrefix(line, "alias ")
 			space := strings.LastIndexByte(rest, ' ')
-			if !ok || space < 0 {
+			if !ok || space <= 0 || space == len(rest)-1 {
 				continue
 			}
 			for i, n := range names {
