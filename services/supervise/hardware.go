@@ -4,9 +4,16 @@ import (
 	"context"
 	"errors"
 	"strings"
+	"time"
 
+	"keelson/internal/clock"
 	"keelson/internal/console"
+	"keelson/internal/hotplug"
 	"keelson/internal/modules"
+	"keelson/internal/network"
+	"keelson/internal/policy"
+	"keelson/internal/power"
+	"keelson/internal/uevent"
 )
 
 // firstModules are loaded before the devices are looked at: without a source
@@ -18,7 +25,23 @@ func (s *Supervisor) hardware(ctx context.Context) {
 	if err := resolvTarget(); err != nil {
 		s.con.Warn("keelson", "%v", err)
 	}
+	if err := network.Loopback(); err != nil {
+		s.con.Warn("network", "%v", err)
+	}
 	s.loadModules(ctx)
+	// The clock and the name need devices whose modules have just been loaded.
+	switch r, err := clock.FromHardware(); {
+	case err != nil:
+		s.con.Warn("clock", "%v", err)
+	case r.Set:
+		s.con.Line("clock", "set from the hardware clock to %s", r.Now.UTC().Format(time.DateTime))
+	}
+	switch name, set, err := network.Hostname(); {
+	case err != nil:
+		s.con.Warn("network", "%v", err)
+	case set:
+		s.con.Line("network", "host name %s", name)
+	}
 }
 
 // loadModules loads what the devices ask for, and lets the kernel ask us for
@@ -48,5 +71,64 @@ func (s *Supervisor) loadModules(ctx context.Context) {
 	}
 }
 
-func (s *Supervisor) watchHardware(ctx context.Context) {}
-func (s *Supervisor) mountVolumes(ctx context.Context)  {}
+// watchHardware handles what comes and goes while the machine runs, and the
+// power button, until the context ends.
+func (s *Supervisor) watchHardware(ctx context.Context) {
+	if s.modules == nil { // a restarted supervisor does not repeat the coldplug
+		index, err := modules.Open(modules.Running())
+		if err != nil && !errors.Is(err, modules.ErrNoModules) {
+			s.con.Warn("modules", "%v", err)
+		}
+		s.modules = index
+	}
+	buttons := power.Listen()
+	defer buttons.Close()
+	go s.watchButtons(ctx, buttons)
+
+	events, err := uevent.Listen()
+	if err != nil {
+		s.con.Warn("hardware", "new devices will not be noticed: %v", err)
+		<-ctx.Done()
+		return
+	}
+	defer events.Close()
+	w := &hotplug.Watcher{
+		Modules:  s.modules,
+		Events:   events,
+		Loaded:   func(names []string) { s.con.Line("modules", "%s for a new device", strings.Join(names, " ")) },
+		Failed:   func(err error) { s.con.Warn("hardware", "%v", err) },
+		NotFound: func(err error) bool { return errors.Is(err, modules.ErrNotFound) },
+		Device: func(e uevent.Event) {
+			if e.Env["SUBSYSTEM"] == "input" || e.Action == "" {
+				buttons.Rescan()
+			}
+		},
+	}
+	if err := w.PortLinks(); err != nil {
+		s.con.Warn("hardware", "%v", err)
+	}
+	// Devices may have come between the coldplug and the first event.
+	buttons.Rescan()
+	if err := w.Run(ctx); ctx.Err() == nil {
+		s.con.Warn("hardware", "new devices will not be noticed any more: %v", err)
+		<-ctx.Done()
+	}
+}
+
+// watchButtons turns the machine off when its power button is pressed.
+func (s *Supervisor) watchButtons(ctx context.Context, buttons *power.Buttons) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case device, ok := <-buttons.Pressed:
+			if !ok {
+				return
+			}
+			s.machineAction(policy.ActionPoweroff, "the power button was pressed ("+device+")")
+		}
+	}
+}
+
+// mountVolumes mounts the image's volumes.
+func (s *Supervisor) mountVolumes(ctx context.Context) {}
