@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/containerd/containerd/v2/defaults"
+	"github.com/containerd/containerd/v2/pkg/timeout"
 	"github.com/containerd/containerd/v2/version"
 	"github.com/pelletier/go-toml/v2"
 )
@@ -112,6 +113,9 @@ func Load(path string) (*Config, []string, error) {
 		if err != nil || d < 0 {
 			return nil, nil, fmt.Errorf("%s: timeouts.%q: is %q, want a duration such as \"5s\"", path, key, value)
 		}
+		if _, ok := timeout.All()[key]; !ok {
+			warnings = append(warnings, fmt.Sprintf("%s: timeouts.%q has no effect in this trimmed containerd", path, key))
+		}
 		c.timeouts[key] = d
 	}
 	for _, id := range c.RequiredPlugins {
@@ -157,13 +161,11 @@ func (c *Config) settle() {
 	}
 }
 
-// setAddress is what --address does: it moves the gRPC socket, and the shims'
-// with it unless the file places that one itself.
-func (c *Config) setAddress(path string) { c.Plugins.GRPC.Address = path }
-
-// grpc and ttrpc are the two sockets in their final form.
+// grpc is where clients connect.
 func (c *Config) grpc() Socket { return c.Plugins.GRPC }
 
+// ttrpc is where shims deliver their events: beside the other socket unless
+// the file places it itself.
 func (c *Config) ttrpc() Socket {
 	s := c.Plugins.TTRPC
 	if s.Address == "" {

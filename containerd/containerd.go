@@ -140,7 +140,7 @@ func (c commandLine) configuration() (*Config, []string, error) {
 		cfg, warnings = Default(), nil
 	}
 	if c.address != "" {
-		cfg.setAddress(c.address)
+		cfg.Plugins.GRPC.Address = c.address
 	}
 	if c.level != "" {
 		cfg.Debug.Level = c.level

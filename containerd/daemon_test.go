@@ -3,8 +3,11 @@ package containerd
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -18,6 +21,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/containerd/typeurl/v2"
 	"github.com/opencontainers/runtime-spec/specs-go"
+	bolt "go.etcd.io/bbolt"
 )
 
 func TestTask(t *testing.T) {
@@ -107,11 +111,8 @@ func TestTask(t *testing.T) {
 			t.Fatalf("no event %v", want)
 		}
 	}
-	for line := range strings.Lines(m.log.String()) {
-		// The stock shim's own lines pass through; this host's cgroup2 may lack the memory controller.
-		if !strings.HasPrefix(line, "time=") {
-			t.Errorf("the daemon has said something about an ordinary task: %s", line)
-		}
+	if said := m.said(); said != "" {
+		t.Errorf("the daemon said something about ordinary tasks:\n%s", said)
 	}
 }
 
@@ -142,6 +143,9 @@ func TestErrors(t *testing.T) {
 	must(t, err)
 	if _, err = c.NewTask(m.ctx, cio.NullIO); err == nil || !strings.Contains(err.Error(), "/no/such/program") {
 		t.Errorf("program that is not there: %v, want its name", err)
+	}
+	if said := m.said(); said != "" {
+		t.Errorf("the clients know already, yet the daemon said\n%s", said)
 	}
 }
 
@@ -355,5 +359,45 @@ func TestExitWhileAway(t *testing.T) {
 		again, err := c.NewTask(m.ctx, cio.NullIO)
 		must(t, err)
 		must(t, again.Start(m.ctx))
+	}
+}
+
+// A daemon that cannot start says why in one line and ends.
+func TestCannotStart(t *testing.T) {
+	dir, err := os.MkdirTemp("", "ctrd")
+	must(t, err)
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	locked := filepath.Join(dir, "locked", "io.containerd.metadata.v1.bolt")
+	must(t, os.MkdirAll(locked, 0o700))
+	db, err := bolt.Open(filepath.Join(locked, "meta.db"), 0o600, nil)
+	must(t, err)
+	defer db.Close()
+	must(t, os.WriteFile(dir+"/file", nil, 0o600))
+	must(t, os.WriteFile(dir+"/bad.toml", []byte("root = \n"), 0o600))
+	must(t, os.WriteFile(dir+"/quick.toml", []byte("[timeouts]\n\"io.containerd.timeout.bolt.open\" = \"10ms\"\n"), 0o600))
+	for name, c := range map[string]struct {
+		args []string
+		want string
+	}{
+		"another daemon":     {[]string{"--config", dir + "/quick.toml", "--root", dir + "/locked"}, "meta.db: another containerd has held it for 10ms"},
+		"root is a file":     {[]string{"--root", dir + "/file"}, "make the root folder: mkdir " + dir + "/file: not a directory"},
+		"malformed config":   {[]string{"--config", dir + "/bad.toml"}, dir + "/bad.toml:1:8: "},
+		"socket is a folder": {[]string{"--root", dir + "/r", "--address", dir}, "listen on " + dir},
+	} {
+		t.Run(name, func(t *testing.T) {
+			ctx, cancel := context.WithTimeout(t.Context(), bound)
+			defer cancel()
+			args := append([]string{"--state", dir + "/state", "--address", dir + "/c.sock"}, c.args...)
+			cmd := exec.CommandContext(ctx, os.Args[0], args...)
+			cmd.Env = append(os.Environ(), asDaemon+"=1")
+			out, err := cmd.CombinedOutput()
+			var exit *exec.ExitError
+			if !errors.As(err, &exit) || exit.ExitCode() != 1 {
+				t.Errorf("ended with %v, want exit status 1", err)
+			}
+			if !strings.HasPrefix(string(out), "ERROR: containerd: ") || !strings.Contains(string(out), c.want) || strings.Count(string(out), "\n") != 1 {
+				t.Errorf("said %q, want one line with %q", out, c.want)
+			}
+		})
 	}
 }

@@ -45,6 +45,11 @@ type lineFormat struct{}
 func (lineFormat) Format(e *logrus.Entry) ([]byte, error) {
 	var b bytes.Buffer
 	switch {
+	case aftermath(e):
+		if !e.Logger.IsLevelEnabled(logrus.DebugLevel) {
+			return nil, nil
+		}
+		b.WriteString("debug: ")
 	case e.Level <= logrus.ErrorLevel:
 		b.WriteString("ERROR: ")
 	case e.Level == logrus.WarnLevel:
@@ -62,6 +67,22 @@ func (lineFormat) Format(e *logrus.Entry) ([]byte, error) {
 	}
 	b.WriteByte('\n')
 	return b.Bytes(), nil
+}
+
+// aftermath is whether containerd only reports that it tidied up after a task
+// whose creation failed. The client has been told why it failed; that there
+// was no task to delete and no pid to read follows from it.
+func aftermath(e *logrus.Entry) bool {
+	for _, known := range []struct{ message, field, part string }{
+		{"failed to delete task", logrus.ErrorKey, "container not created"},
+		{"warnings while cleaning up dead shim", "warnings", "failed to read init pid file"},
+		{"copy shim log", logrus.ErrorKey, "file already closed"},
+	} {
+		if e.Message == known.message && strings.Contains(fmt.Sprint(e.Data[known.field]), known.part) {
+			return true
+		}
+	}
+	return false
 }
 
 func oneLine(s string) string {
