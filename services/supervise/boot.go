@@ -6,11 +6,13 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"keelson/internal/bundle"
 	"keelson/internal/console"
 	"keelson/internal/policy"
+	"keelson/internal/volumes"
 	"keelson/onboot"
 	"keelson/services/lifecycle"
 )
@@ -29,7 +31,7 @@ func (s *Supervisor) boot(bootCtx, ctx context.Context) {
 		return
 	}
 	s.scripts(bootCtx, "/etc/init.d", scriptBound)
-	s.step("volumes", func() { s.mountVolumes(bootCtx) })
+	s.step("volumes", s.mountVolumes)
 
 	began := console.Now()
 	dirs, err := bundle.List(s.cfg.Containers, bundle.Onboot)
@@ -119,6 +121,24 @@ func (s *Supervisor) takenOver(ctx context.Context) {
 	}
 	s.con.Line("keelson", "supervisor is back; %s of %d running", plural(running, "service"), len(s.services))
 	s.progress.SetDone("complete")
+}
+
+// mountVolumes mounts the image's volumes, which containers bind.
+func (s *Supervisor) mountVolumes() {
+	ready, err := volumes.Mount(filepath.Join(s.cfg.Containers, "volumes"))
+	if err != nil {
+		s.con.Error("volumes", "%v", err)
+	}
+	var names []string
+	for _, v := range ready {
+		if v.ReadOnly {
+			v.Name += " (read-only)"
+		}
+		names = append(names, v.Name)
+	}
+	if len(names) > 0 {
+		s.con.Line("volumes", "%s ready", strings.Join(names, ", "))
+	}
 }
 
 // oneShots makes the runner of the onboot or onshutdown containers.

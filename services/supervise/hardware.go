@@ -129,6 +129,3 @@ func (s *Supervisor) watchButtons(ctx context.Context, buttons *power.Buttons) {
 		}
 	}
 }
-
-// mountVolumes mounts the image's volumes.
-func (s *Supervisor) mountVolumes(ctx context.Context) {}
