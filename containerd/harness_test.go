@@ -31,6 +31,10 @@ const asDaemon = "KEELSON_TEST_CONTAINERD"
 // this package: the program as it is in the image, or the stock one.
 const otherDaemon = "KEELSON_TEST_CONTAINERD_BIN"
 
+// otherShim in the environment is a folder with a containerd-shim-runc-v2,
+// and a runc if that one needs it, to test with in place of the stock ones.
+const otherShim = "KEELSON_TEST_SHIM_DIR"
+
 // bound is how long anything may take before a test gives up on it.
 const bound = 30 * time.Second
 
@@ -135,7 +139,7 @@ exec "$0" "$@"`
 	}
 	args := []string{"-m", "sh", "-c", script, daemon, "--root", m.dir + "/root", "--state", m.dir + "/state", "--address", m.socket}
 	m.cmd = exec.Command("unshare", append(args, flags...)...)
-	m.cmd.Env = append(os.Environ(), asDaemon+"=1", "PATH="+m.bin+":"+os.Getenv("PATH"))
+	m.cmd.Env = append(os.Environ(), asDaemon+"=1", "PATH="+os.Getenv(otherShim)+":"+m.bin+":"+os.Getenv("PATH"))
 	m.cmd.Stdout, m.cmd.Stderr = &m.log, &m.log
 	must(m.t, m.cmd.Start())
 	end := time.Now().Add(bound)

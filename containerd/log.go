@@ -74,7 +74,7 @@ func (lineFormat) Format(e *logrus.Entry) ([]byte, error) {
 // was no task to delete and no pid to read follows from it.
 func aftermath(e *logrus.Entry) bool {
 	for _, known := range []struct{ message, field, part string }{
-		{"failed to delete task", logrus.ErrorKey, "container not created"},
+		{"failed to delete task", logrus.ErrorKey, "not created: not found"},
 		{"warnings while cleaning up dead shim", "warnings", "failed to read init pid file"},
 		{"copy shim log", logrus.ErrorKey, "file already closed"},
 	} {

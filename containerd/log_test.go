@@ -33,8 +33,8 @@ ERROR: failed to delete task error="timed out"
 
 	out.Reset()
 	log.L.Logger.SetLevel(logrus.DebugLevel)
-	log.L.WithError(errors.New("container not created")).Error("failed to delete task")
-	if want := "debug: failed to delete task error=\"container not created\"\n"; out.String() != want {
+	log.L.WithError(errors.New("container not created: not found")).Error("failed to delete task")
+	if want := "debug: failed to delete task error=\"container not created: not found\"\n"; out.String() != want {
 		t.Errorf("at debug level got %q, want %q", out.String(), want)
 	}
 
