@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -75,6 +76,8 @@ func (s *Supervisor) script(ctx context.Context, path string, bound time.Duratio
 		s.con.Error(name, "%v", err)
 		return
 	}
+	// The supervisor is spared by the OOM killer; what a script starts is not.
+	_ = os.WriteFile(fmt.Sprintf("/proc/%d/oom_score_adj", cmd.Process.Pid), []byte("0"), 0)
 	// What a script leaves running keeps the pipe; reading it goes on.
 	go func() {
 		defer r.Close()
