@@ -15,15 +15,10 @@ import (
 	"github.com/distribution/reference"
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
-	"github.com/google/go-containerregistry/pkg/v1/partial"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
-	"github.com/google/go-containerregistry/pkg/v1/types"
 	"github.com/klauspost/compress/zstd"
 	"github.com/ulikunitz/xz"
 )
-
-// maxMetadata bounds an index, a manifest or an image's configuration.
-const maxMetadata = 16 << 20
 
 // Archive is a tarball that holds images (docker save, OCI image layout), or
 // the files of a root filesystem.
@@ -147,16 +142,21 @@ func (a *Archive) open(name string) (io.ReadCloser, error) {
 	}{io.NewSectionReader(f, s.off, s.size), f}, nil
 }
 
+func (a *Archive) openBlob(h v1.Hash) (io.ReadCloser, error) {
+	return a.open(path.Join("blobs", h.Algorithm, h.Hex))
+}
+
 func (a *Archive) read(name string) ([]byte, error) {
-	if s := a.at[name]; s.size > maxMetadata {
-		return nil, fmt.Errorf("%s: %s has %d bytes, more than any index, manifest or configuration", a.name, name, s.size)
-	}
 	rc, err := a.open(name)
 	if err != nil {
 		return nil, err
 	}
 	defer rc.Close()
-	return io.ReadAll(rc)
+	b, err := readMetadata(rc)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %s: %w", a.name, name, err)
+	}
+	return b, nil
 }
 
 // HasImages says whether the tarball holds images rather than a root.
@@ -192,12 +192,12 @@ func (a *Archive) ociImages() ([]Named, error) {
 	}
 	var found []Named
 	for _, d := range m.Manifests {
-		img, err := a.image(d)
-		if err != nil {
-			return nil, err
-		}
-		if img == nil {
+		img, err := openImage(a, d)
+		if errors.Is(err, errPlatform) {
 			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", a.name, err)
 		}
 		n := Named{Image: img}
 		if ref, err := reference.ParseDockerRef(descName(d)); err == nil {
@@ -210,85 +210,6 @@ func (a *Archive) ociImages() ([]Named, error) {
 	}
 	return found, nil
 }
-
-// image follows an index entry, through an index for several platforms, to the
-// image for ours; nil if it has none.
-func (a *Archive) image(d v1.Descriptor) (v1.Image, error) {
-	if !d.MediaType.IsIndex() {
-		if d.Platform != nil && !forUs(d.Platform) {
-			return nil, nil
-		}
-		return partial.CompressedToImage(archiveImage{a, d})
-	}
-	b, err := a.read(blobName(d.Digest))
-	if err != nil {
-		return nil, err
-	}
-	var m v1.IndexManifest
-	if err := json.Unmarshal(b, &m); err != nil {
-		return nil, fmt.Errorf("%s: index %s: %w", a.name, d.Digest, err)
-	}
-	for _, d := range m.Manifests {
-		if forUs(d.Platform) {
-			return partial.CompressedToImage(archiveImage{a, d})
-		}
-	}
-	return nil, nil
-}
-
-func blobName(h v1.Hash) string { return path.Join("blobs", h.Algorithm, h.Hex) }
-
-// archiveImage is an image of an OCI layout in a tarball.
-type archiveImage struct {
-	a *Archive
-	d v1.Descriptor
-}
-
-func (i archiveImage) MediaType() (types.MediaType, error) { return i.d.MediaType, nil }
-func (i archiveImage) RawManifest() ([]byte, error)        { return i.a.read(blobName(i.d.Digest)) }
-
-func (i archiveImage) manifest() (*v1.Manifest, error) {
-	b, err := i.RawManifest()
-	if err != nil {
-		return nil, err
-	}
-	var m v1.Manifest
-	if err := json.Unmarshal(b, &m); err != nil {
-		return nil, fmt.Errorf("%s: manifest %s: %w", i.a.name, i.d.Digest, err)
-	}
-	return &m, nil
-}
-
-func (i archiveImage) RawConfigFile() ([]byte, error) {
-	m, err := i.manifest()
-	if err != nil {
-		return nil, err
-	}
-	return i.a.read(blobName(m.Config.Digest))
-}
-
-func (i archiveImage) LayerByDigest(h v1.Hash) (partial.CompressedLayer, error) {
-	m, err := i.manifest()
-	if err != nil {
-		return nil, err
-	}
-	for _, d := range append(m.Layers, m.Config) {
-		if d.Digest == h {
-			return archiveBlob{i.a, d}, nil
-		}
-	}
-	return nil, fmt.Errorf("%s: image has no layer %s", i.a.name, h)
-}
-
-type archiveBlob struct {
-	a *Archive
-	d v1.Descriptor
-}
-
-func (b archiveBlob) Digest() (v1.Hash, error)            { return b.d.Digest, nil }
-func (b archiveBlob) Size() (int64, error)                { return b.d.Size, nil }
-func (b archiveBlob) MediaType() (types.MediaType, error) { return b.d.MediaType, nil }
-func (b archiveBlob) Compressed() (io.ReadCloser, error)  { return b.a.open(blobName(b.d.Digest)) }
 
 // dockerTags returns the names of each image of a docker save tarball; nil if
 // it is none.

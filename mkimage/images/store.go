@@ -15,7 +15,6 @@ import (
 	"strings"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
-	"github.com/google/go-containerregistry/pkg/v1/layout"
 	"github.com/google/go-containerregistry/pkg/v1/types"
 	"golang.org/x/sys/unix"
 )
@@ -79,7 +78,7 @@ func (s *Store) Image(name string) (v1.Image, error) {
 	}
 	for _, d := range m.Manifests {
 		if descName(d) == name || byDigest(name, d) {
-			img, err := s.open(d)
+			img, err := openImage(s, d)
 			if err != nil {
 				return nil, fmt.Errorf("store %s: image %s: %w", s.dir, name, err)
 			}
@@ -89,32 +88,7 @@ func (s *Store) Image(name string) (v1.Image, error) {
 	return nil, fmt.Errorf("%s: %w in store %s", name, ErrNotFound, s.dir)
 }
 
-// open returns the image of an index entry. The entry may be an index for
-// several platforms, as other tools (linuxkit's cache, skopeo) store them.
-func (s *Store) open(d v1.Descriptor) (v1.Image, error) {
-	if !d.MediaType.IsIndex() {
-		return layout.Path(s.dir).Image(d.Digest)
-	}
-	b, err := os.ReadFile(s.blob(d.Digest))
-	if err != nil {
-		return nil, err
-	}
-	var m v1.IndexManifest
-	if err := json.Unmarshal(b, &m); err != nil {
-		return nil, fmt.Errorf("index %s: %w", d.Digest, err)
-	}
-	for _, sub := range m.Manifests {
-		if forUs(sub.Platform) {
-			return layout.Path(s.dir).Image(sub.Digest)
-		}
-	}
-	return nil, fmt.Errorf("is not for %s", Platform.String())
-}
-
-// forUs says whether a platform is the one we build for.
-func forUs(p *v1.Platform) bool {
-	return p != nil && p.OS == Platform.OS && p.Architecture == Platform.Architecture
-}
+func (s *Store) openBlob(h v1.Hash) (io.ReadCloser, error) { return os.Open(s.blob(h)) }
 
 // byDigest says whether name ends in @digest and d is that image.
 func byDigest(name string, d v1.Descriptor) bool {
@@ -122,7 +96,7 @@ func byDigest(name string, d v1.Descriptor) bool {
 	return ok && digest == d.Digest.String()
 }
 
-// List returns the images of the store, sorted by name.
+// List returns the images of the store that are for Platform, sorted by name.
 func (s *Store) List() ([]Stored, error) {
 	m, err := s.index()
 	if err != nil {
@@ -130,7 +104,10 @@ func (s *Store) List() ([]Stored, error) {
 	}
 	var list []Stored
 	for _, d := range m.Manifests {
-		img, err := s.open(d)
+		img, err := openImage(s, d)
+		if errors.Is(err, errPlatform) {
+			continue
+		}
 		if err != nil {
 			return nil, fmt.Errorf("store %s: image %s: %w", s.dir, descName(d), err)
 		}
