@@ -43,7 +43,7 @@ type Options struct {
 	Warn     func(format string, a ...any) // may be nil
 }
 
-type build struct {
+type builder struct {
 	Options
 	ctx    context.Context
 	tree   *tree.Tree
@@ -69,7 +69,7 @@ func Build(ctx context.Context, opt Options) (*Result, error) {
 	if opt.Warn == nil {
 		opt.Warn = func(string, ...any) {}
 	}
-	b := &build{
+	b := &builder{
 		Options: opt, ctx: ctx, tree: tree.New(), users: ocispec.Users(opt.Config),
 		loaded: map[string]*loaded{}, placed: map[v1.Hash]string{},
 	}
@@ -102,7 +102,7 @@ func shorten(list []string, n int) string {
 // use is one place of the YAML that names an image.
 type use struct{ field, name string }
 
-func (b *build) uses() []use {
+func (b *builder) uses() []use {
 	c := b.Config
 	var list []use
 	if c.Kernel.Image != "" {
@@ -126,7 +126,7 @@ func (b *build) uses() []use {
 
 // load finds all images before any is unpacked, and tells of every one that is
 // missing.
-func (b *build) load() error {
+func (b *builder) load() error {
 	var problems config.Problems
 	failed := map[string]bool{}
 	for _, u := range b.uses() {
@@ -150,7 +150,7 @@ func (b *build) load() error {
 	return nil
 }
 
-func (b *build) loadOne(name string) (*loaded, error) {
+func (b *builder) loadOne(name string) (*loaded, error) {
 	ref, err := images.ParseRef(name, b.Dir)
 	if err != nil {
 		return nil, err
@@ -180,7 +180,7 @@ type layer struct{ v1.Layer }
 func (l layer) Open() (io.ReadCloser, error) { return l.Uncompressed() }
 
 // unpack puts all layers of an image into root.
-func (b *build) unpack(l *loaded, root *tree.Root) error {
+func (b *builder) unpack(l *loaded, root *tree.Root) error {
 	layers, err := l.image.Layers()
 	if err != nil {
 		return fmt.Errorf("image %s: %w", l.ref, err)
@@ -202,7 +202,7 @@ const (
 	defaultTar    = "kernel.tar"
 )
 
-func (b *build) kernel() error {
+func (b *builder) kernel() error {
 	k := b.Config.Kernel
 	if k.Image == "" {
 		if k.Tar != nil || k.Binary != "" || k.UCode != nil {
@@ -243,7 +243,7 @@ func (b *build) kernel() error {
 	return b.kernelTar(l, root)
 }
 
-func (b *build) kernelTar(l *loaded, root *tree.Root) error {
+func (b *builder) kernelTar(l *loaded, root *tree.Root) error {
 	name := defaultTar
 	if t := b.Config.Kernel.Tar; t != nil {
 		name = *t
@@ -284,7 +284,7 @@ func fileOf(root *tree.Root, name string) (*File, error) {
 	}}, nil
 }
 
-func (b *build) init() error {
+func (b *builder) init() error {
 	root, err := b.tree.Root("/")
 	if err != nil {
 		return err

@@ -19,12 +19,12 @@ type section struct {
 	list     []*config.Image
 }
 
-func (b *build) sections() []section {
+func (b *builder) sections() []section {
 	c := b.Config
 	return []section{{"onboot", true, c.Onboot}, {"onshutdown", true, c.Onshutdown}, {"services", false, c.Services}}
 }
 
-func (b *build) containers() error {
+func (b *builder) containers() error {
 	for _, s := range b.sections() {
 		for i, image := range s.list {
 			dir := path.Join("containers", s.name, image.Name)
@@ -45,7 +45,7 @@ func (b *build) containers() error {
 	return nil
 }
 
-func (b *build) container(section, field, dir string, image *config.Image) error {
+func (b *builder) container(section, field, dir string, image *config.Image) error {
 	l := b.loaded[image.Image]
 	var label config.Container
 	if text := l.config.Labels[config.Label]; text != "" {
@@ -89,7 +89,7 @@ func putJSON(root *tree.Root, name string, v any) error {
 
 // rootfs unpacks the image of a container, unless another container has it
 // already, and returns the mounts that make its root of it.
-func (b *build) rootfs(l *loaded, dir string, readonly bool) ([]specs.Mount, error) {
+func (b *builder) rootfs(l *loaded, dir string, readonly bool) ([]specs.Mount, error) {
 	where := path.Join(dir, "lower")
 	if readonly {
 		where = path.Join(dir, "rootfs")

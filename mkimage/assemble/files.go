@@ -20,7 +20,7 @@ import (
 	"keelson/mkimage/tree"
 )
 
-func (b *build) files() error {
+func (b *builder) files() error {
 	root, err := b.tree.Root("/")
 	if err != nil {
 		return err
@@ -33,7 +33,7 @@ func (b *build) files() error {
 	return nil
 }
 
-func (b *build) file(root *tree.Root, f config.File) error {
+func (b *builder) file(root *tree.Root, f config.File) error {
 	mode := int64(0o600)
 	if f.Directory {
 		mode = 0o700
@@ -74,7 +74,7 @@ func (b *build) file(root *tree.Root, f config.File) error {
 	return root.Put(f.Path, in)
 }
 
-func (b *build) contents(f config.File, in *tree.Inode) error {
+func (b *builder) contents(f config.File, in *tree.Inode) error {
 	in.Type = tree.File(0, nil).Type
 	var text []byte
 	switch {
@@ -93,7 +93,7 @@ func (b *build) contents(f config.File, in *tree.Inode) error {
 }
 
 // source reads a file of the machine that builds, when the tree is written.
-func (b *build) source(name string, in *tree.Inode) error {
+func (b *builder) source(name string, in *tree.Inode) error {
 	if rest, ok := strings.CutPrefix(name, "~/"); ok {
 		home, err := os.UserHomeDir()
 		if err != nil {
@@ -144,7 +144,7 @@ func parents(root *tree.Root, name string, mode int64, in *tree.Inode) error {
 }
 
 // metadata returns the whole configuration with the names of images expanded.
-func (b *build) metadata(format string) ([]byte, error) {
+func (b *builder) metadata(format string) ([]byte, error) {
 	c := *b.Config
 	expand := func(name string) string {
 		if ref, err := images.ParseRef(name, b.Dir); err == nil && ref.Archive == "" {

@@ -15,7 +15,7 @@ import (
 const volumesDir = "containers/volumes"
 
 // volumeFolders returns where containers find each volume.
-func (b *build) volumeFolders() map[string]string {
+func (b *builder) volumeFolders() map[string]string {
 	dirs := map[string]string{}
 	for _, v := range b.Config.Volumes {
 		dirs[v.Name] = "/" + path.Join(volumesDir, v.Name, "merged")
@@ -25,7 +25,7 @@ func (b *build) volumeFolders() map[string]string {
 
 // volumes lays out lower (what the volume begins with), merged (where it is
 // mounted) and, for one that can be written, tmp.
-func (b *build) volumes() error {
+func (b *builder) volumes() error {
 	for i, v := range b.Config.Volumes {
 		b.Log("volume      %s", v.Name)
 		dir := path.Join(volumesDir, v.Name)
@@ -52,7 +52,7 @@ func (b *build) volumes() error {
 	return nil
 }
 
-func (b *build) fillVolume(v config.Volume, l *loaded, lower *tree.Root) error {
+func (b *builder) fillVolume(v config.Volume, l *loaded, lower *tree.Root) error {
 	if v.Format != "oci" {
 		return b.unpack(l, lower)
 	}

@@ -14,13 +14,13 @@ import (
 
 // Config is a whole image YAML.
 type Config struct {
-	Kernel     Kernel   `json:"kernel"`
-	Init       []string `json:"init"`
-	Onboot     []*Image `json:"onboot"`
-	Onshutdown []*Image `json:"onshutdown"`
-	Services   []*Image `json:"services"`
-	Files      []File   `json:"files"`
-	Volumes    []Volume `json:"volumes"`
+	Kernel     Kernel   `json:"kernel,omitzero"`
+	Init       []string `json:"init,omitempty"`
+	Onboot     []*Image `json:"onboot,omitempty"`
+	Onshutdown []*Image `json:"onshutdown,omitempty"`
+	Services   []*Image `json:"services,omitempty"`
+	Files      []File   `json:"files,omitempty"`
+	Volumes    []Volume `json:"volumes,omitempty"`
 
 	doc document
 }
@@ -37,15 +37,15 @@ type Kernel struct {
 // File is one file, folder or symbolic link of the root.
 type File struct {
 	Path      string  `json:"path"`
-	Directory bool    `json:"directory"`
+	Directory bool    `json:"directory,omitempty"`
 	Symlink   string  `json:"symlink,omitempty"`
 	Contents  *string `json:"contents,omitempty"`
 	Source    string  `json:"source,omitempty"`
 	Metadata  string  `json:"metadata,omitempty"`
-	Optional  bool    `json:"optional"`
+	Optional  bool    `json:"optional,omitempty"`
 	Mode      string  `json:"mode,omitempty"` // octal
-	UID       ID      `json:"uid,omitempty"`
-	GID       ID      `json:"gid,omitempty"`
+	UID       ID      `json:"uid,omitzero"`
+	GID       ID      `json:"gid,omitzero"`
 }
 
 // Volume is a named folder that containers share.
@@ -120,7 +120,7 @@ type Runtime struct {
 	Mounts     *[]specs.Mount `json:"mounts,omitempty"`
 	Mkdir      *[]string      `json:"mkdir,omitempty"`
 	Interfaces *[]Interface   `json:"interfaces,omitempty"`
-	BindNS     Namespaces     `json:"bindNS,omitempty"`
+	BindNS     Namespaces     `json:"bindNS,omitzero"`
 	Namespace  *string        `json:"namespace,omitempty"`
 }
 
