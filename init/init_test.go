@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -50,12 +51,13 @@ func build(t *testing.T, name, pkg string) string {
 
 // box is a running /init in namespaces of its own.
 type box struct {
-	t     *testing.T
-	ctl   *os.File
-	lines chan string
-	seen  []string
-	ended chan error
-	cmd   *exec.Cmd
+	t       *testing.T
+	ctl     *os.File
+	lines   chan string
+	seen    []string
+	untaken []string
+	ended   chan error
+	cmd     *exec.Cmd
 }
 
 // start starts the real /init as PID 1 of its own user, PID, mount, UTS, IPC,
@@ -120,23 +122,29 @@ func start(t *testing.T, mode string, without ...string) *box {
 	return b
 }
 
-// expect reads the console until a line matches, and returns its groups.
+// expect waits for a line of the console that matches, takes it, and returns
+// its groups. PID 1 and the supervisor write the console independently of each
+// other, so a line that came earlier and has not been taken counts as well.
 func (b *box) expect(pattern string) []string {
 	b.t.Helper()
 	re := regexp.MustCompile(pattern)
 	late := time.After(bound)
-	for {
-		select {
-		case line := <-b.lines:
-			b.seen = append(b.seen, line)
-			if m := re.FindStringSubmatch(line); m != nil {
-				return m
+	for i := 0; ; i++ {
+		for i == len(b.untaken) {
+			select {
+			case line := <-b.lines:
+				b.seen = append(b.seen, line)
+				b.untaken = append(b.untaken, line)
+			case <-late:
+				b.t.Fatalf("no %q in %s:\n%s", pattern, bound, strings.Join(b.seen, "\n"))
 			}
-			if strings.Contains(line, "panic") {
-				b.t.Fatalf("waiting for %q:\n%s", pattern, strings.Join(b.seen, "\n"))
-			}
-		case <-late:
-			b.t.Fatalf("no %q in %s:\n%s", pattern, bound, strings.Join(b.seen, "\n"))
+		}
+		if strings.Contains(b.untaken[i], "panic") {
+			b.t.Fatalf("waiting for %q:\n%s", pattern, strings.Join(b.seen, "\n"))
+		}
+		if m := re.FindStringSubmatch(b.untaken[i]); m != nil {
+			b.untaken = slices.Delete(b.untaken, i, i+1)
+			return m
 		}
 	}
 }

@@ -76,7 +76,7 @@ func (p *pid1) turn() {
 	select {
 	case <-p.signals.children:
 		p.reap()
-	case s := <-p.signals.others:
+	case s := <-p.signals.stops:
 		if sig, ok := s.(syscall.Signal); ok && lifecycle.KindOf(sig) != lifecycle.None {
 			p.handle(lifecycle.Stop{Signal: sig})
 		}
@@ -144,6 +144,7 @@ func (p *pid1) handle(e lifecycle.Event) {
 // launch starts the supervisor and returns what came of it.
 func (p *pid1) launch() lifecycle.Event {
 	if p.launched == 0 {
+		p.console.Flush(bannerFlush) // our first line before the supervisor's
 		p.launched = console.Now()
 	} else if p.boot.Cgroup != "" {
 		_ = cgroups.Prepare(p.kernel) // somebody may have removed it
@@ -161,6 +162,9 @@ func (p *pid1) launch() lifecycle.Event {
 	}
 	return lifecycle.Started{Pid: pid}
 }
+
+// bannerFlush is what the boot waits for a console at most.
+const bannerFlush = 5 * time.Millisecond
 
 // environment is the kernel's, which holds what it did not know on its command
 // line, with what the supervisor is to know of the boot.
@@ -208,7 +212,7 @@ const panicPause = 100 * time.Millisecond
 // sayUnderWay answers stop signals once the end has begun.
 func (p *pid1) sayUnderWay() {
 	defer func() { _ = recover() }()
-	for s := range p.signals.others {
+	for s := range p.signals.stops {
 		if sig, ok := s.(syscall.Signal); ok && lifecycle.KindOf(sig) != lifecycle.None {
 			p.console.Line(name, "%s asked for; %s is under way", lifecycle.KindOf(sig), p.machine.Kind())
 		}

@@ -8,18 +8,20 @@ import (
 	"syscall"
 )
 
-// signals are the two kinds PID 1 listens to.
+// signals are the kinds PID 1 tells apart. Each has its own channel, so that a
+// storm of one cannot push another out.
 type signals struct {
 	children chan os.Signal // SIGCHLD, merged into one
-	others   chan os.Signal
+	stops    chan os.Signal // what asks for a stop
+	rest     chan os.Signal // taken over so that they do nothing; never read
 }
 
 // watch takes over what PID 1 acts on: the stop signals, so that the first
 // process there is may ask for a stop, and SIGCHLD.
 func watch() signals {
-	s := signals{children: make(chan os.Signal, 1), others: make(chan os.Signal, 16)}
+	s := signals{children: make(chan os.Signal, 1), stops: make(chan os.Signal, 16), rest: make(chan os.Signal, 1)}
 	signal.Notify(s.children, syscall.SIGCHLD)
-	signal.Notify(s.others, syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGTERM, syscall.SIGINT)
+	signal.Notify(s.stops, syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGTERM, syscall.SIGINT)
 	return s
 }
 
@@ -31,10 +33,11 @@ func (s signals) watchAll() {
 	const last = 64
 	for n := syscall.Signal(1); n <= last; n++ {
 		switch n {
-		case syscall.SIGCHLD, syscall.SIGKILL, syscall.SIGSTOP:
+		case syscall.SIGCHLD, syscall.SIGKILL, syscall.SIGSTOP,
+			syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGTERM, syscall.SIGINT:
 		case syscall.SIGURG: // the runtime sends it to itself to preempt
 		default:
-			signal.Notify(s.others, n)
+			signal.Notify(s.rest, n)
 		}
 	}
 }
