@@ -3,6 +3,8 @@ package supervise
 import (
 	"context"
 	"errors"
+	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -59,7 +61,12 @@ func (s *Supervisor) loadModules(ctx context.Context) {
 	if err := modules.SetHelper("/usr/bin/service"); err != nil {
 		s.con.Warn("modules", "%v", err)
 	}
-	loaded, errs := index.Coldplug(ctx, firstModules)
+	first := firstModules
+	if s.needsOverlay() {
+		// The kernel would ask for it at the first mount, at the price of a process.
+		first = append(slices.Clone(first), "overlay")
+	}
+	loaded, errs := index.Coldplug(ctx, first)
 	for _, err := range errs {
 		s.con.Warn("modules", "%v", err)
 	}
@@ -69,6 +76,13 @@ func (s *Supervisor) loadModules(ctx context.Context) {
 	if len(loaded) > 0 {
 		s.con.Line("modules", "%s in %.3fs", strings.Join(loaded, " "), (console.Now() - began).Seconds())
 	}
+}
+
+// needsOverlay reports whether a container or volume of the image can be written
+// to, which takes an overlay over what the image holds.
+func (s *Supervisor) needsOverlay() bool {
+	found, _ := filepath.Glob(filepath.Join(s.cfg.Containers, "*", "*", "tmp"))
+	return len(found) > 0
 }
 
 // watchHardware handles what comes and goes while the machine runs, and the
