@@ -19,7 +19,7 @@ var memorySize = regexp.MustCompile(`^[1-9][0-9]*[MG]?$`)
 func runCommand() *cobra.Command {
 	var flags buildFlags
 	var machine vm.Machine
-	var ports []string
+	var ports, disks []string
 	var appended string
 	cmd := &cobra.Command{
 		Use:   "run [flags] IMAGE.yml|PREFIX",
@@ -51,10 +51,12 @@ DHCP) and a virtio random number source. It is emulated unless --kvm is given.`,
 			if machine.CPUs < 1 {
 				return fmt.Errorf("--cpus %d: must be at least 1", machine.CPUs)
 			}
-			for _, d := range machine.Disks {
-				if _, err := os.Stat(d); err != nil {
-					return fmt.Errorf("--disk: %w; make one with: truncate -s 1G %s", err, d)
+			for _, file := range disks {
+				d, err := vm.OpenDisk(file)
+				if err != nil {
+					return err
 				}
+				machine.Disks = append(machine.Disks, d)
 			}
 			prefix := args[0]
 			if strings.HasSuffix(prefix, ".yml") || strings.HasSuffix(prefix, ".yaml") {
@@ -80,7 +82,7 @@ DHCP) and a virtio random number source. It is emulated unless --kvm is given.`,
 	fl.StringVar(&machine.Memory, "memory", "1024M", "memory of the machine")
 	fl.IntVar(&machine.CPUs, "cpus", 1, "number of CPUs")
 	fl.BoolVar(&machine.KVM, "kvm", false, "use the CPU's virtualization instead of emulating one")
-	fl.StringArrayVar(&machine.Disks, "disk", nil, "file that is a disk of the machine, raw or qcow2; may be repeated")
+	fl.StringArrayVar(&disks, "disk", nil, "file that is a disk of the machine, raw or qcow2; may be repeated")
 	fl.StringVar(&appended, "append", "", "words to add to the kernel's command line")
 	fl.StringArrayVar(&machine.Args, "qemu-arg", nil, "one argument passed to QEMU as it is; may be repeated")
 	return cmd

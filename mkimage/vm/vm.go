@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"strconv"
@@ -58,6 +59,27 @@ func ParseForward(s string) (Forward, error) {
 	return f, nil
 }
 
+// Disk is a file that is a disk of the machine.
+type Disk struct {
+	File   string
+	Format string // raw or qcow2
+}
+
+// OpenDisk finds out the format of a disk. It must exist.
+func OpenDisk(file string) (Disk, error) {
+	f, err := os.Open(file)
+	if err != nil {
+		return Disk{}, fmt.Errorf("--disk: %w; make one with: truncate -s 1G %s", err, file)
+	}
+	defer f.Close()
+	d := Disk{File: file, Format: "raw"}
+	magic := make([]byte, 4)
+	if _, err := io.ReadFull(f, magic); err == nil && string(magic) == "QFI\xfb" {
+		d.Format = "qcow2"
+	}
+	return d, nil
+}
+
 // Machine is what to boot and on what.
 type Machine struct {
 	Kernel, Initrd, Cmdline string
@@ -65,7 +87,7 @@ type Machine struct {
 	CPUs                    int
 	KVM                     bool
 	Forwards                []Forward
-	Disks                   []string // files, attached as /dev/vda, /dev/vdb ...
+	Disks                   []Disk // attached as /dev/vda, /dev/vdb ...
 	Args                    []string // passed to QEMU as they are
 }
 
@@ -90,7 +112,7 @@ func (m Machine) Command() []string {
 	for i, d := range m.Disks {
 		id := fmt.Sprintf("disk%d", i)
 		// A comma in a name is doubled in QEMU's options.
-		args = append(args, "-drive", "if=none,id="+id+",file="+strings.ReplaceAll(d, ",", ",,"), "-device", "virtio-blk-pci,drive="+id)
+		args = append(args, "-drive", "if=none,id="+id+",format="+d.Format+",file="+strings.ReplaceAll(d.File, ",", ",,"), "-device", "virtio-blk-pci,drive="+id)
 	}
 	return append(args, m.Args...)
 }

@@ -1,0 +1,302 @@
+package main
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"keelson/mkimage/config"
+)
+
+// mkimage runs the command line and returns what it printed.
+func mkimage(t *testing.T, args ...string) (stdout, stderr string, err error) {
+	t.Helper()
+	var out, errs bytes.Buffer
+	cmd := command()
+	cmd.SetArgs(args)
+	cmd.SetOut(&out)
+	cmd.SetErr(&errs)
+	err = cmd.ExecuteContext(context.Background())
+	return out.String(), errs.String(), err
+}
+
+func must(t *testing.T, args ...string) string {
+	t.Helper()
+	out, _, err := mkimage(t, args...)
+	if err != nil {
+		t.Fatalf("mkimage %s: %v", strings.Join(args, " "), err)
+	}
+	return out
+}
+
+func write(t *testing.T, name, body string) {
+	t.Helper()
+	if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(name, []byte(body), 0o755); err != nil {
+		t.Fatal(err)
+	}
+}
+
+const yaml = `
+kernel: {image: you/kernel, cmdline: console=ttyS0, tar: none}
+init: [you/init]
+onboot: [{name: a, image: you/app}]
+services:
+  - {name: b, image: you/app, readonly: true}
+  - {name: c, image: you/app, command: [/app, -c]}
+files: [{path: etc/x, contents: y}]
+volumes: [{name: v, image: you/app}]
+`
+
+// project makes folders of files, imports them, and returns the place.
+func project(t *testing.T) (dir, store string) {
+	t.Helper()
+	dir = t.TempDir()
+	store = filepath.Join(dir, "store")
+	write(t, filepath.Join(dir, "kernel", "kernel"), "bzImage")
+	write(t, filepath.Join(dir, "init", "init"), "init")
+	for i := range 50 {
+		write(t, filepath.Join(dir, "app", fmt.Sprintf("d%d", i%7), fmt.Sprintf("f%d", i)), strings.Repeat("text ", i*100))
+	}
+	write(t, filepath.Join(dir, "app", "app"), "app")
+	write(t, filepath.Join(dir, "t.yml"), yaml)
+	for _, name := range []string{"kernel", "init", "app"} {
+		must(t, "import", "--store", store, "you/"+name, filepath.Join(dir, name), "--cmd", "/app")
+	}
+	return dir, store
+}
+
+func sums(t *testing.T, dir string) map[string]string {
+	t.Helper()
+	list, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := map[string]string{}
+	for _, e := range list {
+		b, err := os.ReadFile(filepath.Join(dir, e.Name()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		got[e.Name()] = fmt.Sprintf("%x", sha256.Sum256(b))
+	}
+	return got
+}
+
+func TestBuildTwiceGivesTheSameBytes(t *testing.T) {
+	for _, flags := range [][]string{{"--format", "kernel+initrd"}, {"--format", "kernel+initrd", "--compress", "gzip"}, {"--format", "tar"}} {
+		var first map[string]string
+		for range 2 {
+			// Each time in another folder, with images imported anew.
+			dir, store := project(t)
+			out := filepath.Join(dir, "out")
+			must(t, append([]string{"build", "--offline", "--store", store, "-o", out, filepath.Join(dir, "t.yml")}, flags...)...)
+			got := sums(t, out)
+			if first == nil {
+				first = got
+				continue
+			}
+			if fmt.Sprint(got) != fmt.Sprint(first) {
+				t.Errorf("%v: first %v, then %v", flags, first, got)
+			}
+		}
+	}
+}
+
+func TestBuild(t *testing.T) {
+	dir, store := project(t)
+	out := filepath.Join(dir, "a", "b")
+	printed := must(t, "build", "--offline", "--store", store, "-o", out, "--name", "box", filepath.Join(dir, "t.yml"))
+	want := filepath.Join(out, "box-kernel") + "\n" + filepath.Join(out, "box-initrd.img") + "\n" + filepath.Join(out, "box-cmdline") + "\n"
+	if printed != want {
+		t.Errorf("printed %q, want %q", printed, want)
+	}
+	for name, want := range map[string]string{"box-kernel": "bzImage", "box-cmdline": "console=ttyS0 rootfstype=ramfs"} {
+		if b, err := os.ReadFile(filepath.Join(out, name)); err != nil || string(b) != want {
+			t.Errorf("%s: got %q, %v", name, b, err)
+		}
+	}
+}
+
+func TestBuildErrors(t *testing.T) {
+	dir, store := project(t)
+	bad := filepath.Join(dir, "bad.yml")
+	write(t, bad, "init: [you/none]\nservice: []\n")
+	for _, test := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"build"}, "mkimage build takes an image YAML, got 0 arguments; see mkimage build --help"},
+		{[]string{"build", "none.yml"}, "open none.yml: no such file or directory"},
+		{[]string{"build", bad}, bad + `:2: service: unknown key; did you mean "services"?`},
+		{[]string{"build", "--format", "iso", bad}, "--format iso: must be kernel+initrd or tar"},
+		{[]string{"build", "--compress", "lz4", bad}, "--compress lz4: must be one of zstd, gzip, none"},
+		{[]string{"import", "--store", store, dir}, dir + " holds no image but files, so it needs a name: mkimage import NAME " + dir},
+		{[]string{"import", "--store", store, "Bad", dir}, `"Bad" is no image name (invalid reference format: repository name (library/Bad) must be lowercase); a name looks like nginx, you/app:1.2 or registry.example.com/you/app:1.2`},
+		{[]string{"import", "--store", store, "a", dir, "--env", "X"}, "--env X: must be NAME=VALUE"},
+		{[]string{"import", "--store", store, "a", dir, "--label", "X"}, "--label X: must be KEY=VALUE"},
+		{[]string{"import", "--store", store, "a", filepath.Join(dir, "none")}, "stat " + filepath.Join(dir, "none") + ": no such file or directory"},
+		{[]string{"run", "-p", "80", bad}, "-p 80: wrong number of colons; must be HOST:GUEST such as 8080:80, with an address in front or /udp behind if need be"},
+		{[]string{"run", "-p", "80:http", bad}, `-p 80:http: "http" is no port; must be HOST:GUEST such as 8080:80, with an address in front or /udp behind if need be`},
+		{[]string{"run", "--memory", "lots", bad}, "--memory lots: must be a number of megabytes, or end in M or G, such as 512M"},
+		{[]string{"run", "--cpus", "0", bad}, "--cpus 0: must be at least 1"},
+		{[]string{"run", "--disk", "/none.img", bad}, "--disk: open /none.img: no such file or directory; make one with: truncate -s 1G /none.img"},
+		{[]string{"run", filepath.Join(dir, "none")}, "there is no " + filepath.Join(dir, "none") + "-kernel; build it first (mkimage build), or give the .yml itself"},
+	} {
+		_, _, err := mkimage(t, test.args...)
+		if err == nil || err.Error() != test.want {
+			t.Errorf("mkimage %v:\ngot  %v\nwant %s", test.args, err, test.want)
+		}
+	}
+}
+
+func TestImportAndLs(t *testing.T) {
+	dir, store := project(t)
+	out := must(t, "ls", "--store", store)
+	for _, name := range []string{"docker.io/you/app:latest", "docker.io/you/init:latest", "docker.io/you/kernel:latest"} {
+		if !strings.Contains(out, name) {
+			t.Errorf("%s is not in %s", name, out)
+		}
+	}
+	// Out as a tarball, back in under its own name and under another.
+	file := filepath.Join(dir, "app.tar")
+	must(t, "import", "--output", file, "you/other:2", filepath.Join(dir, "app"), "--config", `{"Entrypoint": ["/app"], "User": "7"}`, "--env", "A=b")
+	must(t, "import", "--store", store, file)
+	must(t, "import", "--store", store, "third", file)
+	out = must(t, "ls", "--store", store)
+	for _, name := range []string{"docker.io/you/other:2", "docker.io/library/third:latest"} {
+		if !strings.Contains(out, name) {
+			t.Errorf("%s is not in %s", name, out)
+		}
+	}
+	if _, _, err := mkimage(t, "import", "--store", store, file, "--cmd", "x"); err == nil || !strings.Contains(err.Error(), "taken over as they are") {
+		t.Errorf("configuring what is taken over: got %v", err)
+	}
+	out, errs, err := mkimage(t, "ls", "--store", filepath.Join(dir, "empty"))
+	if err != nil || out != "" || !strings.Contains(errs, "has no images; mkimage import puts one there") {
+		t.Errorf("empty store: got %q, %q, %v", out, errs, err)
+	}
+}
+
+func TestSourceDateEpoch(t *testing.T) {
+	dir := t.TempDir()
+	write(t, filepath.Join(dir, "root", "f"), "x")
+	t.Setenv("SOURCE_DATE_EPOCH", "1000000000")
+	file := filepath.Join(dir, "x.tar")
+	must(t, "import", "--output", file, "x", filepath.Join(dir, "root"))
+	must(t, "import", "--store", filepath.Join(dir, "store"), file)
+	write(t, filepath.Join(dir, "t.yml"), "init: [x]\n")
+	must(t, "build", "--offline", "--store", filepath.Join(dir, "store"), "--format", "tar", "-o", dir, filepath.Join(dir, "t.yml"))
+	f, err := os.Open(filepath.Join(dir, "t.tar"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	times := map[string]int64{}
+	tr := tar.NewReader(f)
+	for {
+		h, err := tr.Next()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		times[h.Name] = h.ModTime.Unix()
+	}
+	if times["f"] != 1000000000 || times["etc/hosts"] != 0 {
+		t.Errorf("times are %v", times)
+	}
+	t.Setenv("SOURCE_DATE_EPOCH", "today")
+	if _, _, err := mkimage(t, "import", "--output", file, "x", filepath.Join(dir, "root")); err == nil || err.Error() != "SOURCE_DATE_EPOCH=today: must be seconds since 1970" {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestCmdline(t *testing.T) {
+	for in, want := range map[string]string{
+		"":                            "rootfstype=ramfs",
+		"console=ttyS0":               "console=ttyS0 rootfstype=ramfs",
+		"rootfstype=tmpfs quiet":      "rootfstype=tmpfs quiet",
+		"quiet rootfstype=tmpfs":      "quiet rootfstype=tmpfs",
+		"notrootfstype=x console=tty": "notrootfstype=x console=tty rootfstype=ramfs",
+	} {
+		if got := cmdline(in); got != want {
+			t.Errorf("%q: got %q, want %q", in, got, want)
+		}
+	}
+}
+
+func TestBaseName(t *testing.T) {
+	for in, want := range map[string]string{"a/web.yml": "web", "web.yaml": "web", "web": "web", "a.b.yml": "a.b", ".yml": ".yml"} {
+		if got := baseName(in); got != want {
+			t.Errorf("%s: got %s, want %s", in, got, want)
+		}
+	}
+}
+
+// TestExamples reads the image YAMLs that people are meant to copy.
+func TestExamples(t *testing.T) {
+	list, err := filepath.Glob("../testdata/*.yml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(list) == 0 {
+		t.Skip("there are no examples beside this package")
+	}
+	for _, file := range list {
+		if _, err := config.Load(file); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func TestHelpSaysWhatAPersonNeeds(t *testing.T) {
+	for _, test := range []struct{ command, says string }{
+		{"build", "NAME-initrd.img"}, {"import", "docker import"}, {"run", "Ctrl-a x"}, {"ls", "store"},
+	} {
+		if out := must(t, test.command, "--help"); !strings.Contains(out, test.says) {
+			t.Errorf("mkimage %s --help does not say %q:\n%s", test.command, test.says, out)
+		}
+	}
+}
+
+func TestReporter(t *testing.T) {
+	var b bytes.Buffer
+	r := newReporter(&b, false)
+	r.line("a %d", 1)
+	r.warn("b")
+	count, done := r.bar("pull", 2_500_000)
+	count(5)
+	done()
+	if want := "a 1\nwarning: b\npull (2.5 MB)\n"; b.String() != want {
+		t.Errorf("got %q, want %q", b.String(), want)
+	}
+	b.Reset()
+	r.term = true
+	count, done = r.bar("pull", 1000)
+	count(500)
+	count(500)
+	done()
+	if got := b.String(); !strings.HasSuffix(got, "[##############################] 100% of 1.0 kB\n") {
+		t.Errorf("got %q", got)
+	}
+	b.Reset()
+	r = newReporter(&b, true)
+	r.line("a")
+	r.bar("x", 1)
+	r.warn("still said")
+	if got := b.String(); got != "warning: still said\n" {
+		t.Errorf("got %q", got)
+	}
+}
