@@ -46,6 +46,7 @@ const agentService = `
     pid: host
     readonly: true
     binds: ["/dev:/dev"]
+    devices: [{path: all, type: a}]
     annotations: {keelson.stop.timeout: 1s}
 `
 
@@ -181,6 +182,10 @@ func boot(t *testing.T, s setup) *vm {
 	config := image(t, s)
 	ctx, cancel := context.WithTimeout(t.Context(), bound)
 	t.Cleanup(cancel)
+	if os.Getenv("KEELSON_CONSOLE") != "" {
+		name := t.Name()
+		config.Echo = func(line string) { fmt.Fprintf(os.Stderr, "%s: %s\n", name, line) }
+	}
 	m, err := qemu.Start(ctx, config)
 	if err != nil {
 		t.Fatal(err)
