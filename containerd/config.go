@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -21,6 +22,9 @@ const (
 	DefaultRoot  = "/run/containerd/root"
 	DefaultState = "/run/containerd/state"
 )
+
+// maxSocketDir leaves room for a slash, the name and the final zero.
+const maxSocketDir = 108 - 1 - 64 - 1
 
 // Config is the part of containerd's configuration file that has an effect
 // here. Names, meanings and versions (1 to 4) are containerd's own; see
@@ -153,6 +157,9 @@ func (c *Config) settle() {
 	if c.Plugins.GRPC.MaxSendMsgSize <= 0 {
 		c.Plugins.GRPC.MaxSendMsgSize = defaults.DefaultMaxSendMsgSize
 	}
+	if c.Plugins.Shim.SocketDir == "" {
+		c.Plugins.Shim.SocketDir = filepath.Join(defaults.DefaultStateDir, "s")
+	}
 	if c.Debug.Level == "" {
 		c.Debug.Level = "warn"
 	}
@@ -182,6 +189,7 @@ func (c *Config) check() error {
 	for _, p := range []struct{ name, path string }{
 		{"root", c.Root}, {"state", c.State},
 		{"the gRPC address", c.grpc().Address}, {"the ttrpc address", c.ttrpc().Address},
+		{"the shims' socket_dir", c.Plugins.Shim.SocketDir},
 	} {
 		if !strings.HasPrefix(p.path, "/") {
 			return fmt.Errorf("%s is %q, want an absolute path", p.name, p.path)
@@ -189,6 +197,10 @@ func (c *Config) check() error {
 	}
 	if c.Root == c.State {
 		return fmt.Errorf("root and state are both %q, want two folders", c.Root)
+	}
+	// A shim's socket is named by 64 hexadecimal digits, a socket's path has 108 bytes.
+	if dir := filepath.Clean(c.Plugins.Shim.SocketDir); len(dir) > maxSocketDir {
+		return fmt.Errorf("the shims' socket_dir is %q: %d characters, want at most %d", dir, len(dir), maxSocketDir)
 	}
 	if c.OOMScore < -1000 || c.OOMScore > 1000 {
 		return fmt.Errorf("oom_score is %d, want -1000 to 1000", c.OOMScore)

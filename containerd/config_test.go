@@ -144,6 +144,7 @@ func TestCommandLine(t *testing.T) {
 	}{
 		{commandLine{config: path, root: "/same", state: "/same"}, "want two folders"},
 		{commandLine{config: path, address: "relative.sock"}, "want an absolute path"},
+		{commandLine{config: writeConfig(t, "[plugins.'io.containerd.shim.v1.manager']\nsocket_dir = '/run/"+strings.Repeat("x", 50)+"'\n")}, "want at most 42"},
 	} {
 		if _, _, err := c.cl.configuration(); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%+v: %v, want %q", c.cl, err, c.want)

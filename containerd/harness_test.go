@@ -279,6 +279,11 @@ func (m *machine) shims() []int {
 	return pids
 }
 
+// bundle is the state folder of a task.
+func (m *machine) bundle(id string) string {
+	return filepath.Join(m.dir, "state/io.containerd.runtime.v2.task/services.linuxkit", id)
+}
+
 // said is the daemon's own log. The stock shim's lines pass through it, and
 // the shim complains where cgroup2 has no memory controller.
 func (m *machine) said() string {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/containerd/containerd/v2/core/events"
+	"github.com/containerd/containerd/v2/core/events/exchange"
 	"github.com/containerd/containerd/v2/core/metadata"
 	runtimev2 "github.com/containerd/containerd/v2/core/runtime/v2"
 	"github.com/containerd/containerd/v2/pkg/timeout"
@@ -28,7 +29,7 @@ import (
 	_ "github.com/containerd/containerd/v2/plugins/services/version"
 	_ "github.com/containerd/containerd/v2/plugins/services/warning"
 
-	_ "keelson/containerd/tasks"
+	"keelson/containerd/tasks"
 )
 
 // pluginList is everything the daemon is made of. A plugin that some package
@@ -37,7 +38,7 @@ var pluginList = []string{
 	"io.containerd.event.v1.exchange",
 	"io.containerd.metadata.v1.bolt",
 	"io.containerd.warning.v1.deprecations",
-	"io.containerd.shim.v1.manager",
+	"io.containerd.shim.v1.keelson",
 	"io.containerd.runtime.v2.task",
 	"io.containerd.service.v1.containers-service",
 	"io.containerd.service.v1.namespaces-service",
@@ -62,6 +63,36 @@ func init() {
 		ID:       "bolt",
 		Requires: []plugin.Type{plugins.EventPlugin},
 		InitFn:   openMetadata,
+	})
+	registry.Register(&plugin.Registration{
+		Type:     plugins.ShimPlugin,
+		ID:       "keelson", // containerd's own is "manager"
+		Requires: []plugin.Type{plugins.EventPlugin, plugins.MetadataPlugin},
+		Config:   &Shim{},
+		InitFn:   manageShims,
+	})
+}
+
+// manageShims makes containerd's shim manager, with the groups that the tasks
+// service knows where containerd has the sandboxes of CRI.
+func manageShims(ic *plugin.InitContext) (any, error) {
+	ep, err := ic.GetSingle(plugins.EventPlugin)
+	if err != nil {
+		return nil, err
+	}
+	db, err := ic.GetSingle(plugins.MetadataPlugin)
+	if err != nil {
+		return nil, err
+	}
+	shim := ic.Config.(*Shim)
+	return runtimev2.NewShimManager(&runtimev2.ManagerConfig{
+		Address:      ic.Properties[plugins.PropertyGRPCAddress],
+		TTRPCAddress: ic.Properties[plugins.PropertyTTRPCAddress],
+		SocketDir:    shim.SocketDir,
+		ShimEnv:      shim.Env,
+		Events:       ep.(*exchange.Exchange),
+		Store:        metadata.NewContainerStore(db.(*metadata.DB)),
+		SandboxStore: tasks.Sandboxes{},
 	})
 }
 
@@ -113,8 +144,8 @@ func loadPlugins(ctx context.Context, cfg *Config) (*plugin.Set, error) {
 		})
 		ic.RegisterReadiness = func() func() { return func() {} }
 		ic.Config = reg.Config
-		if shim, ok := reg.Config.(*runtimev2.ShimConfig); ok {
-			shim.Env, shim.SocketDir = cfg.Plugins.Shim.Env, cfg.Plugins.Shim.SocketDir
+		if _, ok := reg.Config.(*Shim); ok {
+			ic.Config = &cfg.Plugins.Shim
 		}
 		p := reg.Init(ic)
 		if err := p.Err(); err != nil {

@@ -70,6 +70,7 @@ type Service struct {
 	api.UnimplementedTasksServer
 	containers containers.Store
 	manager    runtime.PlatformRuntime
+	groups     groups
 }
 
 // Register adds the service to a server.
@@ -131,7 +132,7 @@ func (s *Service) Create(ctx context.Context, r *api.CreateTaskRequest) (*api.Cr
 	for _, m := range r.Rootfs {
 		opts.Rootfs = append(opts.Rootfs, mount.Mount{Type: m.Type, Source: m.Source, Target: m.Target, Options: m.Options})
 	}
-	t, err := s.manager.Create(ctx, r.ContainerID, opts)
+	t, err := s.create(ctx, c, opts)
 	if err != nil {
 		return nil, errgrpc.ToGRPC(err)
 	}
@@ -140,6 +141,32 @@ func (s *Service) Create(ctx context.Context, r *api.CreateTaskRequest) (*api.Cr
 		return nil, errgrpc.ToGRPC(fmt.Errorf("pid of task %s: %w", r.ContainerID, err))
 	}
 	return &api.CreateTaskResponse{ContainerID: r.ContainerID, Pid: pid}, nil
+}
+
+// create has the shim of the container's group take it where that one is known.
+func (s *Service) create(ctx context.Context, c containers.Container, opts runtime.CreateOpts) (runtime.Task, error) {
+	key, grouped := keyOf(ctx, c, opts.Runtime)
+	if !grouped {
+		return s.manager.Create(ctx, c.ID, opts)
+	}
+	if address, version, ok := s.groups.find(ctx, key, s.manager); ok {
+		direct := opts
+		direct.SandboxID, direct.Address, direct.Version = groupPrefix+key.name, address, uint32(version)
+		t, err := s.manager.Create(ctx, c.ID, direct)
+		if err == nil {
+			s.groups.add(key, c.ID, t)
+			return t, nil
+		}
+		if accepts(ctx, address) {
+			return nil, err
+		}
+		log.G(ctx).WithError(err).WithField("id", c.ID).Info("the group's shim has gone, starting another")
+	}
+	t, err := s.manager.Create(ctx, c.ID, opts)
+	if err == nil {
+		s.groups.add(key, c.ID, t)
+	}
+	return t, err
 }
 
 // Start lets a created process run.
