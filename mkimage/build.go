@@ -150,6 +150,9 @@ func writeKernelInitrd(ctx context.Context, ui *reporter, res *assemble.Result, 
 		}
 		files = append(files, name)
 	}
+	if x := res.Root.Xattrs(); len(x) > 0 {
+		ui.warn("%d files have extended attributes (such as file capabilities), which an initrd cannot hold, the first is /%s", len(x), x[0])
+	}
 	name := prefix + "-initrd.img"
 	err := output.ToFile(name, func(w io.Writer) error {
 		var early io.Reader

@@ -53,6 +53,9 @@ from a local store that "mkimage import" fills, from tarballs, or from a registr
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
+	cmd.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return fmt.Errorf("%w; see %s --help", err, cmd.CommandPath())
+	})
 	cmd.AddCommand(buildCommand(), importCommand(), lsCommand(), runCommand())
 	return cmd
 }

@@ -137,6 +137,7 @@ func TestBuildErrors(t *testing.T) {
 		want string
 	}{
 		{[]string{"build"}, "mkimage build takes an image YAML, got 0 arguments; see mkimage build --help"},
+		{[]string{"build", "--formt", "tar"}, "unknown flag: --formt; see mkimage build --help"},
 		{[]string{"build", "none.yml"}, "open none.yml: no such file or directory"},
 		{[]string{"build", bad}, bad + `:2: service: unknown key; did you mean "services"?`},
 		{[]string{"build", "--format", "iso", bad}, "--format iso: must be kernel+initrd or tar"},

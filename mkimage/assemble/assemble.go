@@ -10,7 +10,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"strings"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
@@ -85,18 +84,7 @@ func Build(ctx context.Context, opt Options) (*Result, error) {
 			return nil, err
 		}
 	}
-	if x := b.tree.Xattrs(); len(x) > 0 {
-		b.Warn("%d files have extended attributes (such as file capabilities), which an initrd cannot hold: %s",
-			len(x), shorten(x, 3))
-	}
 	return b.result, nil
-}
-
-func shorten(list []string, n int) string {
-	if len(list) > n {
-		return fmt.Sprintf("%s and %d more", strings.Join(list[:n], ", "), len(list)-n)
-	}
-	return strings.Join(list, ", ")
 }
 
 // use is one place of the YAML that names an image.

@@ -15,7 +15,11 @@ func (c *checker) check(s *schema, field string, v *value) {
 		c.doc.lines[field] = v.line
 	}
 	if want := s.mismatch(v); want != "" {
-		c.add(v.line, field, "must be %s, is %s", want, describe(v))
+		hint := ""
+		if v.kind == yaml.ScalarNode && v.node.Tag != "!!null" && s.quotable(v) {
+			hint = fmt.Sprintf("; quote it: %q", v.text())
+		}
+		c.add(v.line, field, "must be %s, is %s%s", want, describe(v), hint)
 		return
 	}
 	switch s.kind {
@@ -94,6 +98,11 @@ func (s *schema) mismatch(v *value) string {
 	return ""
 }
 
+// quotable says whether quotes would make v what it must be.
+func (s *schema) quotable(v *value) bool {
+	return s.kind == kString && v.node.Tag != "!!str"
+}
+
 // describe says what a value is, for a message that it should be another.
 func describe(v *value) string {
 	switch v.kind {
@@ -106,11 +115,11 @@ func describe(v *value) string {
 	case "!!null":
 		return "empty"
 	case "!!int", "!!float":
-		return fmt.Sprintf("the number %s (quote it for a string: %q)", v.text(), v.text())
+		return "the number " + v.text()
 	case "!!bool":
-		return fmt.Sprintf("%s (quote it for a string: %q)", v.text(), v.text())
+		return v.text()
 	case "!!timestamp":
-		return fmt.Sprintf("the date %s (quote it for a string: %q)", v.text(), v.text())
+		return "the date " + v.text()
 	}
 	return fmt.Sprintf("the string %q", v.text())
 }

@@ -72,14 +72,16 @@ func TestErrors(t *testing.T) {
 		{"key twice", "init: [a]\ninit: [b]\n", []string{"t.yml:2: init: key comes twice, first on line 1; keep one"}},
 
 		{"string for a list", image("    command: /bin/sh\n"), []string{`t.yml:4: services[0].command: must be a list, is the string "/bin/sh"`}},
-		{"number for a string", image("    command: [sleep, 5]\n"), []string{`t.yml:4: services[0].command[1]: must be a string, is the number 5 (quote it for a string: "5")`}},
+		{"number for a string", image("    command: [sleep, 5]\n"), []string{`t.yml:4: services[0].command[1]: must be a string, is the number 5; quote it: "5"`}},
 		{"yes for true", image("    readonly: yes\n"), []string{`t.yml:4: services[0].readonly: must be true or false, is the string "yes"`}},
-		{"bool for a string", image("    annotations:\n      a: true\n"), []string{`t.yml:5: services[0].annotations.a: must be a string, is true (quote it for a string: "true")`}},
+		{"bool for a string", image("    annotations:\n      a: true\n"), []string{`t.yml:5: services[0].annotations.a: must be a string, is true; quote it: "true"`}},
 		{"nothing for a list", "services:\n", []string{"t.yml:1: services: must be a list, is empty"}},
 		{"map for a string", image("    cwd: {a: b}\n"), []string{"t.yml:4: services[0].cwd: must be a string, is a map"}},
 		{"string for a number", image("    oomScoreAdj: low\n"), []string{`t.yml:4: services[0].oomScoreAdj: must be a number, is the string "low"`}},
+		{"number for a list", image("    command: 5\n"), []string{"t.yml:4: services[0].command: must be a list, is the number 5"}},
+		{"date for a string", image("    hostname: 2026-01-01\n"), []string{`t.yml:4: services[0].hostname: must be a string, is the date 2026-01-01; quote it: "2026-01-01"`}},
 		{"hexadecimal", image("    oomScoreAdj: 0x10\n"), []string{"t.yml:4: services[0].oomScoreAdj: must be a decimal number of at most 64 bits, is 0x10"}},
-		{"unquoted mode", "files:\n  - path: a\n    contents: b\n    mode: 0644\n", []string{`t.yml:4: files[0].mode: must be a string, is the number 0644 (quote it for a string: "0644")`}},
+		{"unquoted mode", "files:\n  - path: a\n    contents: b\n    mode: 0644\n", []string{`t.yml:4: files[0].mode: must be a string, is the number 0644; quote it: "0644"`}},
 
 		{"no name", "services:\n  - image: nginx\n", []string{"t.yml:2: services[0]: has no name:, which it needs"}},
 		{"no image", "onboot:\n  - name: a\n", []string{"t.yml:2: onboot[0]: has no image:, which it needs"}},
@@ -129,8 +131,8 @@ func TestErrors(t *testing.T) {
 
 		{"several at once", "kernel:\n  imag: k\nservices:\n  - name: web\n    image: nginx\n    readonly: 1\n    net: 5\n", []string{
 			`t.yml:2: kernel.imag: unknown key; did you mean "image"?`,
-			`t.yml:6: services[0].readonly: must be true or false, is the number 1 (quote it for a string: "1")`,
-			`t.yml:7: services[0].net: must be a string, is the number 5 (quote it for a string: "5")`,
+			`t.yml:6: services[0].readonly: must be true or false, is the number 1`,
+			`t.yml:7: services[0].net: must be a string, is the number 5; quote it: "5"`,
 		}},
 	} {
 		t.Run(test.name, func(t *testing.T) {

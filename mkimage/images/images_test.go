@@ -151,6 +151,35 @@ func TestStoreRefusesALayerThatIsNotItsDigest(t *testing.T) {
 	}
 }
 
+func TestStoreReplacesABlobThatWasCutOff(t *testing.T) {
+	s := OpenStore(t.TempDir())
+	img := simple(t, "x")
+	if err := s.Put("a:1", img, nil); err != nil {
+		t.Fatal(err)
+	}
+	layers, err := img.Layers()
+	if err != nil {
+		t.Fatal(err)
+	}
+	digest, err := layers[0].Digest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(s.blob(digest), 10); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Put("a:1", img, nil); err != nil {
+		t.Fatal(err)
+	}
+	stored, err := s.Image("a:1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := files(t, stored)["f"]; got != "x" {
+		t.Errorf("got %q", got)
+	}
+}
+
 // lying is an image whose layers say another digest than they have.
 type lying struct{ v1.Image }
 
@@ -585,6 +614,22 @@ func TestPullFails(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+func TestPullOfWhatTheStoreHas(t *testing.T) {
+	closed, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	closed.Close()
+	ref := closed.Addr().String() + "/you/app:1"
+	r := &Resolver{Store: OpenStore(t.TempDir()), Pull: true}
+	if err := r.Store.Put(ref, simple(t, "x"), nil); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := resolve(t, r, ref); err == nil || !strings.Contains(err.Error(), "without --pull the one in the store") {
+		t.Errorf("got %v", err)
 	}
 }
 

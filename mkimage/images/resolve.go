@@ -47,6 +47,7 @@ func (r *Resolver) Image(ctx context.Context, ref Ref) (v1.Image, error) {
 		return r.fromArchive(ref.Archive)
 	}
 	img, err := r.Store.Image(ref.Name)
+	stored := err == nil
 	switch {
 	case err != nil && !errors.Is(err, ErrNotFound):
 		return nil, err
@@ -55,7 +56,9 @@ func (r *Resolver) Image(ctx context.Context, ref Ref) (v1.Image, error) {
 	case r.Offline:
 		return nil, fmt.Errorf("image %s is not in the store %s; %s", ref.Name, r.Store.Dir(), r.hint(ref))
 	}
-	if err := r.pull(ctx, ref.Name); err != nil {
+	if err := r.pull(ctx, ref.Name); err != nil && stored {
+		return nil, fmt.Errorf("image %s could not be pulled: %w; without --pull the one in the store %s is taken", ref.Name, err, r.Store.Dir())
+	} else if err != nil {
 		return nil, fmt.Errorf("image %s is not in the store %s and could not be pulled: %w; %s", ref.Name, r.Store.Dir(), err, r.hint(ref))
 	}
 	return r.Store.Image(ref.Name)

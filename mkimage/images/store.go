@@ -176,8 +176,13 @@ func (s *Store) putLayer(l v1.Layer, count func(int)) error {
 	if err != nil {
 		return err
 	}
-	if _, err := os.Stat(s.blob(digest)); err == nil {
-		if size, err := l.Size(); err == nil && count != nil {
+	size, err := l.Size()
+	if err != nil {
+		return err
+	}
+	// One of another size was cut off, by a full disk or a lost machine.
+	if fi, err := os.Stat(s.blob(digest)); err == nil && fi.Size() == size {
+		if count != nil {
 			count(int(size))
 		}
 		return nil

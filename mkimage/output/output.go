@@ -105,7 +105,7 @@ func compressor(w io.Writer, name string) (io.WriteCloser, error) {
 		return zstd.NewWriter(w, zstd.WithEncoderLevel(zstd.SpeedBetterCompression),
 			zstd.WithWindowSize(8<<20), zstd.WithEncoderConcurrency(2))
 	case "gzip":
-		return gzip.NewWriterLevel(w, gzip.BestCompression)
+		return gzip.NewWriterLevel(w, gzip.DefaultCompression)
 	case "none":
 		return nopCloser{w}, nil
 	}

@@ -87,7 +87,7 @@ type Machine struct {
 	CPUs                    int
 	KVM                     bool
 	Forwards                []Forward
-	Disks                   []Disk // attached as /dev/vda, /dev/vdb ...
+	Disks                   []Disk   // attached as /dev/vda, /dev/vdb ...
 	Args                    []string // passed to QEMU as they are
 }
 
