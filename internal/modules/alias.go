@@ -11,30 +11,37 @@ import (
 )
 
 // match returns the modules whose alias patterns match one of the names, in the
-// names' order, each once. It reads modules.alias once for all of them and keeps
-// nothing of it: the file has thousands of lines and is needed a few times in a
-// boot.
+// names' order, each once.
 func (x *Index) match(names []string) ([]string, error) {
-	var text string
-	if x.dir != "" {
-		b, err := os.ReadFile(filepath.Join(x.dir, "modules.alias"))
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return nil, fmt.Errorf("read the modules' aliases: %w", err)
-		}
-		text = string(b)
-	}
-	byName := matchAliases(text, names)
+	each, err := x.matchEach(names)
 	var found []string
-	for i, name := range names {
-		// modprobe.d's aliases take precedence over the modules' own
-		hits := x.conf.aliased(name)
-		if len(hits) == 0 {
-			hits = byName[i]
-		}
-		for _, module := range hits {
+	for _, modules := range each {
+		for _, module := range modules {
 			if !slices.Contains(found, module) {
 				found = append(found, module)
 			}
+		}
+	}
+	return found, err
+}
+
+// matchEach returns the modules for each name. It reads modules.alias once for
+// all of them and keeps nothing of it: the file has thousands of lines and is
+// needed a few times in a boot.
+func (x *Index) matchEach(names []string) ([][]string, error) {
+	var text []byte
+	if x.dir != "" {
+		var err error
+		text, err = os.ReadFile(filepath.Join(x.dir, "modules.alias"))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, fmt.Errorf("read the modules' aliases: %w", err)
+		}
+	}
+	found := matchAliases(string(text), names)
+	for i, name := range names {
+		// modprobe.d's aliases take precedence over the modules' own
+		if named := x.conf.aliased(name); len(named) > 0 {
+			found[i] = named
 		}
 	}
 	return found, nil
@@ -44,12 +51,16 @@ func (x *Index) match(names []string) ([]string, error) {
 // each name the modules whose pattern matches it.
 func matchAliases(text string, names []string) [][]string {
 	found := make([][]string, len(names))
-	// Most lines are thrown out by their first two bytes (pc, hi, cp, ac ...).
-	// A name's bytes are its own; a pattern with a wildcard there goes on.
-	var starts [1 << 16 / 64]uint64
-	for _, name := range names {
+	// Most lines are done with after their first two bytes (pc, hi, cp, ac ...): no
+	// name begins so.
+	var begins [1 << 16 / 64]uint64
+	byKey := map[uint16][]int{}
+	all := make([]int, len(names))
+	for i, name := range names {
 		k := key(name)
-		starts[k>>6] |= 1 << (k & 63)
+		begins[k>>6] |= 1 << (k & 63)
+		byKey[k] = append(byKey[k], i)
+		all[i] = i
 	}
 	for len(text) > 0 {
 		line := text
@@ -62,18 +73,21 @@ func matchAliases(text string, names []string) [][]string {
 		if !ok || len(rest) < 2 {
 			continue
 		}
+		candidates := all
 		if !wild(rest[0]) && !wild(rest[1]) && rest[1] != ' ' {
-			if k := key(rest); starts[k>>6]&(1<<(k&63)) == 0 {
+			k := key(rest)
+			if begins[k>>6]&(1<<(k&63)) == 0 {
 				continue
 			}
+			candidates = byKey[k]
 		}
 		space := strings.LastIndexByte(rest, ' ') // an alias may hold spaces: dmi's do
 		if space <= 0 || space == len(rest)-1 {
 			continue
 		}
 		pattern, module := rest[:space], rest[space+1:]
-		for i, name := range names {
-			if glob(pattern, name) {
+		for _, i := range candidates {
+			if glob(pattern, names[i]) {
 				found[i] = append(found[i], normalize(module))
 			}
 		}
@@ -104,6 +118,14 @@ func fold(c byte) byte {
 func glob(pattern, name string) bool {
 	// star and mark are where to go on when what follows the last * does not match
 	p, n, star, mark := 0, 0, -1, 0
+	// most patterns differ before their first wildcard
+	for p < len(pattern) && p < len(name) && !wild(pattern[p]) {
+		if fold(pattern[p]) != fold(name[p]) {
+			return false
+		}
+		p++
+	}
+	n = p
 	for n < len(name) {
 		if p < len(pattern) && pattern[p] == '*' {
 			star, mark = p, n

@@ -4,16 +4,67 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
 )
+
+// lane is a line of modules that are loaded one after the other, beside the other
+// lanes: a driver that waits for its disks does not hold up the network. Within a
+// lane the order is that of the aliases, so that eth0 is the same interface at
+// every boot.
+type lane int
+
+const (
+	network  lane = iota // network cards, virtio and whatever is in no other lane
+	storage              // disks and their buses
+	platform             // buttons, sensors, the processor, input
+	lanes
+)
+
+// laneOf sorts an alias by its bus and, on PCI, by its device class.
+func laneOf(alias string) lane {
+	bus, rest, _ := strings.Cut(alias, ":")
+	switch bus {
+	case "scsi", "nvme", "mmc":
+		return storage
+	case "acpi", "dmi", "platform", "input", "serio", "hid", "i2c", "pnp":
+		return platform
+	case "pci":
+		// virtio's PCI devices come as one driver, whatever they are
+		if strings.Contains(rest, "bc01") && !strings.HasPrefix(rest, "v00001AF4") {
+			return storage
+		}
+	}
+	return network
+}
+
+// virtioFirst puts what virtual machines boot from before other hardware.
+func virtioFirst(a, b string) int {
+	va, vb := isVirtio(a), isVirtio(b)
+	switch {
+	case va == vb:
+		return 0
+	case va:
+		return -1
+	}
+	return 1
+}
+
+func isVirtio(alias string) bool {
+	return strings.HasPrefix(alias, "virtio:") || strings.HasPrefix(alias, "pci:v00001AF4")
+}
 
 // Coldplug loads the modules named in first, then those the devices ask for that
 // are there now, and goes on until no device turns up that was not there before:
 // a driver may bring new devices, as virtio_pci does. It returns what it loaded,
-// in order, and every error it met; none of them keeps it from going on. A name
-// of first that is not known is no error.
+// and every error it met; none of them keeps it from going on. A name of first
+// that is not known is no error.
+//
+// When ctx ends it returns at once. A module that is just being initialised
+// cannot be called off; it is named in the error.
 func (x *Index) Coldplug(ctx context.Context, first []string) (loaded []string, errs []error) {
 	if x.dir == "" {
 		return nil, nil
@@ -36,79 +87,101 @@ func (x *Index) Coldplug(ctx context.Context, first []string) (loaded []string, 
 			errs = append(errs, err)
 		}
 	}
-	scan := scanner{sys: filepath.Join(x.sys.root, "/sys"), seen: map[string]bool{}, known: map[string]bool{}}
-	for ctx.Err() == nil {
-		aliases := scan.fresh()
-		if len(aliases) == 0 {
-			return loaded, errs
-		}
-		names, err := x.match(aliases)
-		if err != nil {
-			return loaded, append(errs, err)
-		}
-		fresh, err := x.loadAll(ctx, names)
-		loaded = append(loaded, fresh...)
-		if err != nil {
-			errs = append(errs, err)
-		}
-		if len(fresh) == 0 {
-			return loaded, errs
+	c := coldplug{x: x, scan: newScanner(x.sys.root), done: make(chan batch, lanes)}
+	c.rescan()
+	for c.start(ctx) {
+		select {
+		case b := <-c.done:
+			c.running[b.lane] = nil
+			c.loaded = append(c.loaded, b.loaded...)
+			if b.err != nil {
+				c.errs = append(c.errs, b.err)
+			}
+			if len(b.loaded) > 0 {
+				c.rescan()
+			}
+		case <-ctx.Done():
+			c.errs = append(c.errs, fmt.Errorf("load the modules of the devices: %w while loading %s", ctx.Err(), strings.Join(slices.Concat(c.running[:]...), " ")))
+			return append(loaded, c.loaded...), append(errs, c.errs...)
 		}
 	}
-	return loaded, append(errs, fmt.Errorf("load the modules of the devices: %w", ctx.Err()))
+	return append(loaded, c.loaded...), append(errs, c.errs...)
 }
 
-// scanner finds the devices' modaliases. It does not walk /sys/devices, which has
-// a hundred folders for each device: every device with a modalias is on a bus or
-// in one of two classes.
-type scanner struct {
-	sys   string
-	seen  map[string]bool // device folders looked at
-	known map[string]bool // aliases returned
-}
-
-// classes have devices with a modalias and no bus.
-var classes = []string{"input", "dmi"}
-
-// fresh returns the aliases that the last call did not see, sorted as the buses
-// are, which is by name.
-func (s *scanner) fresh() []string {
-	var aliases []string
-	buses, _ := os.ReadDir(filepath.Join(s.sys, "bus"))
-	for _, bus := range buses {
-		aliases = s.folder(aliases, filepath.Join(s.sys, "bus", bus.Name(), "devices"))
+// Processor loads the modules that the processor's features ask for: KVM,
+// frequency scaling, faster ciphers. They are apart from Coldplug because no
+// container waits for them and they are large; it is for when the machine is up.
+func (x *Index) Processor(ctx context.Context) (loaded []string, err error) {
+	if x.dir == "" {
+		return nil, nil
 	}
-	for _, class := range classes {
-		aliases = s.folder(aliases, filepath.Join(s.sys, "class", class))
+	alias := newScanner(x.sys.root).read(unix.AT_FDCWD, filepath.Join(x.sys.root, "/sys/devices/system/cpu/modalias"))
+	if alias == "" {
+		return nil, nil
 	}
-	return aliases
+	loaded, err = x.LoadAlias(ctx, alias)
+	if errors.Is(err, ErrNotFound) {
+		err = nil
+	}
+	return loaded, err
 }
 
-func (s *scanner) folder(aliases []string, dir string) []string {
-	f, err := os.Open(dir)
+// coldplug is one run of Coldplug; one goroutine has it, and one for each lane
+// that is loading tells it what came of it.
+type coldplug struct {
+	x       *Index
+	scan    *scanner
+	queued  [lanes][]string // modules that wait for their lane
+	running [lanes][]string // modules their lane is loading
+	tried   []string
+	done    chan batch
+	loaded  []string
+	errs    []error
+}
+
+// batch is what came of a lane's modules.
+type batch struct {
+	lane   lane
+	loaded []string
+	err    error
+}
+
+// rescan queues the modules of devices that were not there before.
+func (c *coldplug) rescan() {
+	aliases := c.scan.fresh()
+	if len(aliases) == 0 {
+		return
+	}
+	slices.SortStableFunc(aliases, virtioFirst)
+	found, err := c.x.matchEach(aliases)
 	if err != nil {
-		return aliases
+		c.errs = append(c.errs, err)
+		return
 	}
-	names, _ := f.Readdirnames(-1)
-	_ = f.Close()
-	slices.Sort(names)
-	for _, name := range names {
-		path := dir + "/" + name
-		if s.seen[path] {
-			continue
-		}
-		s.seen[path] = true
-		text, err := os.ReadFile(path + "/modalias")
-		if err != nil || len(text) == 0 {
-			continue
-		}
-		if text[len(text)-1] == '\n' {
-			text = text[:len(text)-1]
-		}
-		if alias := string(text); alias != "" && !s.known[alias] {
-			s.known[alias] = true
-			aliases = append(aliases, alias)
+	for i, alias := range aliases {
+		l := laneOf(alias)
+		for _, name := range found[i] {
+			if !slices.Contains(c.tried, name) {
+				c.tried = append(c.tried, name)
+				c.queued[l] = append(c.queued[l], name)
+			}
 		}
 	}
-	return aliases
+}
+
+// start gives every idle lane what waits for it, and reports whether any is busy.
+func (c *coldplug) start(ctx context.Context) bool {
+	busy := false
+	for l := range lanes {
+		if c.running[l] == nil && len(c.queued[l]) > 0 {
+			names := c.queued[l]
+			c.running[l], c.queued[l] = names, nil
+			go func() {
+				loaded, err := c.x.loadAll(ctx, names)
+				c.done <- batch{l, loaded, err} // has room for every lane
+			}()
+		}
+		busy = busy || c.running[l] != nil
+	}
+	return busy
 }

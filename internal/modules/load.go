@@ -45,15 +45,9 @@ func addSoftdep(s softdep, words []string) softdep {
 	return s
 }
 
-// load takes its turn and loads one module and what it needs. It returns the
-// modules that were not there before, in the order they were loaded.
+// load loads one module and what it needs. It returns the modules that were not
+// there before, in the order they were loaded.
 func (x *Index) load(ctx context.Context, name, params string) ([]string, error) {
-	select {
-	case x.turn <- struct{}{}:
-		defer func() { <-x.turn }()
-	case <-ctx.Done():
-		return nil, fmt.Errorf("load module %s: %w", name, ctx.Err())
-	}
 	l := loader{x: x, ctx: ctx}
 	err := l.load(name, params)
 	return l.fresh, err

@@ -33,7 +33,8 @@ var ErrNoModules = errors.New("no kernel modules in the image")
 var ErrNotFound = errors.New("no such module")
 
 // Index knows the modules of one kernel. It is safe for use by several
-// goroutines; they load one after the other.
+// goroutines. Two that load the same module at once both get it: the kernel lets
+// the second wait for the first.
 type Index struct {
 	dir string // /lib/modules/RELEASE, empty where there is none
 	sys system
@@ -44,8 +45,6 @@ type Index struct {
 	soft     map[string]softdep
 	conf     config
 	readErr  error
-
-	turn chan struct{} // held by the one that loads
 }
 
 // system is the seam to the kernel, so that the order of loading can be tested
@@ -72,7 +71,7 @@ func Running() string {
 }
 
 func open(release string, sys system) (*Index, error) {
-	x := &Index{sys: sys, turn: make(chan struct{}, 1)}
+	x := &Index{sys: sys}
 	var others []string
 	for _, lib := range []string{"/lib/modules", "/usr/lib/modules"} {
 		dir := filepath.Join(sys.root, lib, release)
@@ -137,10 +136,15 @@ func (x *Index) live(name string) bool {
 // parseDep maps each module of modules.dep to its line "PATH: DEPENDENCY ...".
 func parseDep(text string) map[string]string {
 	deps := make(map[string]string, strings.Count(text, "\n"))
-	for line := range strings.Lines(text) {
-		line = strings.TrimSuffix(line, "\n")
-		if path, _, ok := strings.Cut(line, ":"); ok {
-			deps[moduleName(path)] = line
+	for text != "" {
+		line := text
+		if end := strings.IndexByte(text, '\n'); end >= 0 {
+			line, text = text[:end], text[end+1:]
+		} else {
+			text = ""
+		}
+		if colon := strings.IndexByte(line, ':'); colon >= 0 {
+			deps[moduleName(line[:colon])] = line
 		}
 	}
 	return deps
@@ -158,6 +162,9 @@ func moduleName(path string) string {
 
 // normalize makes a name as the kernel has it: - and _ are the same.
 func normalize(name string) string {
+	if strings.IndexByte(name, '-') < 0 {
+		return name
+	}
 	return strings.ReplaceAll(name, "-", "_")
 }
 

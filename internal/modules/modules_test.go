@@ -12,7 +12,9 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/klauspost/compress/zstd"
 	"github.com/ulikunitz/xz"
@@ -26,6 +28,7 @@ const release = "6.1.0-test"
 type tree struct {
 	t        *testing.T
 	root     string
+	mu       sync.Mutex
 	inserted []string // "name" or "name params"
 	answers  map[string]error
 }
@@ -51,6 +54,8 @@ func (m *tree) write(name, text string) {
 
 func (m *tree) insert(path, params string) error {
 	name := moduleName(path)
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	if err := m.answers[name]; err != nil {
 		return err
 	}
@@ -238,13 +243,88 @@ func TestColdplug(t *testing.T) {
 	if len(errs) != 0 {
 		t.Error(errs)
 	}
-	want := []string{"virtio", "virtio_ring", "virtio_rng", "overlay", "virtio_pci", "b", "a", "failover", "net_failover", "virtio_net"}
-	if !slices.Equal(loaded, want) {
-		t.Errorf("loaded %q,\nwant   %q", loaded, want)
+	// the lane of the input device goes its own way
+	platform := func(name string) bool { return name == "a" || name == "b" }
+	wantPlatform := []string{"b", "a"}
+	want := []string{"virtio", "virtio_ring", "virtio_rng", "overlay", "virtio_pci", "failover", "net_failover", "virtio_net"}
+	var got, gotPlatform []string
+	for _, name := range loaded {
+		if platform(name) {
+			gotPlatform = append(gotPlatform, name)
+		} else {
+			got = append(got, name)
+		}
+	}
+	if !slices.Equal(got, want) || !slices.Equal(gotPlatform, wantPlatform) {
+		t.Errorf("loaded %q and %q,\nwant   %q and %q", got, gotPlatform, want, wantPlatform)
 	}
 	m.inserted = nil
 	if loaded, errs := x.Coldplug(t.Context(), []string{"virtio-rng"}); len(loaded)+len(errs)+len(m.inserted) != 0 {
 		t.Errorf("again: %v %v", loaded, errs)
+	}
+}
+
+func TestSlowDisksDoNotHoldUpTheNetwork(t *testing.T) {
+	m := newTree(t, base)
+	m.write("/proc/cmdline", "quiet")
+	m.write("MOD/modules.alias", base["MOD/modules.alias"]+"alias pci:v*d*sv*sd*bc01sc*i* a\n")
+	m.write("/sys/bus/pci/devices/0000:00:00.0/modalias", "pci:v00008086d00007010sv00001AF4sd00001100bc01sc01i80\n")
+	m.write("/sys/bus/virtio/devices/virtio0/modalias", "virtio:d00000001v00001AF4\n")
+	x := m.index()
+	networkUp := make(chan struct{})
+	x.sys.insert = func(path, params string) error {
+		switch moduleName(path) {
+		case "virtio_net":
+			defer close(networkUp)
+		case "a":
+			select {
+			case <-networkUp:
+			case <-time.After(time.Minute):
+				t.Error("the network waits for the disks")
+			}
+		}
+		return m.insert(path, params)
+	}
+	if _, errs := x.Coldplug(t.Context(), nil); len(errs) != 0 {
+		t.Error(errs)
+	}
+}
+
+func TestProcessor(t *testing.T) {
+	m := newTree(t, base)
+	m.write("/proc/cmdline", "quiet")
+	x := m.index()
+	if loaded, err := x.Processor(t.Context()); err != nil || len(loaded) != 0 { // no such file
+		t.Errorf("%v %v", loaded, err)
+	}
+	m.write("/sys/devices/system/cpu/modalias", "cpu:type:x86,ven0002fam000Fmod006B:feature:,0000,0072\n")
+	if loaded, err := x.Processor(t.Context()); err != nil || len(loaded) != 0 { // nobody wants it
+		t.Errorf("%v %v", loaded, err)
+	}
+	m.write("MOD/modules.alias", "alias cpu:type:x86,ven*fam*mod*:feature:*0072* overlay\nalias cpu:type:x86,ven*fam*mod*:feature:*00E7* md5\n")
+	if loaded, err := x.Processor(t.Context()); err != nil || !slices.Equal(loaded, []string{"overlay"}) {
+		t.Errorf("%v %v", loaded, err)
+	}
+	if loaded, errs := m.index().Coldplug(t.Context(), nil); len(loaded)+len(errs) != 0 {
+		t.Errorf("coldplug took the processor along: %v %v", loaded, errs)
+	}
+}
+
+func TestColdplugEndsWithItsContext(t *testing.T) {
+	m := newTree(t, base)
+	m.write("/sys/bus/virtio/devices/virtio0/modalias", "virtio:d00000001v00001AF4\n")
+	x := m.index()
+	ctx, cancel := context.WithCancel(t.Context())
+	let := make(chan struct{})
+	defer close(let)
+	x.sys.insert = func(string, string) error {
+		cancel()
+		<-let // a driver that never comes back
+		return nil
+	}
+	_, errs := x.Coldplug(ctx, nil)
+	if err := errors.Join(errs...); !errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), "while loading virtio_net") {
+		t.Errorf("%v", err)
 	}
 }
 
