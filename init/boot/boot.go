@@ -24,7 +24,7 @@ import (
 
 // Result is what the boot found and did.
 type Result struct {
-	// Container: /proc was there at the start, so this is a container's PID 1.
+	// Container: somebody else has set up what is here.
 	Container bool
 	// Machine: this is the machine's own PID 1, not one of a PID namespace.
 	// Only then are cgroups, swap and disks its own to dispose of.
@@ -55,7 +55,7 @@ const (
 // Run boots. now is the time since the kernel's start.
 func Run(k kernel.Calls, now func() time.Duration) Result {
 	var r Result
-	if _, err := k.Readlink("/proc/self"); err == nil {
+	if inContainer(k) {
 		r.container(k)
 	} else {
 		r.machine(k, now)
@@ -63,6 +63,17 @@ func Run(k kernel.Calls, now func() time.Duration) Result {
 	r.limits(k)
 	r.hostname(k)
 	return r
+}
+
+// inContainer tells whether somebody else has set up what is here: /proc is
+// there, and this is not the first process of the machine itself, which an
+// earlier initramfs may leave with /proc mounted.
+func inContainer(k kernel.Calls) bool {
+	if _, err := k.Readlink("/proc/self"); err != nil {
+		return false
+	}
+	ns, err := k.Readlink("/proc/self/ns/pid")
+	return err != nil || ns != initialPIDNamespace || k.Getpid() != 1
 }
 
 func (r *Result) container(k kernel.Calls) {

@@ -73,8 +73,28 @@ func TestDiskIsNotHandedOver(t *testing.T) {
 	}
 }
 
+// An initramfs of another kind may have left /proc mounted before it switched
+// to this root.
+func TestMachineAfterAnotherInitramfs(t *testing.T) {
+	r := Run(machine().Link("/proc/self", "1").Root(kernel.FileSystem{Magic: unix.EXT4_SUPER_MAGIC}), clock())
+	if !r.Machine || r.Container || len(r.Failed) != 0 {
+		t.Errorf("%+v", r)
+	}
+}
+
+// docker run --init --pid=host: /proc is the machine's, and PID 1 is not this.
+func TestContainerInTheMachinesPIDNamespace(t *testing.T) {
+	if r := Run(machine().Link("/proc/self", "50").Pid(50), clock()); !r.Container || r.Machine {
+		t.Errorf("%+v", r)
+	}
+}
+
+func container() *kerneltest.Kernel {
+	return machine().Link("/proc/self", "1").Link("/proc/self/ns/pid", "pid:[4026532181]")
+}
+
 func TestContainer(t *testing.T) {
-	k := machine().Link("/proc/self", "1")
+	k := container()
 	r := Run(k, clock())
 	if !r.Container || r.Machine || len(r.Failed)+len(r.Warnings) != 0 {
 		t.Errorf("%+v", r)
@@ -94,7 +114,7 @@ func TestContainer(t *testing.T) {
 }
 
 func TestContainersOwnLimitsAreExpected(t *testing.T) {
-	k := machine().Link("/proc/self", "1")
+	k := container()
 	k.Fail = func(_ int, call string) error {
 		if strings.HasPrefix(call, "set") {
 			return syscall.EPERM

@@ -73,6 +73,9 @@ const (
 	soundAfter = 10 * time.Second
 	// stopTries bounds how often a supervisor that fails is started to stop things.
 	stopTries = 5
+	// sayEvery start that fails in the same way at the longest delay is told:
+	// one a minute.
+	sayEvery = 12
 	// Impatient stop signals within impatience of each other end the wait.
 	impatient  = 3
 	impatience = 5 * time.Second
@@ -131,19 +134,20 @@ type Step struct {
 
 // Machine is the state machine. The zero value is not ready; see New.
 type Machine struct {
-	state    State
-	kind     Kind
-	timeout  time.Duration // for a stop
-	pid      int
-	since    time.Time     // start of the running supervisor
-	delay    time.Duration // before the next start
-	due      time.Time     // of the next start, in Waiting
-	restarts int
-	failures int       // of the supervisor since the stop began
-	deadline time.Time // of the stop
-	told     bool      // the running supervisor knows of the stop
-	repeats  int       // stop signals in a row while stopping
-	last     time.Time // of the last stop signal
+	state       State
+	kind        Kind
+	timeout     time.Duration // for a stop
+	pid         int
+	since       time.Time     // start of the running supervisor
+	delay       time.Duration // before the next start
+	due         time.Time     // of the next start, in Waiting
+	restarts    int
+	failures    int       // of the supervisor since the stop began
+	lastFailure string    // to start it
+	deadline    time.Time // of the stop
+	told        bool      // the running supervisor knows of the stop
+	repeats     int       // stop signals in a row while stopping
+	last        time.Time // of the last stop signal
 }
 
 // New returns a machine that gives a stop the time timeout.
@@ -230,16 +234,21 @@ func (m *Machine) startFailed(err error, now time.Time) Step {
 		m.state = Done
 		return Step{Finish, Error, what + "; stopping without it"}
 	}
+	before, same := m.delay, what == m.lastFailure
+	m.lastFailure = what
 	s := m.again(what, now)
 	if hopeless(err) {
 		s.Say += "; is the root complete?"
+	}
+	if same && before == lastDelay && m.restarts%sayEvery != 0 {
+		s.Say = "" // the reason is on the console and is not to be scrolled away
 	}
 	return s
 }
 
 // hopeless tells errors of exec that trying again will hardly change.
 func hopeless(err error) bool {
-	for _, e := range []syscall.Errno{syscall.ENOENT, syscall.EACCES, syscall.ENOEXEC, syscall.ENOTDIR, syscall.ELOOP, syscall.EISDIR} {
+	for _, e := range []syscall.Errno{syscall.ENOENT, syscall.EACCES, syscall.ENOEXEC, syscall.ENOTDIR, syscall.ELOOP, syscall.EISDIR, syscall.ETXTBSY} {
 		if errors.Is(err, e) {
 			return true
 		}

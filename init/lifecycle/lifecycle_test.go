@@ -77,14 +77,22 @@ func TestRestartsForEverWithBackoff(t *testing.T) {
 func TestForkFailuresNeverEndIt(t *testing.T) {
 	p := start(t)
 	p.do(Boot{}, Launch, Launching, "")
-	for _, err := range []error{syscall.EAGAIN, syscall.ENOMEM, syscall.EAGAIN} {
-		for range 20 {
-			p.do(StartFailed{fmt.Errorf("fork: %w", err)}, Nothing, Waiting, "supervisor did not start: fork: ")
-			if d := p.wake(); d > lastDelay {
-				t.Fatalf("waits %s", d)
-			}
-			p.do(Tick{}, Launch, Launching, "")
+	begin, said := p.now, 0
+	for range 200 {
+		s, err := p.m.Next(StartFailed{fmt.Errorf("fork: %w", syscall.EAGAIN)}, p.now)
+		if err != nil || s.Order != Nothing || p.m.State() != Waiting {
+			t.Fatalf("%+v, %v, %s", s, err, p.m.State())
 		}
+		if s.Say != "" {
+			said++
+		}
+		if d := p.wake(); d > lastDelay {
+			t.Fatalf("waits %s", d)
+		}
+		p.do(Tick{}, Launch, Launching, "")
+	}
+	if minutes := int(p.now.Sub(begin).Minutes()); said < minutes || said > minutes+10 {
+		t.Errorf("%d lines in %d minutes", said, minutes)
 	}
 	p.do(StartFailed{syscall.ENOENT}, Nothing, Waiting, "is the root complete?")
 }
