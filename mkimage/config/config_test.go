@@ -59,9 +59,12 @@ func TestErrors(t *testing.T) {
 	}{
 		{"empty file", "", []string{"t.yml: is empty"}},
 		{"only a comment", "# nothing\n", []string{"t.yml: is empty"}},
-		{"not YAML", "services:\n  - name: [\n", []string{"t.yml:2: is not YAML: did not find expected node content"}},
+		{"not YAML", "services:\n  - name: [\n", []string{"t.yml:3: is not YAML: did not find expected node content"}},
+		{"odd indentation", "init: [a]\nservices:\n  - name: a\n   image: b\n", []string{"t.yml:3: is not YAML: did not find expected '-' indicator"}},
+		{"colon in a value", "kernel:\n  cmdline: a: b\n", []string{"t.yml:2: is not YAML: mapping values are not allowed in this context"}},
 		{"tabs", "kernel:\n\timage: x\n", []string{"t.yml:2: is not YAML: found character that cannot start any token"}},
 		{"list at the root", "- a\n", []string{"t.yml:1: must be a map of keys (kernel:, init:, services: ...), is a list"}},
+		{"text after the end", "{}\nkernel: {}\n", []string{"t.yml:2: is not YAML: did not find expected <document start>"}},
 		{"two documents", "init: [a]\n---\ninit: [b]\n", []string{"t.yml:2: has a second document after ---; there must be one"}},
 
 		{"unknown key at the root", "sevices: []\n", []string{`t.yml:1: sevices: unknown key; did you mean "services"?`}},

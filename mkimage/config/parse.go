@@ -155,8 +155,13 @@ func (c *checker) document(b []byte) *value {
 		return nil
 	}
 	var more yaml.Node
-	if err := dec.Decode(&more); !errors.Is(err, io.EOF) {
+	switch err := dec.Decode(&more); {
+	case err == nil:
 		c.add(more.Line, "", "has a second document after ---; there must be one")
+		return nil
+	case !errors.Is(err, io.EOF):
+		line, text := yamlError(err)
+		c.add(line, "", "is not YAML: %s", text)
 		return nil
 	}
 	v := c.expand(doc.Content[0], "", 0)
@@ -170,12 +175,21 @@ func (c *checker) document(b []byte) *value {
 	return v
 }
 
+// parserErrors begin the messages whose line the YAML library counts from 0.
+var parserErrors = []string{
+	"did not find expected <", "did not find expected node content", "did not find expected key",
+	"did not find expected '-' indicator", "did not find expected ',' or",
+}
+
 // yamlError takes the line out of the parser's message.
 func yamlError(err error) (line int, text string) {
 	text = strings.TrimPrefix(err.Error(), "yaml: ")
 	if rest, ok := strings.CutPrefix(text, "line "); ok {
 		if n, msg, ok := strings.Cut(rest, ": "); ok {
 			if line, err := strconv.Atoi(n); err == nil {
+				if slices.ContainsFunc(parserErrors, func(p string) bool { return strings.HasPrefix(msg, p) }) {
+					line++
+				}
 				return line, msg
 			}
 		}
