@@ -108,22 +108,32 @@ func (x *Index) Coldplug(ctx context.Context, first []string) (loaded []string, 
 	return append(loaded, c.loaded...), append(errs, c.errs...)
 }
 
-// Processor loads the modules that the processor's features ask for: KVM,
-// frequency scaling, faster ciphers. They are apart from Coldplug because no
-// container waits for them and they are large; it is for when the machine is up.
+// Processor loads the modules that the processors ask for: KVM, frequency
+// scaling, faster ciphers. They are apart from Coldplug because no container waits
+// for them while they are large, or try for long what a virtual processor has not;
+// they are for when the machine is up.
 func (x *Index) Processor(ctx context.Context) (loaded []string, err error) {
 	if x.dir == "" {
 		return nil, nil
 	}
-	alias := newScanner(x.sys.root).read(unix.AT_FDCWD, filepath.Join(x.sys.root, "/sys/devices/system/cpu/modalias"))
-	if alias == "" {
-		return nil, nil
+	if err := x.read(); err != nil {
+		return nil, err
 	}
-	loaded, err = x.LoadAlias(ctx, alias)
-	if errors.Is(err, ErrNotFound) {
-		err = nil
+	scan := newScanner(x.sys.root)
+	aliases := slices.DeleteFunc(scan.fresh(), func(a string) bool { return !isProcessor(a) })
+	if alias := scan.read(unix.AT_FDCWD, filepath.Join(scan.sys, "devices/system/cpu/modalias")); alias != "" {
+		aliases = append(aliases, alias)
 	}
-	return loaded, err
+	names, err := x.match(aliases)
+	if err != nil {
+		return nil, err
+	}
+	return x.loadAll(ctx, names)
+}
+
+// isProcessor recognizes the processors among the ACPI devices.
+func isProcessor(alias string) bool {
+	return strings.HasPrefix(alias, "acpi:LNXCPU:") || strings.HasPrefix(alias, "acpi:ACPI0007:") || strings.HasPrefix(alias, "cpu:")
 }
 
 // coldplug is one run of Coldplug; one goroutine has it, and one for each lane
@@ -148,7 +158,7 @@ type batch struct {
 
 // rescan queues the modules of devices that were not there before.
 func (c *coldplug) rescan() {
-	aliases := c.scan.fresh()
+	aliases := slices.DeleteFunc(c.scan.fresh(), isProcessor)
 	if len(aliases) == 0 {
 		return
 	}

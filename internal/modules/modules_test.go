@@ -301,8 +301,9 @@ func TestProcessor(t *testing.T) {
 	if loaded, err := x.Processor(t.Context()); err != nil || len(loaded) != 0 { // nobody wants it
 		t.Errorf("%v %v", loaded, err)
 	}
-	m.write("MOD/modules.alias", "alias cpu:type:x86,ven*fam*mod*:feature:*0072* overlay\nalias cpu:type:x86,ven*fam*mod*:feature:*00E7* md5\n")
-	if loaded, err := x.Processor(t.Context()); err != nil || !slices.Equal(loaded, []string{"overlay"}) {
+	m.write("MOD/modules.alias", "alias cpu:type:x86,ven*fam*mod*:feature:*0072* overlay\nalias cpu:type:x86,ven*fam*mod*:feature:*00E7* md5\nalias acpi*:LNXCPU:* failover\n")
+	m.write("/sys/bus/acpi/devices/LNXCPU:00/modalias", "acpi:LNXCPU:\n")
+	if loaded, err := x.Processor(t.Context()); err != nil || !slices.Equal(loaded, []string{"failover", "overlay"}) {
 		t.Errorf("%v %v", loaded, err)
 	}
 	if loaded, errs := m.index().Coldplug(t.Context(), nil); len(loaded)+len(errs) != 0 {
