@@ -33,7 +33,7 @@ func Parse(text string) []Mount {
 		if len(l) < 6 || len(r) < 2 {
 			continue
 		}
-		m := Mount{Root: unescape(l[3]), Target: unescape(l[4]), Type: r[0], Source: unescape(r[1])}
+		m := Mount{Root: Unescape(l[3]), Target: Unescape(l[4]), Type: r[0], Source: Unescape(r[1])}
 		m.ReadOnly = hasOption(l[5], "ro") || len(r) > 2 && hasOption(r[2], "ro")
 		mounts = append(mounts, m)
 	}
@@ -49,8 +49,9 @@ func hasOption(options, want string) bool {
 	return false
 }
 
-// unescape undoes the kernel's \040 for white space and backslash.
-func unescape(s string) string {
+// Unescape undoes the kernel's \040 for white space and backslash, here and in
+// other files of /proc.
+func Unescape(s string) string {
 	if !strings.Contains(s, `\`) {
 		return s
 	}

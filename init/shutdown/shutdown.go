@@ -22,6 +22,7 @@ import (
 	"keelson/init/children"
 	"keelson/init/kernel"
 	"keelson/init/lifecycle"
+	"keelson/init/mountinfo"
 	"keelson/init/mounts"
 )
 
@@ -78,7 +79,7 @@ func (e *End) Run() {
 		return
 	}
 	if e.Machine {
-		e.swapOff()
+		_ = e.swapOff() // what it cannot end yet is tried again
 	}
 	done := e.unmount()
 	if !e.bounded(SyncBound, e.Kernel.Sync) {
@@ -150,21 +151,38 @@ func (e *End) survivors() []string {
 	return list
 }
 
-func (e *End) swapOff() {
+// swaps lists what the kernel swaps to.
+func (e *End) swaps() []string {
 	text, err := e.Kernel.ReadFile("/proc/swaps")
 	if err != nil {
-		return
+		return nil
 	}
 	// Filename Type Size Used Priority
+	var list []string
 	for i, line := range strings.Split(string(text), "\n") {
-		f := strings.Fields(line)
-		if i == 0 || len(f) < 5 {
-			continue
-		}
-		if !e.bounded(SwapBound, func() { _ = e.Kernel.Swapoff(f[0]) }) {
-			e.Console.Warn(name, "swapoff %s did not end within %s", f[0], SwapBound)
+		if f := strings.Fields(line); i > 0 && len(f) >= 5 {
+			list = append(list, mountinfo.Unescape(f[0]))
 		}
 	}
+	return list
+}
+
+// swapOff ends all swapping and tells whether it ended some.
+func (e *End) swapOff() bool {
+	any := false
+	for _, file := range e.swaps() {
+		result := make(chan error, 1)
+		if !e.bounded(SwapBound, func() { result <- e.Kernel.Swapoff(file) }) {
+			e.Console.Warn(name, "swapoff %s did not end within %s", file, SwapBound)
+			continue
+		}
+		select {
+		case err := <-result:
+			any = any || err == nil
+		default: // it panicked
+		}
+	}
+	return any
 }
 
 // bounded runs f and waits for it as long as limit. What does not end is left

@@ -201,6 +201,35 @@ func TestLoopDeviceIsDetached(t *testing.T) {
 	}
 }
 
+// A mount may hide a swap file until it is gone itself.
+func TestHiddenSwap(t *testing.T) {
+	k := machine().Busy("/data")
+	tries := 0
+	k.Fail = func(_ int, call string) error {
+		if call != "swapoff /data/swap" {
+			return nil
+		}
+		if tries++; tries == 1 {
+			return syscall.ENOENT
+		}
+		k.Free("/data")
+		return nil
+	}
+	if p := run(k, nil); tries != 2 || slices.Contains(k.Targets(), "/data") {
+		t.Errorf("%d tries, left %q, said %q", tries, k.Targets(), p)
+	}
+	k = machine().Busy("/data")
+	k.Fail = func(_ int, call string) error {
+		if call == "swapoff /data/swap" {
+			return syscall.ENOMEM
+		}
+		return nil
+	}
+	if p := run(k, nil); !strings.Contains(p.String(), "swap on /data/swap") {
+		t.Errorf("said %q", p)
+	}
+}
+
 func TestSomethingDoesNotDie(t *testing.T) {
 	k := machine().Immortal()
 	p := run(k, nil)

@@ -27,8 +27,13 @@ func (e *End) unmount() string {
 		if count += n; n > 0 {
 			continue
 		}
-		// Only what a kernel thread holds is left; a loop device is the usual one.
-		if len(busy) == 0 || !e.Machine || !e.detachLoops(busy) {
+		// Only what the kernel itself holds is left: swap, which a mount may
+		// have hidden until now, and loop devices.
+		if len(busy) == 0 || !e.Machine {
+			break
+		}
+		swap, loop := e.swapOff(), e.detachLoops(busy)
+		if !swap && !loop {
 			break
 		}
 	}
@@ -167,6 +172,11 @@ func (e *End) heldBy(target string) string {
 	for device, file := range e.loops() {
 		if under(file, target) {
 			holders = append(holders, fmt.Sprintf("/dev/%s with %s", device, file))
+		}
+	}
+	for _, file := range e.swaps() {
+		if under(file, target) {
+			holders = append(holders, "swap on "+file)
 		}
 	}
 	if text, err := e.Kernel.ReadFile("/proc/self/mountinfo"); err == nil {

@@ -77,6 +77,13 @@ func (k *Kernel) Mounted(fstype, target string) *Kernel {
 // Busy makes a mount refuse to go until it is taken off again.
 func (k *Kernel) Busy(target string) *Kernel { k.busy[target] = true; return k }
 
+// Free takes that off.
+func (k *Kernel) Free(target string) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	delete(k.busy, target)
+}
+
 // Children sets how many live; SIGKILL ends them.
 func (k *Kernel) Children(n int) *Kernel { k.children = n; return k }
 
@@ -223,7 +230,17 @@ func (k *Kernel) SetHostname(name string) error { return k.call("sethostname %s"
 func (k *Kernel) Subreaper() error              { return k.call("subreaper") }
 func (k *Kernel) Reboot(cmd int) error          { return k.call("reboot %#x", cmd) }
 func (k *Kernel) Sync()                         { _ = k.call("sync") }
-func (k *Kernel) Swapoff(path string) error     { return k.call("swapoff %s", path) }
+
+// Swapoff ends it for good.
+func (k *Kernel) Swapoff(path string) error {
+	if err := k.call("swapoff %s", path); err != nil {
+		return err
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.files["/proc/swaps"] = ""
+	return nil
+}
 
 // DetachLoop frees whatever was busy.
 func (k *Kernel) DetachLoop(device string) error {
