@@ -10,6 +10,7 @@ import (
 	"runtime"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/containerd/v2/pkg/sys"
@@ -19,6 +20,8 @@ import (
 	"github.com/containerd/ttrpc"
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 )
 
 // serve runs the daemon until a signal says stop. The sockets accept only
@@ -94,6 +97,7 @@ type daemon struct {
 func (d *daemon) start(ctx context.Context, cfg *Config) (err error) {
 	d.grpc = grpc.NewServer(
 		grpc.UnaryInterceptor(unaryNamespace), grpc.StreamInterceptor(streamNamespace),
+		grpc.UnknownServiceHandler(notHere),
 		grpc.MaxRecvMsgSize(cfg.grpc().MaxRecvMsgSize), grpc.MaxSendMsgSize(cfg.grpc().MaxSendMsgSize),
 	)
 	if d.ttrpc, err = ttrpc.NewServer(ttrpc.WithServerHandshaker(ttrpc.UnixSocketRequireSameUser())); err != nil {
@@ -160,6 +164,12 @@ func dumpStacks(ctx context.Context) {
 	buf = buf[:runtime.Stack(buf, true)]
 	log.G(ctx).Info("goroutine stacks follow on stderr")
 	os.Stderr.Write(buf)
+}
+
+// notHere answers calls to the services that were left out.
+func notHere(_ any, ss grpc.ServerStream) error {
+	method, _ := grpc.MethodFromServerStream(ss)
+	return status.Errorf(codes.Unimplemented, "%s: this trimmed containerd does not have it; the stock binary in its place does", strings.TrimPrefix(method, "/"))
 }
 
 // The namespace comes with a request as metadata; it has to go on with calls

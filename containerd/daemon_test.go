@@ -283,12 +283,15 @@ func TestCtr(t *testing.T) {
 		{[]string{"t", "exec", "--exec-id", "x", "web", "echo", "from inside"}, "from inside"},
 		{[]string{"t", "ps", "web"}, fmt.Sprint(task.Pid())},
 		{[]string{"t", "metrics", "web"}, "web"},
-		{[]string{"ns", "ls"}, "services.linuxkit"},
+		{[]string{"ns", "ls"}, m.name},
 		{[]string{"plugins", "ls"}, "io.containerd.runtime.v2"},
 	} {
 		if out := m.ctr(c.args...); !strings.Contains(out, c.want) && !strings.Contains(strings.ToLower(out), strings.ToLower(c.want)) {
 			t.Errorf("ctr %v: no %q in\n%s", c.args, c.want, out)
 		}
+	}
+	if _, err := m.c.ImageService().List(m.ctx); !errdefs.IsNotImplemented(err) || !strings.Contains(err.Error(), "Images/List: this trimmed containerd does not have it") {
+		t.Errorf("a service that is not here: %v", err)
 	}
 	m.ctr("t", "kill", "-s", "SIGKILL", "web")
 	if code := m.exit(exit); code != 137 {

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -71,6 +72,7 @@ var tools = sync.OnceValues(func() (string, error) {
 type machine struct {
 	t                *testing.T
 	dir, bin, socket string
+	name             string // of the containerd namespace and of the parent of all its cgroups
 	log              lockedBuffer
 	cmd              *exec.Cmd
 	c                *client.Client
@@ -102,8 +104,9 @@ func newMachine(t *testing.T) *machine {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(namespaces.WithNamespace(context.Background(), "services.linuxkit"), 4*bound)
-	m := &machine{t: t, dir: dir, bin: bin, socket: filepath.Join(dir, "c.sock"), ctx: leases.WithLease(ctx, "none")}
+	name := filepath.Base(dir) // runc keeps its state by namespace: no two machines may share one
+	ctx, cancel := context.WithTimeout(namespaces.WithNamespace(context.Background(), name), 4*bound)
+	m := &machine{t: t, dir: dir, bin: bin, name: name, socket: filepath.Join(dir, "c.sock"), ctx: leases.WithLease(ctx, "none")}
 	rootfs := filepath.Join(dir, "rootfs")
 	for _, d := range []string{"bin", "proc", "dev", "sys", "tmp"} {
 		must(t, os.MkdirAll(filepath.Join(rootfs, d), 0o755))
@@ -121,6 +124,7 @@ func newMachine(t *testing.T) *machine {
 		if t.Failed() {
 			t.Logf("the daemon's log:\n%s", m.log.String())
 		}
+		m.sweep()
 		os.RemoveAll(dir)
 	})
 	m.start()
@@ -158,7 +162,7 @@ exec "$0" "$@"`
 		}
 		time.Sleep(time.Millisecond)
 	}
-	c, err := client.New(m.socket, client.WithDefaultNamespace("services.linuxkit"))
+	c, err := client.New(m.socket, client.WithDefaultNamespace(m.name))
 	must(m.t, err)
 	m.c = c
 }
@@ -196,6 +200,35 @@ func (m *machine) removeAll() {
 	}
 }
 
+// sweep ends what a failed test may have left, and takes away the machine's
+// folders outside its own.
+func (m *machine) sweep() {
+	for _, pid := range m.shims() {
+		_ = unix.Kill(pid, unix.SIGKILL)
+	}
+	for _, root := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/unified"} {
+		top := filepath.Join(root, m.name)
+		for end := time.Now().Add(bound); time.Now().Before(end); time.Sleep(2 * time.Millisecond) {
+			left := false
+			dirs, _ := filepath.Glob(top + "/*")
+			for _, dir := range append(dirs, top) {
+				data, _ := os.ReadFile(dir + "/cgroup.procs")
+				for pid := range strings.FieldsSeq(string(data)) {
+					n, _ := strconv.Atoi(pid)
+					_ = unix.Kill(n, unix.SIGKILL)
+				}
+				_ = os.Remove(dir)
+				_, err := os.Stat(dir)
+				left = left || err == nil
+			}
+			if !left {
+				break
+			}
+		}
+	}
+	os.RemoveAll(filepath.Join("/run/containerd/runc", m.name))
+}
+
 // spec is a container that runs a shell command.
 func (m *machine) spec(id, command string) *specs.Spec {
 	return &specs.Spec{
@@ -210,7 +243,7 @@ func (m *machine) spec(id, command string) *specs.Spec {
 			{Destination: "/dev", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "mode=755"}},
 		},
 		Linux: &specs.Linux{
-			CgroupsPath: "/" + filepath.Base(m.dir) + "/" + id,
+			CgroupsPath: "/" + m.name + "/" + id,
 			Namespaces:  []specs.LinuxNamespace{{Type: specs.PIDNamespace}, {Type: specs.MountNamespace}},
 		},
 	}
@@ -281,7 +314,7 @@ func (m *machine) shims() []int {
 
 // bundle is the state folder of a task.
 func (m *machine) bundle(id string) string {
-	return filepath.Join(m.dir, "state/io.containerd.runtime.v2.task/services.linuxkit", id)
+	return filepath.Join(m.dir, "state/io.containerd.runtime.v2.task", m.name, id)
 }
 
 // said is the daemon's own log. The stock shim's lines pass through it, and
@@ -301,7 +334,7 @@ func (m *machine) ctr(args ...string) string {
 	m.t.Helper()
 	ctx, cancel := context.WithTimeout(m.ctx, bound)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, filepath.Join(m.bin, "ctr"), append([]string{"-a", m.socket, "-n", "services.linuxkit"}, args...)...)
+	cmd := exec.CommandContext(ctx, filepath.Join(m.bin, "ctr"), append([]string{"-a", m.socket, "-n", m.name}, args...)...)
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		m.t.Fatalf("ctr %s: %v\n%s", strings.Join(args, " "), err, out)
