@@ -68,7 +68,14 @@ type box struct {
 // start starts the real /init as PID 1 of its own user, PID, mount, UTS, IPC,
 // network and cgroup namespaces, so that nothing of the machine is within its
 // reach. mode is container or machine.
-func start(t *testing.T, mode string, without ...string) *box {
+func start(t *testing.T, mode string) *box { return startWith(t, mode, setup{}) }
+
+type setup struct {
+	without string   // a file to leave out
+	output  *os.File // instead of the console the box reads
+}
+
+func startWith(t *testing.T, mode string, set setup) *box {
 	t.Helper()
 	root := t.TempDir()
 	for _, dir := range []string{"proc", "usr/bin", "memory", "dev", "etc"} {
@@ -85,7 +92,7 @@ func start(t *testing.T, mode string, without ...string) *box {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if len(without) > 0 && without[0] == path {
+		if set.without == path {
 			continue
 		}
 		if err := os.WriteFile(filepath.Join(root, path), data, 0o755); err != nil {
@@ -108,6 +115,9 @@ func start(t *testing.T, mode string, without ...string) *box {
 	b := &box{t: t, ctl: open("ctl"), lines: make(chan string, 1000), ended: make(chan error, 1)}
 	b.cmd = exec.Command(helper, "enter", root, mode)
 	b.cmd.Stdout, b.cmd.Stderr = console, console
+	if set.output != nil {
+		b.cmd.Stdout, b.cmd.Stderr = set.output, set.output
+	}
 	b.cmd.SysProcAttr = &syscall.SysProcAttr{
 		Cloneflags: unix.CLONE_NEWUSER | unix.CLONE_NEWPID | unix.CLONE_NEWNS | unix.CLONE_NEWUTS |
 			unix.CLONE_NEWIPC | unix.CLONE_NEWNET | unix.CLONE_NEWCGROUP,
@@ -255,7 +265,7 @@ func TestSupervisorDiesWhileStopping(t *testing.T) {
 }
 
 func TestMissingSupervisor(t *testing.T) {
-	b := start(t, "container", "usr/bin/service")
+	b := startWith(t, "container", setup{without: "usr/bin/service"})
 	b.expect(`ERROR: supervisor did not start: /usr/bin/service: no such file or directory; restart 1 in 100ms; is the root complete\?`)
 	b.expect(`restart 3 in 400ms`)
 	if err := b.cmd.Process.Signal(unix.SIGUSR2); err != nil {
@@ -264,6 +274,30 @@ func TestMissingSupervisor(t *testing.T) {
 	b.expect(`poweroff asked for`)
 	b.expect(`stopping without it`)
 	b.end()
+}
+
+// Writing to a terminal that has gone ends the supervisor, by SIGPIPE, but not
+// PID 1.
+func TestConsoleGone(t *testing.T) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	b := startWith(t, "container", setup{output: w})
+	w.Close()
+	in := bufio.NewScanner(r)
+	for in.Scan() && !strings.Contains(in.Text(), "sup: start") {
+		b.seen = append(b.seen, in.Text())
+	}
+	r.Close()
+	b.tell("exit 1") // and what PID 1 has to say of it goes nowhere
+	if err := b.cmd.Process.Signal(unix.SIGUSR2); err != nil {
+		t.Fatal(err)
+	}
+	if got := b.end(); got != "exit status 0" {
+		t.Errorf("PID 1: %s", got)
+	}
 }
 
 // A root in memory, with nothing mounted, is taken all the way. devtmpfs needs
