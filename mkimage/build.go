@@ -165,7 +165,7 @@ func writeKernelInitrd(ctx context.Context, ui *reporter, res *assemble.Result, 
 			early = rc
 		}
 		_, total := res.Root.Size()
-		count, done := ui.bar("write "+name, total)
+		count, done := ui.bar("write "+filepath.Base(name), total)
 		defer done()
 		return output.Initrd(ctx, w, res.Root, early, compress, count)
 	})
@@ -188,7 +188,7 @@ func writeTar(ctx context.Context, ui *reporter, res *assemble.Result, prefix st
 	name := prefix + ".tar"
 	err := output.ToFile(name, func(w io.Writer) error {
 		_, total := res.Root.Size()
-		count, done := ui.bar("write "+name, total)
+		count, done := ui.bar("write "+filepath.Base(name), total)
 		defer done()
 		return output.Tar(ctx, w, res.Root, count)
 	})

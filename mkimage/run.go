@@ -73,6 +73,9 @@ DHCP) and a virtio random number source. It is emulated unless --kvm is given.`,
 			if err := setFiles(&machine, prefix, appended); err != nil {
 				return err
 			}
+			if !flags.quiet {
+				fmt.Fprintln(cmd.ErrOrStderr(), greeting(machine.Forwards))
+			}
 			return machine.Run(cmd.Context())
 		},
 	}
@@ -86,6 +89,15 @@ DHCP) and a virtio random number source. It is emulated unless --kvm is given.`,
 	fl.StringVar(&appended, "append", "", "words to add to the kernel's command line")
 	fl.StringArrayVar(&machine.Args, "qemu-arg", nil, "one argument passed to QEMU as it is; may be repeated")
 	return cmd
+}
+
+// greeting says how to get out again, and where the ports are.
+func greeting(forwards []vm.Forward) string {
+	line := "booting; Ctrl-a x ends the machine, Ctrl-a c is QEMU's monitor"
+	for _, f := range forwards {
+		line += fmt.Sprintf("\n%s:%d (%s) leads to port %d of the machine", f.HostAddr, f.Host, f.Proto, f.Guest)
+	}
+	return line
 }
 
 func setFiles(m *vm.Machine, prefix, appended string) error {
