@@ -26,23 +26,41 @@ func (x *Index) match(names []string) ([]string, error) {
 }
 
 // matchEach returns the modules for each name. It reads modules.alias once for
-// all of them and keeps nothing of it: the file has thousands of lines and is
-// needed a few times in a boot.
+// all of them and keeps nothing of it but the answers: the file has thousands of
+// lines and is needed a few times in a boot, while a device says its alias again
+// and again.
 func (x *Index) matchEach(names []string) ([][]string, error) {
-	var text []byte
-	if x.dir != "" {
-		var err error
-		text, err = os.ReadFile(filepath.Join(x.dir, "modules.alias"))
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return nil, fmt.Errorf("read the modules' aliases: %w", err)
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.answers == nil || len(x.answers) > maxAnswers {
+		x.answers = map[string][]string{}
+	}
+	var fresh []string
+	for _, name := range names {
+		if _, known := x.answers[name]; !known {
+			fresh = append(fresh, name)
 		}
 	}
-	found := matchAliases(string(text), names)
-	for i, name := range names {
-		// modprobe.d's aliases take precedence over the modules' own
-		if named := x.conf.aliased(name); len(named) > 0 {
-			found[i] = named
+	if len(fresh) > 0 {
+		var text []byte
+		if x.dir != "" {
+			var err error
+			text, err = os.ReadFile(filepath.Join(x.dir, "modules.alias"))
+			if err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return nil, fmt.Errorf("read the modules' aliases: %w", err)
+			}
 		}
+		for i, modules := range matchAliases(string(text), fresh) {
+			// modprobe.d's aliases take precedence over the modules' own
+			if named := x.conf.aliased(fresh[i]); len(named) > 0 {
+				modules = named
+			}
+			x.answers[fresh[i]] = modules
+		}
+	}
+	found := make([][]string, len(names))
+	for i, name := range names {
+		found[i] = x.answers[name]
 	}
 	return found, nil
 }

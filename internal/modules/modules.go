@@ -45,7 +45,13 @@ type Index struct {
 	soft     map[string]softdep
 	conf     config
 	readErr  error
+
+	mu      sync.Mutex
+	answers map[string][]string // alias -> its modules; guarded by mu
 }
+
+// maxAnswers bounds what is remembered of modules.alias.
+const maxAnswers = 1000
 
 // system is the seam to the kernel, so that the order of loading can be tested
 // without one.

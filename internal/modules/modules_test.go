@@ -150,6 +150,28 @@ func TestAliasAndBlacklist(t *testing.T) {
 	m.want("overlay", "virtio", "virtio_ring", "virtio_rng")
 }
 
+func TestAnAliasIsLookedUpOnce(t *testing.T) {
+	m := newTree(t, base)
+	x := m.index()
+	for range 2 {
+		if _, err := x.LoadAlias(t.Context(), "fs-overlay"); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := x.LoadAlias(t.Context(), "nobody:x"); !errors.Is(err, ErrNotFound) {
+			t.Fatal(err)
+		}
+		m.write("MOD/modules.alias", "alias nobody:* md5\n") // not read again
+	}
+	// but a module that was taken out meanwhile is loaded again
+	if err := os.RemoveAll(filepath.Join(m.root, "sys/module/overlay")); err != nil {
+		t.Fatal(err)
+	}
+	if loaded, err := x.LoadAlias(t.Context(), "fs-overlay"); err != nil || !slices.Equal(loaded, []string{"overlay"}) {
+		t.Errorf("%v %v", loaded, err)
+	}
+	m.want("overlay", "overlay")
+}
+
 func TestModprobeD(t *testing.T) {
 	m := newTree(t, base)
 	m.write("/etc/modprobe.d/a.conf", "blacklist overlay\noptions virtio_net \\\n  one=1 two\ninstall nfsd /bin/false\ninstall md5 /sbin/special\nalias blockdev-* b\n")
@@ -303,7 +325,7 @@ func TestProcessor(t *testing.T) {
 	}
 	m.write("MOD/modules.alias", "alias cpu:type:x86,ven*fam*mod*:feature:*0072* overlay\nalias cpu:type:x86,ven*fam*mod*:feature:*00E7* md5\nalias acpi*:LNXCPU:* failover\n")
 	m.write("/sys/bus/acpi/devices/LNXCPU:00/modalias", "acpi:LNXCPU:\n")
-	if loaded, err := x.Processor(t.Context()); err != nil || !slices.Equal(loaded, []string{"failover", "overlay"}) {
+	if loaded, err := m.index().Processor(t.Context()); err != nil || !slices.Equal(loaded, []string{"failover", "overlay"}) {
 		t.Errorf("%v %v", loaded, err)
 	}
 	if loaded, errs := m.index().Coldplug(t.Context(), nil); len(loaded)+len(errs) != 0 {
