@@ -104,7 +104,7 @@ func Load(path string) (*Config, []string, error) {
 		if key := bad.Key(); len(key) > 0 {
 			where += ": " + keyName(key)
 		}
-		return nil, nil, fmt.Errorf("%s: %s", where, strings.TrimPrefix(bad.Error(), "toml: "))
+		return nil, nil, fmt.Errorf("%s: %s", where, inWords(strings.TrimPrefix(bad.Error(), "toml: ")))
 	case err != nil:
 		return nil, nil, fmt.Errorf("%s: %w", path, err)
 	}
@@ -206,6 +206,28 @@ func (c *Config) check() error {
 		return fmt.Errorf("oom_score is %d, want -1000 to 1000", c.OOMScore)
 	}
 	return nil
+}
+
+// inWords says of a value of the wrong type what it is and what it should be,
+// where the decoder speaks of Go's types.
+func inWords(message string) string {
+	is, want, ok := strings.Cut(strings.TrimPrefix(message, "cannot decode TOML "), " into ")
+	if !ok || !strings.HasPrefix(message, "cannot decode TOML ") {
+		return message
+	}
+	if _, t, ok := strings.Cut(want, " of type "); ok {
+		want = t
+	}
+	switch want {
+	case "string":
+	case "int":
+		want = "integer"
+	case "[]string":
+		want = "list of strings"
+	default:
+		want = "table"
+	}
+	return fmt.Sprintf("is of type %s, want %s", is, want)
 }
 
 // keyName writes a key as it stands in the file.

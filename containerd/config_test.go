@@ -97,8 +97,12 @@ func TestLoadVersion4(t *testing.T) {
 func TestLoadErrors(t *testing.T) {
 	for name, c := range map[string]struct{ text, want string }{
 		"not TOML":         {"root = \"/a\"\nstate = \n", ":2:9: "},
-		"wrong type":       {"version = 3\nroot = 5\n", ":2:8: root: "},
-		"wrong type, deep": {"[grpc]\n\nuid = \"x\"\n", ":3:7: grpc.uid: "},
+		"wrong type":       {"version = 3\nroot = 5\n", ":2:8: root: is of type integer, want string"},
+		"wrong type, deep": {"[grpc]\n\nuid = \"x\"\n", ":3:7: grpc.uid: is of type string, want integer"},
+		"not a list":       {"disabled_plugins = \"x\"\n", ":1:20: disabled_plugins: is of type string, want list of strings"},
+		"not a table":      {"plugins = [1]\n", ":1:11: plugins: is of type array, want table"},
+		"in a map":         {"[timeouts]\na = 5\n", ":2:5: timeouts.a: is of type integer, want string"},
+		"not closed":       {"imports = [1\n", ":1:13: array is incomplete"},
 		"too new":          {"version = 5\n", ": version: is 5, want at most 4"},
 		"bad duration":     {"[timeouts]\n\"io.containerd.timeout.shim.load\" = \"soon\"\n", `timeouts."io.containerd.timeout.shim.load": is "soon", want a duration`},
 		"plugin not here":  {"required_plugins = [\"io.containerd.grpc.v1.cri\"]\n", `has no "io.containerd.grpc.v1.cri"; put the stock binary in its place`},

@@ -395,7 +395,7 @@ func TestCannotStart(t *testing.T) {
 		"another daemon":     {[]string{"--config", dir + "/quick.toml", "--root", dir + "/locked"}, "meta.db: another containerd has held it for 10ms"},
 		"root is a file":     {[]string{"--root", dir + "/file"}, "make the root folder: mkdir " + dir + "/file: not a directory"},
 		"malformed config":   {[]string{"--config", dir + "/bad.toml"}, dir + "/bad.toml:1:8: "},
-		"socket is a folder": {[]string{"--root", dir + "/r", "--address", dir}, "listen on " + dir},
+		"socket is a folder": {[]string{"--root", dir + "/r", "--address", dir + "/r"}, "listen on " + dir + "/r: "},
 	} {
 		t.Run(name, func(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), bound)
