@@ -71,7 +71,7 @@ func (r *Runner) Run(ctx context.Context, section bundle.Section, dirs []string)
 			continue
 		}
 		for _, w := range b.Warnings {
-			r.Console.Warn(b.Name, "%s", w)
+			r.Console.Warn(b.Label(), "%s", w)
 		}
 		action, err := r.one(ctx, b, loadErr, fmt.Sprintf("%s %d of %d", section, i+1, len(dirs)))
 		if err != nil {
@@ -99,7 +99,7 @@ func (r *Runner) one(ctx context.Context, b *bundle.Bundle, loadErr error, place
 		case ctx.Err() != nil:
 			return policy.ActionContinue, ctx.Err()
 		case b.OneShot.OnFailure == policy.ActionRetry && try < b.OneShot.Retries && loadErr == nil:
-			r.Console.Error(b.Name, "%s: %v; try %d of %d in %s", place, err, try+2, b.OneShot.Retries+1, delay)
+			r.Console.Error(b.Label(), "%s: %v; try %d of %d in %s", place, err, try+2, b.OneShot.Retries+1, delay)
 			select {
 			case <-ctx.Done():
 				return policy.ActionContinue, ctx.Err()
@@ -107,10 +107,10 @@ func (r *Runner) one(ctx context.Context, b *bundle.Bundle, loadErr error, place
 			}
 			delay = min(2*delay, retryMax)
 		case b.OneShot.OnFailure == policy.ActionContinue || b.OneShot.OnFailure == policy.ActionRetry:
-			r.Console.Error(b.Name, "%s: %v; going on", place, err)
+			r.Console.Error(b.Label(), "%s: %v; going on", place, err)
 			return policy.ActionContinue, nil
 		default:
-			r.Console.Error(b.Name, "%s: %v; keelson.on-failure: %s", place, err, b.OneShot.OnFailure)
+			r.Console.Error(b.Label(), "%s: %v; keelson.on-failure: %s", place, err, b.OneShot.OnFailure)
 			return b.OneShot.OnFailure, nil
 		}
 	}
@@ -149,7 +149,7 @@ func (r *Runner) once(ctx context.Context, b *bundle.Bundle, place string) error
 	stdout.Drain()
 	stderr.Drain()
 	if !timedOut && exit.Success() {
-		r.Console.Line(b.Name, "%s: done in %.3fs", place, took.Seconds())
+		r.Console.Line(b.Label(), "%s: done in %.3fs", place, took.Seconds())
 		return nil
 	}
 	if !b.OneShot.Console { // otherwise it has been shown as it came
@@ -158,7 +158,7 @@ func (r *Runner) once(ctx context.Context, b *bundle.Bundle, place string) error
 			mark   int64
 		}{{stdout, outMark}, {stderr, errMark}} {
 			for _, line := range s.stream.Tail(s.mark, tailLines) {
-				r.Console.Line(b.Name, "| %s", line)
+				r.Console.Line(b.Label(), "| %s", line)
 			}
 		}
 	}
@@ -211,9 +211,9 @@ func (r *Runner) await(ctx context.Context, b *bundle.Bundle, t *task.Task) (e t
 func (r *Runner) streams(b *bundle.Bundle) (stdout, stderr *capture.Stream, err error) {
 	var show func(string)
 	if b.OneShot.Console {
-		show = func(line string) { r.Console.Line(b.Name, "| %s", line) }
+		show = func(line string) { r.Console.Line(b.Label(), "| %s", line) }
 	}
-	warn := func(format string, a ...any) { r.Console.Warn(b.Name, format, a...) }
+	warn := func(format string, a ...any) { r.Console.Warn(b.Label(), format, a...) }
 	base := filepath.Join(r.LogDir, string(b.Section), b.ID)
 	stdout, err = capture.Open(filepath.Join(r.PipeDir, b.ID, "stdout"), base+".out.log", show, warn)
 	if err != nil {

@@ -146,6 +146,17 @@ func (b *Bundle) parsePolicy(annotations map[string]string) {
 	}
 }
 
+// Label is the container's name as the user wrote it, for people to read: a
+// one-shot's folder has its place in the order before it.
+func (b *Bundle) Label() string {
+	if b.Section != Services {
+		if n, rest, ok := strings.Cut(b.Name, "-"); ok && len(n) == 3 && strings.Trim(n, "0123456789") == "" && rest != "" {
+			return rest
+		}
+	}
+	return b.Name
+}
+
 // Rootfs returns the absolute path of the container's root file system.
 func (b *Bundle) Rootfs() string {
 	if b.Spec == nil || b.Spec.Root == nil {

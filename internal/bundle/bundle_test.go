@@ -110,3 +110,21 @@ func TestListIsInOrderAndTakesFoldersOnly(t *testing.T) {
 		t.Errorf("a section that is not there: %q, %v", got, err)
 	}
 }
+
+func TestLabel(t *testing.T) {
+	for _, tc := range []struct {
+		section    Section
+		name, want string
+	}{
+		{Onboot, "000-dhcp", "dhcp"},
+		{Onshutdown, "012-say-bye", "say-bye"},
+		{Services, "000-dhcp", "000-dhcp"},
+		{Onboot, "dhcp", "dhcp"},
+		{Onboot, "00-dhcp", "00-dhcp"},
+		{Onboot, "000-", "000-"},
+	} {
+		if got := (&Bundle{Section: tc.section, Name: tc.name}).Label(); got != tc.want {
+			t.Errorf("%s %s: %q, want %q", tc.section, tc.name, got, tc.want)
+		}
+	}
+}
