@@ -97,6 +97,7 @@ func TestErrors(t *testing.T) {
 		{"bad volume name", "volumes:\n  - name: Data.1\n", []string{`t.yml:2: volumes[0].name: "Data.1" is no name for a volume: small letters, digits, _ and - only`}},
 		{"two volumes of one name", "volumes:\n  - name: a\n  - name: a\n", []string{`t.yml:3: volumes[1].name: "a" is already on line 2; each volume needs a name of its own`}},
 		{"bad volume format", "volumes:\n  - name: a\n    format: ext4\n", []string{`t.yml:3: volumes[0].format: is "ext4", must be one of filesystem, oci`}},
+		{"platform", "volumes:\n  - name: a\n    platforms: [linux/arm64]\n", []string{"t.yml:3: volumes[0].platforms: has no linux/amd64, the only platform that can be built"}},
 		{"unknown volume", image("    binds: [\"data:/data\"]\n"), []string{`t.yml:4: services[0].binds[0]: "data" is neither an absolute path nor a volume of this file`}},
 		{"writing to a readonly volume", image("    binds: [\"data:/data\"]\nvolumes:\n  - name: data\n    readonly: true\n"), []string{`t.yml:4: services[0].binds[0]: volume "data" is readonly, so this needs the option ro`}},
 		{"mount of an unknown volume", image("    mounts:\n      - type: bind\n        source: data\n        destination: /d\n"), []string{`t.yml:5: services[0].mounts[0]: "data" is neither an absolute path nor a volume of this file`}},

@@ -55,6 +55,16 @@ func checkVolumeName(c *checker, field string, v *value) {
 	}
 }
 
+func checkPlatforms(c *checker, field string, v *value) {
+	want := images.Platform.String()
+	for _, item := range v.items {
+		if item.text() == want {
+			return
+		}
+	}
+	c.add(v.line, field, "has no %s, the only platform that can be built", want)
+}
+
 func checkImage(c *checker, field string, v *value) {
 	if v.text() == "" {
 		c.add(v.line, field, "is empty; name an image, such as nginx or you/app:1.2")

@@ -117,7 +117,7 @@ var (
 
 	volumeSchema = need(object(map[string]*schema{
 		"name": str(checkVolumeName), "image": str(checkImage), "readonly": boolean,
-		"format": str(oneOf("filesystem", "oci")), "platforms": strs,
+		"format": str(oneOf("filesystem", "oci")), "platforms": checked(list(str()), checkPlatforms),
 	}), "name")
 )
 
