@@ -176,17 +176,20 @@ func obey(c []string) error {
 		return unix.Kill(os.Getpid(), unix.Signal(number))
 	case "signal":
 		return unix.Kill(1, unix.Signal(number))
-	case "storm": // every signal but those that mean a stop
-		for s := unix.Signal(1); s <= 64; s++ {
-			switch s {
-			case unix.SIGUSR1, unix.SIGUSR2, unix.SIGTERM, unix.SIGINT:
-			default:
-				if err := unix.Kill(1, s); err != nil {
-					return err
+	case "storm": // every signal but those that mean a stop, many times, then the one told
+		for range 50 {
+			for s := unix.Signal(1); s <= 64; s++ {
+				switch s {
+				case unix.SIGUSR1, unix.SIGUSR2, unix.SIGTERM, unix.SIGINT:
+				default:
+					// EAGAIN: too many are queued already
+					if err := unix.Kill(1, s); err != nil && err != unix.EAGAIN {
+						return err
+					}
 				}
 			}
 		}
-		say("stormed")
+		return unix.Kill(1, unix.Signal(number))
 	case "orphans":
 		for range number {
 			if err := again("parent").Run(); err != nil {
