@@ -1,0 +1,266 @@
+package images
+
+import (
+	"bytes"
+	"compress/gzip"
+	"encoding/json"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/tarball"
+
+	"keelson/mkimage/imagetest"
+)
+
+func writeArchive(t *testing.T, list ...Named) string {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "images.tar")
+	f, err := os.Create(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := WriteArchive(f, list); err != nil {
+		t.Fatal(err)
+	}
+	return file
+}
+
+func TestArchiveIsWhatLinuxKitReads(t *testing.T) {
+	const full = "docker.io/keelson/init:latest"
+	file := writeArchive(t, Named{Names: []string{full}, Image: simple(t, "init")})
+	again := writeArchive(t, Named{Names: []string{full}, Image: simple(t, "init")})
+	one, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	two, err := os.ReadFile(again)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(one, two) {
+		t.Error("the same image gave other bytes")
+	}
+	a, err := OpenArchive(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.Close()
+	b, err := a.read("index.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var m v1.IndexManifest
+	if err := json.Unmarshal(b, &m); err != nil {
+		t.Fatal(err)
+	}
+	d := m.Manifests[0]
+	if d.Annotations["io.containerd.image.name"] != full || d.Annotations["org.opencontainers.image.ref.name"] != full {
+		t.Errorf("annotations are %v", d.Annotations)
+	}
+	if d.Platform == nil || d.Platform.String() != "linux/amd64" {
+		t.Errorf("platform is %v", d.Platform)
+	}
+	img, err := openImage(a, d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	layers, err := img.Layers()
+	if err != nil {
+		t.Fatal(err)
+	}
+	rc, err := layers[0].Compressed()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer rc.Close()
+	if _, err := gzip.NewReader(rc); err != nil {
+		t.Errorf("the layer is not gzip: %v", err)
+	}
+}
+
+func TestArchives(t *testing.T) {
+	img := simple(t, "saved")
+	oci := writeArchive(t, Named{Names: []string{"docker.io/you/app:1"}, Image: img})
+	docker := filepath.Join(t.TempDir(), "docker.tar")
+	tag, err := name.NewTag("you/app:1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := tarball.WriteToFile(docker, tag, img); err != nil {
+		t.Fatal(err)
+	}
+	for what, file := range map[string]string{"OCI": oci, "docker": docker, "OCI, gzip": compressFile(t, oci), "docker, gzip": compressFile(t, docker)} {
+		t.Run(what, func(t *testing.T) {
+			a, err := OpenArchive(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !a.HasImages() {
+				t.Fatal("says it has no images")
+			}
+			list, err := a.Images()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(list) != 1 || !slices.Equal(list[0].Names, []string{"docker.io/you/app:1"}) && what[:3] == "OCI" {
+				t.Errorf("got %+v", list)
+			}
+			if got := files(t, list[0].Image)["f"]; got != "saved" {
+				t.Errorf("got %q", got)
+			}
+			s := OpenStore(t.TempDir())
+			if err := s.Put("x", list[0].Image, nil); err != nil {
+				t.Fatal(err)
+			}
+			if err := a.Close(); err != nil {
+				t.Fatal(err)
+			}
+			stored, err := s.Image("x")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := files(t, stored)["f"]; got != "saved" {
+				t.Errorf("from the store: got %q", got)
+			}
+		})
+	}
+}
+
+func compressFile(t *testing.T, file string) string {
+	t.Helper()
+	b, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var buf bytes.Buffer
+	zw := gzip.NewWriter(&buf)
+	if _, err := zw.Write(b); err != nil {
+		t.Fatal(err)
+	}
+	if err := zw.Close(); err != nil {
+		t.Fatal(err)
+	}
+	out := filepath.Join(t.TempDir(), "x.tar.gz")
+	if err := os.WriteFile(out, buf.Bytes(), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+func TestBadArchives(t *testing.T) {
+	dir := t.TempDir()
+	write := func(name string, b []byte) string {
+		file := filepath.Join(dir, name)
+		if err := os.WriteFile(file, b, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return file
+	}
+	whole, err := os.ReadFile(writeArchive(t, Named{Names: []string{"a:1"}, Image: simple(t, "x")}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct{ file, want string }{
+		{write("text", bytes.Repeat([]byte("no tar "), 200)), "is not a tarball"},
+		{write("cut.tar", whole[:len(whole)-3000]), "read tar"},
+		{write("cut.gz", []byte{0x1f, 0x8b, 8, 0, 0}), "EOF"},
+		{filepath.Join(dir, "none"), "no such file"},
+	} {
+		a, err := OpenArchive(test.file)
+		if err == nil {
+			a.Close()
+			t.Errorf("%s was taken", test.file)
+			continue
+		}
+		if !strings.Contains(err.Error(), test.want) || !strings.Contains(err.Error(), test.file) {
+			t.Errorf("%s: got %v, want %s", test.file, err, test.want)
+		}
+	}
+}
+
+func TestFromFolder(t *testing.T) {
+	digest := func(umask os.FileMode) v1.Hash {
+		dir := t.TempDir()
+		if err := os.MkdirAll(filepath.Join(dir, "bin"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, "bin", "app"), []byte("app"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Link(filepath.Join(dir, "bin", "app"), filepath.Join(dir, "bin", "same")); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Symlink("app", filepath.Join(dir, "bin", "link")); err != nil {
+			t.Fatal(err)
+		}
+		when := time.Unix(int64(umask)*1000, 0)
+		if err := os.Chtimes(filepath.Join(dir, "bin", "app"), when, when); err != nil {
+			t.Fatal(err)
+		}
+		img, cleanup, err := FromRoot(dir, ImportOptions{Config: v1.Config{Cmd: []string{"/bin/app"}}, Created: time.Unix(0, 0)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer cleanup()
+		got := files(t, img)
+		if got["bin/app"] != "app" {
+			t.Errorf("got %v", got)
+		}
+		cf, err := img.ConfigFile()
+		if err != nil || cf.OS != "linux" || cf.Architecture != "amd64" || cf.Config.Cmd[0] != "/bin/app" {
+			t.Errorf("configuration %+v, %v", cf, err)
+		}
+		d, err := img.Digest()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return d
+	}
+	if a, b := digest(1), digest(2); a != b {
+		t.Errorf("the same files at another time and place gave %s and %s", a, b)
+	}
+}
+
+func TestFromTarball(t *testing.T) {
+	plain := filepath.Join(t.TempDir(), "root.tar")
+	if err := os.WriteFile(plain, imagetest.Tar(t, imagetest.File("./f", "x")), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	var digests []v1.Hash
+	for _, file := range []string{plain, compressFile(t, plain)} {
+		img, cleanup, err := FromRoot(file, ImportOptions{Created: time.Unix(0, 0)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer cleanup()
+		if got := files(t, img)["f"]; got != "x" {
+			t.Errorf("got %q", got)
+		}
+		d, err := img.Digest()
+		if err != nil {
+			t.Fatal(err)
+		}
+		digests = append(digests, d)
+	}
+	if digests[0] != digests[1] {
+		t.Error("compressed and not, one root gave two images")
+	}
+}
+
+func TestParseConfig(t *testing.T) {
+	c, err := ParseConfig([]byte(`{"Entrypoint": ["/a"], "Labels": {"k": "v"}}`))
+	if err != nil || c.Entrypoint[0] != "/a" || c.Labels["k"] != "v" {
+		t.Errorf("got %+v, %v", c, err)
+	}
+	if _, err := ParseConfig([]byte(`{"Entrypont": ["/a"]}`)); err == nil || !strings.Contains(err.Error(), `unknown field "Entrypont"`) {
+		t.Errorf("got %v", err)
+	}
+}
