@@ -41,8 +41,9 @@ type Config struct {
 	// Stdout and Stderr are open for reading and writing, so that containerd
 	// survives whoever reads them.
 	Stdout, Stderr *os.File
-	// BeforeRestart is called before it is started again.
-	BeforeRestart func()
+	// BeforeStart is called each time before it is started: what an earlier one
+	// left is still there.
+	BeforeStart func()
 	// Info and Warn write a line for people.
 	Info, Warn func(format string, a ...any)
 }
@@ -84,12 +85,12 @@ type remembered struct {
 func (k *Keeper) Run(ctx context.Context) {
 	process, child := k.adopt(), (*exec.Cmd)(nil)
 	backoff, failures := backoffMin, 0
-	for first := true; ctx.Err() == nil; first = false {
+	for ctx.Err() == nil {
 		began := time.Now()
 		adopted := process != nil
 		if process == nil {
-			if !first && k.cfg.BeforeRestart != nil {
-				k.cfg.BeforeRestart()
+			if k.cfg.BeforeStart != nil {
+				k.cfg.BeforeStart()
 			}
 			var err error
 			if child, process, err = k.start(); err != nil {

@@ -169,9 +169,9 @@ func (s *Supervisor) startContainerd(ctx context.Context) error {
 		CgroupDir: s.ownCgroup("containerd", 24<<20),
 		PIDFile:   filepath.Join(s.cfg.RunDir, "containerd.json"),
 		Stdout:    stdout, Stderr: stderr,
-		BeforeRestart: func() { s.tasks.SaveExits() },
-		Info:          func(format string, a ...any) { s.con.Line("containerd", format, a...) },
-		Warn:          func(format string, a ...any) { s.con.Warn("containerd", format, a...) },
+		BeforeStart: func() { s.tasks.SaveExits() },
+		Info:        func(format string, a ...any) { s.con.Line("containerd", format, a...) },
+		Warn:        func(format string, a ...any) { s.con.Warn("containerd", format, a...) },
 	})
 	s.ownCgroup("shim", 16<<20)
 	s.tasks = &task.Runtime{

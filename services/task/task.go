@@ -46,6 +46,7 @@ type Runtime struct {
 
 	mu    sync.Mutex
 	tasks map[string]*Task // running ones by namespace/ID, guarded by mu
+	exits map[string]Exit  // what SaveExits found, by namespace/ID, guarded by mu
 }
 
 // Task is a running task.
@@ -58,9 +59,6 @@ type Task struct {
 
 	runtime *Runtime
 	process *pidfd.Process
-
-	mu   sync.Mutex
-	exit *Exit // as read from exit.json before containerd could forget it, guarded by mu
 }
 
 // Exit is how a task ended.
@@ -200,6 +198,8 @@ func (r *Runtime) lockGroup(b *bundle.Bundle) (unlock func()) {
 	return r.group.Unlock
 }
 
+func key(b *bundle.Bundle) string { return b.Namespace() + "/" + b.ID }
+
 func (r *Runtime) hold(b *bundle.Bundle, pid int, process *pidfd.Process) *Task {
 	t := &Task{Bundle: b, PID: pid, runtime: r, process: process}
 	r.mu.Lock()
@@ -207,7 +207,8 @@ func (r *Runtime) hold(b *bundle.Bundle, pid int, process *pidfd.Process) *Task 
 	if r.tasks == nil {
 		r.tasks = map[string]*Task{}
 	}
-	r.tasks[b.Namespace()+"/"+b.ID] = t
+	r.tasks[key(b)] = t
+	delete(r.exits, key(b)) // of the task before this one
 	return t
 }
 
@@ -283,7 +284,7 @@ func (t *Task) status(ctx context.Context) Exit {
 	ctx, cancel := call(ctx, t.Bundle.Namespace(), exitBound)
 	defer cancel()
 	for {
-		if e, ok := t.savedExit(); ok {
+		if e, ok := t.runtime.readExit(t.Bundle); ok {
 			return e
 		}
 		// The wait is cut where containerd dies; then it is asked anew, or the
@@ -292,7 +293,7 @@ func (t *Task) status(ctx context.Context) Exit {
 		if err == nil {
 			return Exit{Status: int(w.ExitStatus), Known: true, At: w.ExitedAt.AsTime()}
 		}
-		if e, ok := t.savedExit(); ok {
+		if e, ok := t.runtime.readExit(t.Bundle); ok {
 			return e
 		}
 		if err := native(err); !errdefs.IsUnavailable(err) {
@@ -302,33 +303,6 @@ func (t *Task) status(ctx context.Context) Exit {
 		case <-ctx.Done():
 			return Exit{}
 		case <-time.After(10 * time.Millisecond):
-		}
-	}
-}
-
-// savedExit returns the exit the shim wrote down, if it has.
-func (t *Task) savedExit() (Exit, bool) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.exit == nil {
-		if e, ok := t.runtime.readExit(t.Bundle); ok {
-			t.exit = &e
-		}
-	}
-	if t.exit == nil {
-		return Exit{}, false
-	}
-	return *t.exit, true
-}
-
-// SaveExits reads what shims wrote of tasks that ended while containerd was
-// away. It is to be called before containerd is started again, which removes it.
-func (r *Runtime) SaveExits() {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for _, t := range r.tasks {
-		if t.process.Ended() {
-			t.savedExit()
 		}
 	}
 }
@@ -357,9 +331,9 @@ func (t *Task) Kill() error {
 // said in the log; a next Start tries again.
 func (r *Runtime) Remove(ctx context.Context, b *bundle.Bundle) {
 	r.mu.Lock()
-	if t := r.tasks[b.Namespace()+"/"+b.ID]; t != nil {
+	if t := r.tasks[key(b)]; t != nil {
 		t.process.Close()
-		delete(r.tasks, b.Namespace()+"/"+b.ID)
+		delete(r.tasks, key(b))
 	}
 	r.mu.Unlock()
 	r.forget(ctx, b)
