@@ -80,6 +80,25 @@ func TestMount(t *testing.T) {
 	}
 }
 
+func TestASecondMountChangesNothing(t *testing.T) {
+	nstest.Need(t)
+	base := nstest.Tmpfs(t, "size=10m")
+	lay(t, base, "v/lower", "v/tmp", "v/merged")
+	merged := filepath.Join(base, "v/merged")
+	if _, err := Mount(base); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(merged, 0o700); err != nil { // as a container may
+		t.Fatal(err)
+	}
+	if _, err := Mount(base); err != nil {
+		t.Fatal(err)
+	}
+	if info, err := os.Stat(merged); err != nil || info.Mode().Perm() != 0o700 {
+		t.Errorf("%v, mode %v; want 0700, as it was set", err, info.Mode())
+	}
+}
+
 func TestNoVolumes(t *testing.T) {
 	if ready, err := Mount(filepath.Join(t.TempDir(), "none")); err != nil || len(ready) != 0 {
 		t.Errorf("%v %v", ready, err)
