@@ -44,7 +44,10 @@ func ReadRuntimeConfig(path string) (RuntimeConfig, error) {
 			return c, fmt.Errorf("%s:%d: %s: no such key; there are cliopts, stderr and stdout", path, row, strings.Join(strict.Errors[0].Key(), "."))
 		case errors.As(err, &at):
 			row, _ := at.Position()
-			return c, fmt.Errorf("%s:%d: %v", path, row, err)
+			if key := strings.Join(at.Key(), "."); key != "" && strings.Contains(err.Error(), "struct field") {
+				return c, fmt.Errorf("%s:%d: %s: want a string in quotes", path, row, key)
+			}
+			return c, fmt.Errorf("%s:%d: %s", path, row, strings.TrimPrefix(err.Error(), "toml: "))
 		}
 		return c, fmt.Errorf("%s: %w", path, err)
 	}

@@ -16,7 +16,7 @@ import (
 func TestReadRuntimeConfig(t *testing.T) {
 	for _, tc := range []struct{ name, text, want string }{
 		{"unknown key", "cliopts=\"-l info\"\nclioptz=\"\"\n", ":2: clioptz: no such key"},
-		{"wrong type", "cliopts = 3\n", ":1: "},
+		{"wrong type", "\ncliopts = 3\n", ":2: cliopts: want a string in quotes"},
 		{"not toml", "cliopts = \"\n", ":1: "},
 		{"odd stream", "stderr = \"log\"\n", `stderr: "log": want stdout, stderr or an absolute path`},
 	} {
