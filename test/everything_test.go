@@ -14,7 +14,7 @@ import (
 	"keelson/internal/qemu"
 )
 
-// One machine with twenty-two services, a disk, and containers that do everything wrong they can.
+// One machine with twenty-three services, a disk, and containers that do everything wrong they can.
 func TestEverything(t *testing.T) {
 	t.Parallel()
 	drive := disk(t, 8<<20)
@@ -251,22 +251,23 @@ func testOnboot(t *testing.T, m *vm) {
 	if got := strings.Join(fails, " "); got != "111 112 113 114 115 116 117 118 119 120" {
 		t.Errorf("the console shows of the one that fails: %q, want its last ten lines", got)
 	}
-	for path, text := range map[string]string{
-		"/var/log/onboot/000-first.out.log": "out of the first\n",
-		"/var/log/onboot/000-first.log":     "err of the first\n",
+	for path, want := range map[string]string{
+		"/var/log/onboot/000-first.out.log": "out of the first\n", "/var/log/onboot/000-first.log": "err of the first\n",
 	} {
-		_ = path
-		_ = text
+		if got := m.read(strings.Replace(path, "000-first", "onboot.000-first", 1)); got != want {
+			t.Errorf("%s holds %q, want %q", path, got, want)
+		}
 	}
 }
 
 // testShims looks at who runs what: one shim for all but the one that has its own.
 func testShims(t *testing.T, m *vm) {
 	shims := m.shims()
-	if len(shims) != 2 {
-		t.Fatalf("there are %d shims for 22 services, one of which wants its own: %+v", len(shims), shims)
+	// One wants its own, and one is in a namespace of its own, of which a shim serves one.
+	if len(shims) != 3 {
+		t.Fatalf("there are %d shims for 23 services, want 3: %+v", len(shims), shims)
 	}
-	shim := map[int]bool{shims[0].PID: true, shims[1].PID: true}
+	shim := map[int]bool{shims[0].PID: true, shims[1].PID: true, shims[2].PID: true}
 	all := m.processes()
 	members := map[int]int{}
 	for i := 1; i <= 16; i++ {
@@ -310,14 +311,13 @@ func testShims(t *testing.T, m *vm) {
 
 // testRuntime looks at what runtime.json asked for.
 func testRuntime(t *testing.T, m *vm) {
-	links := line(m, `links .*veth-in`)
-	_ = links
+	m.await(`links .*\| .*veth-in`)
 	m.await(`links .*\| .*dummy-in`)
 	m.await(`links .*\| .*wire-in`)
-	m.await(`links .*\| .*bridge-in`)
+	m.await(`links .*\| .*root-in`)
 	mine := m.sh("ip -o link")
 	for name, want := range map[string]bool{
-		"veth-in": false, "dummy-in": false, "wire-in": false, "bridge-in": false, "moved": false, "in1": false,
+		"veth-in": false, "dummy-in": false, "wire-in": false, "root-in": false, "moved": false, "in1": false,
 		"veth-out": true, "out1": true,
 	} {
 		if got := strings.Contains(mine, " "+name+":") || strings.Contains(mine, " "+name+"@"); got != want {
@@ -333,10 +333,13 @@ func testRuntime(t *testing.T, m *vm) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"moved", "in1", "inside\n", "/made/by/name", "/extra tmpfs", "size=1024k"} {
+	for _, want := range []string{"in1", "inside\n", "/made/by/name", "/extra tmpfs", "size=1024k"} {
 		if !strings.Contains(inside.Stdout, want) {
 			t.Errorf("the prepared service lacks %q:\n%+v", want, inside)
 		}
+	}
+	if moved, err := m.ExecIn(m.ctx, m.service("mover").PID, "/bin/ip", "-o", "link"); err != nil || !strings.Contains(moved.Stdout, "moved") {
+		t.Errorf("the link that was to be moved is not there: %+v, %v", moved, err)
 	}
 	if kept := m.sh("nsenter --uts=/proc/1/root/run/prepared-uts hostname"); kept != "inside\n" {
 		t.Errorf("the UTS namespace that was kept is of %q", kept)
@@ -346,12 +349,6 @@ func testRuntime(t *testing.T, m *vm) {
 			t.Error(err)
 		}
 	}
-}
-
-// line returns a line that the console shows by now, or "".
-func line(m *vm, pattern string) string {
-	m.t.Helper()
-	return m.await(pattern)
 }
 
 // testRestarts kills services of every kind and looks at what is left of the old one.
@@ -377,7 +374,7 @@ func testRestarts(t *testing.T, m *vm) {
 			t.Errorf("the machine had %d mounts and has %d after three restarts of %s", all, now, name)
 		}
 	}
-	// A link that was moved into the container comes along each time.
+	// The pair of links is made anew each time.
 	inside, err := m.ExecIn(m.ctx, m.service("prepared").PID, "/bin/ip", "-o", "link")
 	if err != nil || !strings.Contains(inside.Stdout, "in1") {
 		t.Errorf("after its restarts the service has %+v, %v", inside, err)

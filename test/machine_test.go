@@ -350,7 +350,10 @@ func (m *vm) shims() []guestagent.Process {
 	m.t.Helper()
 	var shims []guestagent.Process
 	for _, p := range m.processes() {
-		if p.Name == "containerd-shim" && p.State != "Z" && slices.Contains(p.Argv, "-id") {
+		// Its file may be a sealed copy in memory, so its name tells nothing. With "start" and "delete" it is not
+		// the shim itself but a helper that ends soon.
+		if p.State != "Z" && len(p.Argv) > 1 && filepath.Base(p.Argv[0]) == "containerd-shim-runc-v2" && p.Argv[1] == "-namespace" &&
+			!slices.Contains(p.Argv, "start") && !slices.Contains(p.Argv, "delete") {
 			shims = append(shims, p)
 		}
 	}

@@ -74,7 +74,7 @@ func TestWeb(t *testing.T) {
 	services = m.pids(names...)
 	from = m.Console.Len()
 	m.kill(containerd.PID, syscall.SIGKILL)
-	m.awaitFrom(from, `containerd .*(SIGKILL|killed)`)
+	m.awaitFrom(from, `containerd .*(SIGKILL|ended|killed).*restart \d+ in `)
 	m.containerd(containerd.PID)
 	if now := m.pids(names...); fmt.Sprint(now) != fmt.Sprint(services) {
 		t.Errorf("services before containerd was killed %v, after %v", services, now)
