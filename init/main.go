@@ -31,7 +31,7 @@ func main() {
 		fmt.Fprintln(os.Stderr, "init: "+why)
 		os.Exit(1)
 	}
-	p := &pid1{kernel: k, signals: watch(), started: start}
+	p := &pid1{kernel: k, signals: watch(), started: start, pause: time.Sleep}
 	p.boot = boot.Run(k, console.Now)
 	p.console = openConsole(p.boot)
 	p.report()

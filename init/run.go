@@ -32,6 +32,7 @@ type pid1 struct {
 	boot    boot.Result
 	signals signals
 	machine *lifecycle.Machine
+	pause   func(time.Duration) // after a panic
 
 	started  time.Duration // of PID 1, since the kernel's start
 	launched time.Duration // of the first supervisor
@@ -52,13 +53,16 @@ func (p *pid1) run() {
 		p.guarded(p.turn)
 	}
 	go p.sayUnderWay()
-	p.guarded(func() {
-		end := shutdown.End{
-			Kernel: p.kernel, Console: p.console, Clock: systemClock{}, Kind: p.machine.Kind(),
-			Machine: p.boot.Machine, Container: p.boot.Container, Children: p.signals.children,
-		}
-		end.Run()
-	})
+	end := shutdown.End{
+		Kernel: p.kernel, Console: p.console, Clock: systemClock{}, Kind: p.machine.Kind(),
+		Machine: p.boot.Machine, Container: p.boot.Container, Children: p.signals.children,
+	}
+	if !p.boot.Container {
+		end.Terminals = console.Devices(p.boot.Cmdline)
+	}
+	if !p.guarded(end.Run) && !p.boot.Container {
+		p.guarded(end.Last)
+	}
 }
 
 // turn waits for one thing and deals with it.
@@ -190,20 +194,22 @@ func (p *pid1) environment(inherited []string) []string {
 	return env
 }
 
-// guarded runs f and outlives a panic in it.
-func (p *pid1) guarded(f func()) {
+// guarded runs f, outlives a panic in it, and tells whether there was none.
+func (p *pid1) guarded(f func()) (whole bool) {
 	defer func() {
 		v := recover()
 		if v == nil {
 			return
 		}
+		whole = false
 		p.console.Error(name, "panic in PID 1, going on: %v", v)
 		if p.machine.State() == lifecycle.Launching {
 			_, _ = p.machine.Next(lifecycle.StartFailed{Err: fmt.Errorf("panic: %v", v)}, time.Now())
 		}
-		time.Sleep(panicPause)
+		p.pause(panicPause)
 	}()
 	f()
+	return true
 }
 
 // panicPause keeps a panic that comes back from using up the CPU.

@@ -58,6 +58,9 @@ type Calls interface {
 	Swapoff(path string) error
 	// DetachLoop is ioctl(2) LOOP_CLR_FD on a loop device.
 	DetachLoop(device string) error
+	// Drain waits until a terminal has sent what was written to it, as
+	// tcdrain(3). A terminal that is stopped makes it wait for ever.
+	Drain(terminal string) error
 	// KernelLog returns the lines of the kernel's log that contain word, as
 	// syslog(2) SYSLOG_ACTION_READ_ALL has them.
 	KernelLog(word string) ([]string, error)

@@ -154,6 +154,15 @@ func (Linux) DetachLoop(device string) error {
 	return unix.IoctlSetInt(fd, unix.LOOP_CLR_FD, 0)
 }
 
+func (Linux) Drain(terminal string) error {
+	fd, err := open(terminal, unix.O_WRONLY|unix.O_NOCTTY|unix.O_NONBLOCK)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	return unix.IoctlSetInt(fd, unix.TCSBRK, 1)
+}
+
 // KernelLog reads into memory of its own, given back at once: the buffer is as
 // large as the kernel's, and PID 1 would keep it for good.
 func (Linux) KernelLog(word string) ([]string, error) {

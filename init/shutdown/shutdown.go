@@ -63,6 +63,8 @@ type End struct {
 	Machine bool
 	// Container: we are a container's PID 1; what is mounted is not ours.
 	Container bool
+	// Terminals are the console's devices; what they hold is lost at the end.
+	Terminals []string
 	// Children gets something whenever a child may have ended.
 	Children <-chan os.Signal
 }
@@ -81,14 +83,28 @@ func (e *End) Run() {
 	if e.Machine {
 		_ = e.swapOff() // what it cannot end yet is tried again
 	}
-	done := e.unmount()
+	e.Console.Line(name, "%s, %s", e.unmount(), map[lifecycle.Kind]string{
+		lifecycle.Poweroff: "powering off", lifecycle.Reboot: "rebooting", lifecycle.Halt: "halting"}[e.Kind])
+	e.Last()
+}
+
+// Last is the last step alone: sync and reboot(2).
+func (e *End) Last() {
 	if !e.bounded(SyncBound, e.Kernel.Sync) {
 		e.Console.Error(name, "sync did not end within %s: data may be lost", SyncBound)
 	}
-	e.Console.Line(name, "%s, %s", done, map[lifecycle.Kind]string{
-		lifecycle.Poweroff: "powering off", lifecycle.Reboot: "rebooting", lifecycle.Halt: "halting"}[e.Kind])
-	e.Console.Flush(FlushBound)
+	e.flush()
 	e.reboot()
+}
+
+// flush waits for the console, down to what a serial line still has to send.
+func (e *End) flush() {
+	e.Console.Flush(FlushBound)
+	e.bounded(FlushBound, func() {
+		for _, t := range e.Terminals {
+			_ = e.Kernel.Drain(t)
+		}
+	})
 }
 
 // kill kills every process but this one and reaps them.
@@ -217,9 +233,9 @@ func (e *End) reboot() {
 		return
 	}
 	e.Console.Error(name, "the kernel refuses to %s: %v; halting", e.Kind, mounts.Errno(err))
-	e.Console.Flush(FlushBound)
+	e.flush()
 	if err := e.Kernel.Reboot(unix.LINUX_REBOOT_CMD_HALT); err != nil {
 		e.Console.Error(name, "the kernel refuses to halt: %v; everything is stopped, it is safe to cut the power", mounts.Errno(err))
-		e.Console.Flush(FlushBound)
+		e.flush()
 	}
 }

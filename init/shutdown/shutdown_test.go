@@ -71,7 +71,7 @@ func machine() *kerneltest.Kernel {
 
 func run(k *kerneltest.Kernel, set func(*End)) *paper {
 	p := &paper{}
-	e := &End{Kernel: k, Console: p, Clock: &clock{time.Unix(1000, 0), k}, Kind: lifecycle.Poweroff, Machine: true, Children: make(chan os.Signal)}
+	e := &End{Kernel: k, Console: p, Clock: &clock{time.Unix(1000, 0), k}, Kind: lifecycle.Poweroff, Machine: true, Terminals: []string{"/dev/ttyS0"}, Children: make(chan os.Signal)}
 	if set != nil {
 		set(e)
 	}
@@ -87,7 +87,7 @@ func TestOrder(t *testing.T) {
 	k := machine()
 	p := run(k, nil)
 	want := []string{"write /sys/fs/cgroup/keelson/cgroup.kill 1", "write /sys/fs/cgroup/services/cgroup.kill 1", "kill -1 9", "swapoff /data/swap",
-		"unmount /data/more room 0x8", "unmount /containers/a/rootfs 0x8", "unmount /data 0x8", "unmount /run 0x8", "sync", "reboot 0x4321fedc"}
+		"unmount /data/more room 0x8", "unmount /containers/a/rootfs 0x8", "unmount /data 0x8", "unmount /run 0x8", "sync", "drain /dev/ttyS0", "reboot 0x4321fedc"}
 	got := slices.DeleteFunc(k.Calls(), func(c string) bool {
 		return strings.HasPrefix(c, "read") || c == "wait"
 	})
@@ -158,6 +158,7 @@ func TestEverythingFails(t *testing.T) {
 func TestEachCallHangsInTurn(t *testing.T) {
 	for call, say := range map[string]string{
 		"sync":                         "sync did not end",
+		"drain":                        "powering off",
 		"swapoff":                      "swapoff /data/swap did not end",
 		"unmount /data 0x8":            "unmount /data (ext4): it did not end in time, 30s",
 		"unmount /containers/a/rootfs": "unmount /containers/a/rootfs (overlay): it did not end in time, 30s",

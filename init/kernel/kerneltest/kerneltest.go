@@ -242,6 +242,8 @@ func (k *Kernel) Swapoff(path string) error {
 	return nil
 }
 
+func (k *Kernel) Drain(terminal string) error { return k.call("drain %s", terminal) }
+
 // DetachLoop frees whatever was busy.
 func (k *Kernel) DetachLoop(device string) error {
 	if err := k.call("detach %s", device); err != nil {
