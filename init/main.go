@@ -92,11 +92,14 @@ func rootWord(r handover.Root) string {
 	return r.Type
 }
 
-// millis is a duration in milliseconds with one decimal below ten.
+// millis is a duration in milliseconds with two digits or more.
 func millis(d time.Duration) string {
-	ms := float64(d) / float64(time.Millisecond)
-	if ms < 10 {
+	switch ms := float64(d) / float64(time.Millisecond); {
+	case ms < 1:
+		return fmt.Sprintf("%.2fms", ms)
+	case ms < 10:
 		return fmt.Sprintf("%.1fms", ms)
+	default:
+		return fmt.Sprintf("%.0fms", ms)
 	}
-	return fmt.Sprintf("%.0fms", ms)
 }
