@@ -94,7 +94,7 @@ func run(f flags) error {
 	slog.SetDefault(slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level})))
 	switch f.action {
 	case "start":
-		return start(ctx, f, os.Stdin, os.Stdout)
+		return start(f, os.Stdin, os.Stdout)
 	case "delete":
 		return remove(f, os.Stdout)
 	case "":

@@ -61,7 +61,7 @@ func serve(ctx context.Context, f flags) error {
 	}
 	publisher := events.New(f.namespace, events.NewTTRPC(os.Getenv("TTRPC_ADDRESS")))
 	life := newLifetime(path)
-	service := task.New(f.namespace, publisher, life.changed, life.asked)
+	service := task.New(f.namespace, publisher, life.changed)
 	taskapi.RegisterTTRPCTaskService(server, service)
 
 	// The bundle is the first container's and goes with it.
@@ -70,7 +70,7 @@ func serve(ctx context.Context, f flags) error {
 	}
 	failed := make(chan error, 1)
 	go func() {
-		if err := server.Serve(ctx, l); err != nil && !errors.Is(err, net.ErrClosed) && !errors.Is(err, ttrpc.ErrServerClosed) {
+		if err := server.Serve(ctx, counted{l, life}); err != nil && !errors.Is(err, net.ErrClosed) && !errors.Is(err, ttrpc.ErrServerClosed) {
 			failed <- fmt.Errorf("serve task API: %w", err)
 		}
 	}()
@@ -80,7 +80,7 @@ func serve(ctx context.Context, f flags) error {
 			dumpStacks()
 			continue
 		case s := <-stop:
-			slog.Info("shim ends", "signal", s.String(), "containers", service.Len())
+			slog.Info("shim ends", "signal", s.String())
 		case <-life.over:
 			slog.Debug("shim ends, no containers are left")
 		case err = <-failed:
@@ -100,9 +100,25 @@ func serve(ctx context.Context, f flags) error {
 	return err
 }
 
-// tune keeps the shim small: it is idle nearly all of its life.
+// A counted listener tells the lifetime of every connection.
+type counted struct {
+	net.Listener
+	life *lifetime
+}
+
+func (l counted) Accept() (net.Conn, error) {
+	conn, err := l.Listener.Accept()
+	if err == nil {
+		l.life.touch()
+	}
+	return conn, err
+}
+
+// tune lets the shim be quick while it works and small while it is idle, which
+// it is nearly all of its life: garbage of a few creates may gather, and goes
+// back to the kernel when there has been nothing to do for a while.
 func tune() {
-	debug.SetGCPercent(40)
+	debug.SetGCPercent(400)
 	if os.Getenv("GOMAXPROCS") == "" {
 		runtime.GOMAXPROCS(2)
 	}
@@ -168,7 +184,7 @@ type lifetime struct {
 
 	mu       sync.Mutex // guards what follows
 	count    int
-	end      *time.Timer // runs while there are no containers
+	idle     *time.Timer // runs while there are no containers
 	scavenge *time.Timer
 	held     func() // the socket folder's lock, once the end is decided
 	closed   bool
@@ -177,7 +193,7 @@ type lifetime struct {
 func newLifetime(socket string) *lifetime {
 	t := &lifetime{socketDir: filepath.Dir(socket), over: make(chan struct{})}
 	// A shim that nobody gives a container ends as well.
-	t.end = time.AfterFunc(4*linger, t.expire)
+	t.idle = time.AfterFunc(4*linger, t.expire)
 	t.scavenge = time.AfterFunc(quiet, debug.FreeOSMemory)
 	return t
 }
@@ -192,15 +208,19 @@ func (t *lifetime) changed(n int) {
 	t.count = n
 	t.scavenge.Reset(quiet)
 	if n > 0 {
-		t.end.Stop()
+		t.idle.Stop()
 	} else {
-		t.end.Reset(linger)
+		t.idle.Reset(linger)
 	}
 }
 
-// asked is containerd's wish that an empty shim ends. It ends by itself, after
-// a while; see linger.
-func (t *lifetime) asked() {}
+// touch is told that somebody called.
+func (t *lifetime) touch() {
+	t.mu.Lock()
+	n := t.count
+	t.mu.Unlock()
+	t.changed(n)
+}
 
 // expire ends the shim, unless a `start` is under way that may have been
 // promised this shim: it holds the lock meanwhile, and calls before it lets go.
@@ -212,7 +232,7 @@ func (t *lifetime) expire() {
 	case t.closed || t.count > 0:
 		unlock()
 	case !ok:
-		t.end.Reset(linger)
+		t.idle.Reset(linger)
 	default:
 		t.held = unlock
 		t.closed = true
@@ -224,7 +244,7 @@ func (t *lifetime) close() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.closed = true
-	t.end.Stop()
+	t.idle.Stop()
 	t.scavenge.Stop()
 }
 

@@ -2,7 +2,6 @@ package daemon
 
 import (
 	"bytes"
-	"context"
 	"crypto/sha256"
 	"encoding/json"
 	"errors"
@@ -18,9 +17,7 @@ import (
 	"time"
 
 	bootapi "github.com/containerd/containerd/api/runtime/bootstrap/v1"
-	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
 	"github.com/containerd/containerd/api/types/runc/options"
-	"github.com/containerd/ttrpc"
 	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
@@ -99,7 +96,7 @@ func readRequest(f flags, in io.Reader) (*request, error) {
 }
 
 // start answers with the address of the shim that takes the container.
-func start(ctx context.Context, f flags, in io.Reader, out io.Writer) error {
+func start(f flags, in io.Reader, out io.Writer) error {
 	r, err := readRequest(f, in)
 	if err != nil {
 		return err
@@ -112,7 +109,7 @@ func start(ctx context.Context, f flags, in io.Reader, out io.Writer) error {
 		return err
 	}
 	address := socketAddress(r, group)
-	if err := ensure(ctx, r, address); err != nil {
+	if err := ensure(r, address); err != nil {
 		return err
 	}
 	var data []byte
@@ -166,13 +163,13 @@ func socketPath(address string) string { return strings.TrimPrefix(address, "uni
 // A lock on the socket's folder keeps it apart from other starts and from the
 // end of a shim that has lost its last container: whoever was answered by the
 // shim while holding the lock has put off that end.
-func ensure(ctx context.Context, r *request, address string) error {
+func ensure(r *request, address string) error {
 	unlock, err := lockDir(r.socketDir)
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	if alive(ctx, socketPath(address), r.id) {
+	if alive(socketPath(address)) {
 		return nil
 	}
 	return spawn(r, address)
@@ -203,19 +200,20 @@ func lockDir(dir string) (unlock func(), err error) {
 // aliveTimeout bounds how long a shim may take to say that it is there.
 const aliveTimeout = 5 * time.Second
 
-// alive asks the shim at path whether it is there, which puts off its end.
-func alive(ctx context.Context, path, id string) bool {
-	ctx, cancel := context.WithTimeout(ctx, aliveTimeout)
-	defer cancel()
-	var d net.Dialer
-	conn, err := d.DialContext(ctx, "unix", path)
+// alive asks the shim at path whether it is there, which puts off its end: the
+// shim counts a connection when it accepts it and answers our closing it with
+// its own.
+func alive(path string) bool {
+	conn, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: path, Net: "unix"})
 	if err != nil {
 		return false
 	}
-	client := ttrpc.NewClient(conn)
-	defer client.Close()
-	_, err = taskapi.NewTTRPCTaskClient(client).Connect(ctx, &taskapi.ConnectRequest{ID: id})
-	return err == nil
+	defer conn.Close()
+	if conn.SetDeadline(time.Now().Add(aliveTimeout)) != nil || conn.CloseWrite() != nil {
+		return false
+	}
+	_, err = conn.Read(make([]byte, 1))
+	return errors.Is(err, io.EOF)
 }
 
 // spawn starts a shim with a socket at address.

@@ -372,8 +372,5 @@ func (s *Service) Connect(ctx context.Context, r *taskapi.ConnectRequest) (*task
 	if c, err := s.get(r.ID); err == nil {
 		resp.TaskPid = uint32(c.init.getPid())
 	}
-	s.mu.Lock()
-	s.count()
-	s.mu.Unlock()
 	return resp, nil
 }

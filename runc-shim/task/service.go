@@ -62,23 +62,20 @@ type Service struct {
 	namespace string
 	publisher Publisher
 	oom       *oom.Watcher
-	// changed is told how many containers there are, whenever that changed,
-	// and that a client said something. It must not block.
-	changed  func(containers int)
-	shutdown func()
+	// changed is told how many containers there are, whenever that changed.
+	// It must not block.
+	changed func(containers int)
 
 	mu         sync.Mutex // guards containers
 	containers map[string]*container
 }
 
-// New makes the service of one shim. changed may be nil; shutdown is called
-// when containerd asks an empty shim to end.
-func New(namespace string, p Publisher, changed func(int), shutdown func()) *Service {
+// New makes the service of one shim. changed may be nil.
+func New(namespace string, p Publisher, changed func(int)) *Service {
 	s := &Service{
 		namespace:  namespace,
 		publisher:  p,
 		changed:    changed,
-		shutdown:   shutdown,
 		containers: map[string]*container{},
 	}
 	s.oom = oom.New(func(id string) {
@@ -413,11 +410,9 @@ func (s *Service) watchInit(c *container) {
 	})
 }
 
-// Shutdown ends the shim if it has no containers.
+// Shutdown is containerd's wish that a shim without containers ends. It ends
+// by itself, some time after its last container.
 func (s *Service) Shutdown(ctx context.Context, r *taskapi.ShutdownRequest) (*emptyMessage, error) {
-	if s.Len() == 0 && s.shutdown != nil {
-		s.shutdown()
-	}
 	return empty, nil
 }
 
