@@ -188,6 +188,9 @@ func (p *pid1) environment(inherited []string) []string {
 	env = append(env, path,
 		"KEELSON_INIT_START="+strconv.FormatInt(int64(p.started), 10),
 		"KEELSON_INIT_DONE="+strconv.FormatInt(int64(p.launched), 10))
+	if p.boot.Container {
+		env = append(env, "KEELSON_CONTAINER=1")
+	}
 	if k := p.machine.Kind(); k != lifecycle.None {
 		env = append(env, "KEELSON_STOP="+k.String())
 	}

@@ -26,7 +26,9 @@ const scriptBound = 60 * time.Second
 func (s *Supervisor) boot(bootCtx, ctx context.Context) {
 	again := s.progress.Done("services")
 	s.step("hardware", func() { s.hardware(bootCtx) })
-	go s.watchHardware(ctx)
+	if !s.cfg.Container {
+		go s.watchHardware(ctx)
+	}
 	if bootCtx.Err() != nil {
 		return
 	}
@@ -63,6 +65,7 @@ func (s *Supervisor) boot(bootCtx, ctx context.Context) {
 	s.progress.SetDone("services")
 	if s.settled(bootCtx) {
 		s.bootComplete(console.Now() - began)
+		go s.processorModules(ctx)
 	}
 }
 

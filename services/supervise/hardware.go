@@ -27,8 +27,16 @@ func (s *Supervisor) hardware(ctx context.Context) {
 	if err := resolvTarget(); err != nil {
 		s.con.Warn("keelson", "%v", err)
 	}
+	if s.cfg.Container {
+		return
+	}
 	if err := network.Loopback(); err != nil {
 		s.con.Warn("network", "%v", err)
+	}
+	// Listened to before the devices are looked at, so that none is missed in between.
+	var err error
+	if s.events, err = uevent.Listen(); err != nil {
+		s.con.Warn("hardware", "new devices will not be noticed: %v", err)
 	}
 	s.loadModules(ctx)
 	// The clock and the name need devices whose modules have just been loaded.
@@ -58,8 +66,10 @@ func (s *Supervisor) loadModules(ctx context.Context) {
 		s.con.Warn("modules", "%v", err)
 	}
 	s.modules = index
-	if err := modules.SetHelper("/usr/bin/service"); err != nil {
-		s.con.Warn("modules", "%v", err)
+	if err == nil {
+		if err := modules.SetHelper("/usr/bin/service"); err != nil {
+			s.con.Warn("modules", "%v", err)
+		}
 	}
 	first := firstModules
 	if s.needsOverlay() {
@@ -71,6 +81,21 @@ func (s *Supervisor) loadModules(ctx context.Context) {
 		s.con.Warn("modules", "%v", err)
 	}
 	if err := index.StaticNodes("/dev"); err != nil {
+		s.con.Warn("modules", "%v", err)
+	}
+	if len(loaded) > 0 {
+		s.con.Line("modules", "%s in %.3fs", strings.Join(loaded, " "), (console.Now() - began).Seconds())
+	}
+}
+
+// processorModules loads what no container waits for, once the machine is up.
+func (s *Supervisor) processorModules(ctx context.Context) {
+	if s.modules == nil {
+		return
+	}
+	began := console.Now()
+	loaded, err := s.modules.Processor(ctx)
+	if err != nil {
 		s.con.Warn("modules", "%v", err)
 	}
 	if len(loaded) > 0 {
@@ -94,21 +119,22 @@ func (s *Supervisor) watchHardware(ctx context.Context) {
 			s.con.Warn("modules", "%v", err)
 		}
 		s.modules = index
+		if s.events, err = uevent.Listen(); err != nil {
+			s.con.Warn("hardware", "new devices will not be noticed: %v", err)
+		}
 	}
 	buttons := power.Listen()
 	defer buttons.Close()
 	go s.watchButtons(ctx, buttons)
 
-	events, err := uevent.Listen()
-	if err != nil {
-		s.con.Warn("hardware", "new devices will not be noticed: %v", err)
+	if s.events == nil {
 		<-ctx.Done()
 		return
 	}
-	defer events.Close()
+	defer s.events.Close()
 	w := &hotplug.Watcher{
 		Modules:  s.modules,
-		Events:   events,
+		Events:   s.events,
 		Loaded:   func(names []string) { s.con.Line("modules", "%s for a new device", strings.Join(names, " ")) },
 		Failed:   func(err error) { s.con.Warn("hardware", "%v", err) },
 		NotFound: func(err error) bool { return errors.Is(err, modules.ErrNotFound) },

@@ -25,6 +25,7 @@ import (
 	"keelson/internal/console"
 	"keelson/internal/modules"
 	"keelson/internal/policy"
+	"keelson/internal/uevent"
 	"keelson/services/capture"
 	"keelson/services/daemon"
 	"keelson/services/task"
@@ -41,6 +42,9 @@ type Config struct {
 	// StopKind is set where PID 1 is already stopping the machine: an earlier
 	// supervisor died on the way down.
 	StopKind string
+	// Container is set where the machine is itself a container, whose kernel,
+	// clock and network belong to somebody else.
+	Container bool
 	// InitStart and InitDone are when PID 1 began and when it started the
 	// supervisor, since the machine's start.
 	InitStart, InitDone time.Duration
@@ -55,6 +59,7 @@ func DefaultConfig() Config {
 		LogDir:     "/var/log",
 		OneShotLog: "/run/log",
 		StopKind:   os.Getenv("KEELSON_STOP"),
+		Container:  os.Getenv("KEELSON_CONTAINER") != "",
 		InitStart:  envTime("KEELSON_INIT_START"),
 		InitDone:   envTime("KEELSON_INIT_DONE"),
 	}
@@ -85,6 +90,7 @@ type Supervisor struct {
 	progress *progress
 	services []*service
 	modules  *modules.Index
+	events   *uevent.Listener // nil where the kernel's device events cannot be had
 
 	mu     sync.Mutex
 	warned map[string]bool // guarded by mu
