@@ -38,6 +38,7 @@ func TestWholeSchemaIsTaken(t *testing.T) {
 		{"runtime.interfaces", (*s.Runtime.Interfaces)[0].Peer, "veth1"},
 		{"additionalGids", (*s.AdditionalGids)[1].Number, uint32(44)},
 		{"merge key", (*c.Services[1].Binds)[0], "/dev:/dev"},
+		{"key beside a merge key", c.Services[1].Name, "second"},
 		{"said empty", c.Services[1].Capabilities != nil && len(*c.Services[1].Capabilities) == 0, true},
 		{"not said", c.Services[1].Env == nil, true},
 	} {

@@ -1,9 +1,14 @@
 package images
 
 import (
+	"archive/tar"
 	"bytes"
 	"compress/gzip"
 	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -225,6 +230,80 @@ func TestFromFolder(t *testing.T) {
 	}
 	if a, b := digest(1), digest(2); a != b {
 		t.Errorf("the same files at another time and place gave %s and %s", a, b)
+	}
+}
+
+// TestFolderEntries looks at what a folder's entries become.
+func TestFolderEntries(t *testing.T) {
+	dir := t.TempDir()
+	for _, name := range []string{"a", "b"} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(name), 0o640); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Link(filepath.Join(dir, "a"), filepath.Join(dir, "hard")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink("a", filepath.Join(dir, "soft")); err != nil {
+		t.Fatal(err)
+	}
+	owner := "0:0"
+	if os.Getuid() == 0 {
+		if err := os.Lchown(filepath.Join(dir, "b"), 12, 34); err != nil {
+			t.Fatal(err)
+		}
+		owner = "12:34"
+	} else {
+		owner = fmt.Sprintf("%d:%d", os.Getuid(), os.Getgid())
+	}
+	for _, keep := range []bool{false, true} {
+		var buf bytes.Buffer
+		if err := writeFolder(&buf, dir, folderOptions{keepOwner: keep, mtime: time.Unix(7, 0)}); err != nil {
+			t.Fatal(err)
+		}
+		got := map[string]*tar.Header{}
+		var names []string
+		tr := tar.NewReader(&buf)
+		for {
+			h, err := tr.Next()
+			if errors.Is(err, io.EOF) {
+				break
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			got[h.Name] = h
+			names = append(names, h.Name)
+		}
+		if want := []string{"a", "b", "hard", "soft"}; !slices.Equal(names, want) {
+			t.Fatalf("got %v, want %v", names, want)
+		}
+		if h := got["hard"]; h.Typeflag != tar.TypeLink || h.Linkname != "a" {
+			t.Errorf("hard is %c to %s", h.Typeflag, h.Linkname)
+		}
+		if h := got["soft"]; h.Typeflag != tar.TypeSymlink || h.Linkname != "a" {
+			t.Errorf("soft is %c to %s", h.Typeflag, h.Linkname)
+		}
+		want := "0:0"
+		if keep {
+			want = owner
+		}
+		if h := got["b"]; fmt.Sprintf("%d:%d", h.Uid, h.Gid) != want || h.Mode != 0o640 || h.ModTime.Unix() != 7 || h.Uname != "" {
+			t.Errorf("keep %v: b is %d:%d %s %o of %v, want %s", keep, h.Uid, h.Gid, h.Uname, h.Mode, h.ModTime, want)
+		}
+	}
+}
+
+func TestSocketIsRefused(t *testing.T) {
+	dir := t.TempDir()
+	l, err := net.Listen("unix", filepath.Join(dir, "s"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	_, _, err = FromRoot(dir, ImportOptions{})
+	if err == nil || err.Error() != filepath.Join(dir, "s")+": is a socket, which no image can hold; remove it" {
+		t.Errorf("got %v", err)
 	}
 }
 

@@ -32,10 +32,10 @@ func FromRoot(file string, opt ImportOptions) (img v1.Image, cleanup func(), err
 	if err != nil {
 		return nil, nil, err
 	}
-	cleanup = func() { os.RemoveAll(dir) }
+	remove := func() { os.RemoveAll(dir) }
 	defer func() {
 		if err != nil {
-			cleanup()
+			remove()
 		}
 	}()
 	fi, err := os.Stat(file)
@@ -51,8 +51,10 @@ func FromRoot(file string, opt ImportOptions) (img v1.Image, cleanup func(), err
 	if err != nil {
 		return nil, nil, err
 	}
-	img, err = imageOf(layer, opt)
-	return img, cleanup, err
+	if img, err = imageOf(layer, opt); err != nil {
+		return nil, nil, err
+	}
+	return img, remove, nil
 }
 
 // copyTar passes a tarball on as it is, having checked that it is one.

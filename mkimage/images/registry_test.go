@@ -5,10 +5,12 @@ import (
 	"io"
 	"log"
 	"net"
+	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -153,6 +155,45 @@ func TestPullFails(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestSlowIsNotSilent checks that every byte of a download puts the end off.
+func TestSlowIsNotSilent(t *testing.T) {
+	ref := testRegistry(t) + "/you/app:1"
+	push(t, ref, simple(t, "x"))
+	w := &watch{}
+	r := &Resolver{Store: OpenStore(t.TempDir()), afterFunc: func(time.Duration, func()) timer { return w }}
+	if _, err := resolve(t, r, ref); err != nil {
+		t.Fatal(err)
+	}
+	if w.resets == 0 || w.stops != 1 {
+		t.Errorf("the watchdog was set back %d times and stopped %d times", w.resets, w.stops)
+	}
+}
+
+type watch struct{ resets, stops int }
+
+func (w *watch) Reset(time.Duration) bool { w.resets++; return true }
+func (w *watch) Stop() bool               { w.stops++; return true }
+
+// TestSilentRegistryIsAskedOnce checks that ten images of a registry that is
+// away do not take ten times as long to fail.
+func TestSilentRegistryIsAskedOnce(t *testing.T) {
+	var asked atomic.Int32
+	srv := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, req *http.Request) {
+		asked.Add(1)
+		<-req.Context().Done()
+	}))
+	t.Cleanup(srv.Close)
+	host := strings.TrimPrefix(srv.URL, "http://")
+	r := &Resolver{Store: OpenStore(t.TempDir()), Timeout: 200 * time.Millisecond}
+	if _, err := resolve(t, r, host+"/a"); err == nil {
+		t.Fatal("there was an image")
+	}
+	before := asked.Load()
+	if _, err := resolve(t, r, host+"/b"); err == nil || asked.Load() != before {
+		t.Errorf("asked %d times, then %d; error %v", before, asked.Load(), err)
 	}
 }
 

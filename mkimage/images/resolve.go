@@ -28,8 +28,17 @@ type Resolver struct {
 	// Progress is told of a download: its name, its size, and then of bytes.
 	Progress func(what string, total int64) (count func(n int), done func())
 
+	// afterFunc is time.AfterFunc but in tests.
+	afterFunc func(time.Duration, func()) timer
+
 	archives []*Archive
 	silent   map[string]error // registries that did not answer, asked once only
+}
+
+// timer is what is needed of a time.Timer.
+type timer interface {
+	Reset(time.Duration) bool
+	Stop() bool
 }
 
 // Close removes temporary files.
@@ -105,7 +114,11 @@ func (r *Resolver) pull(ctx context.Context, full string) error {
 	defer cancel(nil)
 	// The watchdog ends a download that stands still; a slow one may take as
 	// long as it needs.
-	watchdog := time.AfterFunc(limit, func() { cancel(fmt.Errorf("nothing heard from %s for %v", host, limit)) })
+	afterFunc := r.afterFunc
+	if afterFunc == nil {
+		afterFunc = func(d time.Duration, f func()) timer { return time.AfterFunc(d, f) }
+	}
+	watchdog := afterFunc(limit, func() { cancel(fmt.Errorf("nothing heard from %s for %v", host, limit)) })
 	defer watchdog.Stop()
 
 	dialer := &net.Dialer{Timeout: min(limit, 10*time.Second)}

@@ -87,6 +87,7 @@ func TestApply(t *testing.T) {
 		{"file replaced by a folder", []layers{{{file("d", "1")}, {file("d/a", "2")}}}, []string{"d/", "d/a = 2"}},
 		{"file through a link", []layers{{{dir("usr/lib"), symlink("lib", "usr/lib")}, {file("lib/a", "1")}}}, []string{"lib -> usr/lib", "usr/", "usr/lib/", "usr/lib/a = 1"}},
 		{"file through an absolute link", []layers{{{dir("usr/lib"), symlink("lib", "/usr/lib"), file("lib/a", "1")}}}, []string{"lib -> /usr/lib", "usr/", "usr/lib/", "usr/lib/a = 1"}},
+		{"absolute link in a folder", []layers{{{dir("t"), symlink("d/l", "/t"), file("d/l/a", "1")}}}, []string{"d/", "d/l -> /t", "t/", "t/a = 1"}},
 		{"link that leaves the root", []layers{{{symlink("l", "../../x"), file("l/a", "1")}}}, []string{"l -> ../../x", "x/", "x/a = 1"}},
 
 		{"another image's folder goes through a link", []layers{{{dir("usr/lib"), symlink("lib", "usr/lib")}}, {{dir("lib"), file("lib/a", "1")}}}, []string{"lib -> usr/lib", "usr/", "usr/lib/", "usr/lib/a = 1"}},
