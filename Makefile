@@ -55,7 +55,7 @@ build: $(BIN)/init $(BIN)/service $(BIN)/containerd-shim-runc-v2 $(MKIMAGE) ## b
 image: $(B)/keelson.tar ## the init as an OCI image for linuxkit or mkimage: build/keelson.tar
 
 .PHONY: images
-images: $(addprefix $(STAMP)/image-,init kernel kernel-lean busybox redis guestagent stock-runtime) ## the images that the examples and tests use, into build/store
+images: $(addprefix $(STAMP)/image-,init kernel kernel-lean kernel-no-overlay busybox redis guestagent stock-runtime) ## the images that the examples and tests use, into build/store
 
 .PHONY: demo
 demo: $(foreach d,$(DEMOS),$(B)/demo/$(d)-initrd.img) ## build every testdata/*.yml into build/demo (NAME-kernel, NAME-initrd.img, NAME-cmdline)
@@ -82,7 +82,7 @@ unit: $(STAMP)/go | host-build ## the unit tests, with the race detector
 
 .PHONY: vmtest
 vmtest: build images | host-vm ## the tests that boot virtual machines (RUN=regexp for some of them)
-	KEELSON_BUILD=$(CURDIR)/$(B) $(GO) test -tags vm -count=1 -timeout 40m $(if $(RUN),-run '$(RUN)' -v) ./test/...
+	KEELSON_BUILD=$(CURDIR)/$(B) $(GO) test -tags vm -count=1 -parallel 2 -timeout 40m $(if $(RUN),-run '$(RUN)' -v) ./internal/qemu ./test
 
 .PHONY: bench
 bench: build images | host-vm ## measure this tree against the budgets: a table, and build/bench.json
@@ -142,8 +142,8 @@ $(BIN)/stock/runc: $(STAMP)/go go.mod | host-build
 $(B)/images/kernel/kernel.tar: $(IMAGES)/kernel.sh $(IMAGES)/debian.sh $(IMAGES)/kernel.modules
 	$(IMAGES)/kernel.sh $(@D) $(CACHE) $(IMAGES)/kernel.modules
 
-$(B)/images/kernel-lean/kernel.tar: $(IMAGES)/kernel.sh $(IMAGES)/debian.sh $(IMAGES)/kernel-lean.modules $(B)/images/kernel/kernel.tar
-	$(IMAGES)/kernel.sh $(@D) $(CACHE) $(IMAGES)/kernel-lean.modules
+$(B)/images/kernel-%/kernel.tar: $(IMAGES)/kernel-%.modules $(IMAGES)/kernel.sh $(IMAGES)/debian.sh $(B)/images/kernel/kernel.tar
+	$(IMAGES)/kernel.sh $(@D) $(CACHE) $<
 
 $(B)/images/busybox/bin/busybox: $(IMAGES)/busybox.sh $(IMAGES)/debian.sh $(IMAGES)/udhcpc.script
 	$(IMAGES)/busybox.sh $(B)/images/busybox $(CACHE) && touch $@
@@ -165,13 +165,14 @@ PATH_ENV := PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 $(STAMP)/image-init: $(B)/images/init/init
 $(STAMP)/image-kernel: $(B)/images/kernel/kernel.tar
 $(STAMP)/image-kernel-lean: $(B)/images/kernel-lean/kernel.tar
+$(STAMP)/image-kernel-no-overlay: $(B)/images/kernel-no-overlay/kernel.tar
 $(STAMP)/image-busybox: $(B)/images/busybox/bin/busybox
 $(STAMP)/image-redis: $(B)/images/redis/usr/bin/redis-server
 $(STAMP)/image-guestagent: $(B)/images/guestagent/bin/guestagent
 $(STAMP)/image-stock-runtime: $(B)/images/stock-runtime/usr/bin/runc
 
 $(STAMP)/image-init: CONFIG := {"Cmd":["/init"]}
-$(STAMP)/image-kernel $(STAMP)/image-kernel-lean $(STAMP)/image-stock-runtime: CONFIG := {}
+$(STAMP)/image-kernel $(STAMP)/image-kernel-lean $(STAMP)/image-kernel-no-overlay $(STAMP)/image-stock-runtime: CONFIG := {}
 $(STAMP)/image-busybox: CONFIG := {"Cmd":["/bin/sh"],"Env":["$(PATH_ENV)"]}
 $(STAMP)/image-redis: CONFIG := {"Cmd":["redis-server","--save","","--protected-mode","no"],"Env":["$(PATH_ENV)"],"WorkingDir":"/var/lib/redis"}
 $(STAMP)/image-guestagent: CONFIG := {"Cmd":["/bin/guestagent"],"Env":["$(PATH_ENV)"]}

@@ -338,7 +338,7 @@ func testRuntime(t *testing.T, m *vm) {
 			t.Errorf("the prepared service lacks %q:\n%+v", want, inside)
 		}
 	}
-	if moved, err := m.ExecIn(m.ctx, m.service("mover").PID, "/bin/ip", "-o", "link"); err != nil || !strings.Contains(moved.Stdout, "moved") {
+	if moved, err := m.ExecIn(m.ctx, m.service("mover").PID, "ip", "-o", "link"); err != nil || !strings.Contains(moved.Stdout, "moved") {
 		t.Errorf("the link that was to be moved is not there: %+v, %v", moved, err)
 	}
 	if kept := m.sh("nsenter --uts=/proc/1/root/run/prepared-uts hostname"); kept != "inside\n" {
@@ -375,7 +375,7 @@ func testRestarts(t *testing.T, m *vm) {
 		}
 	}
 	// The pair of links is made anew each time.
-	inside, err := m.ExecIn(m.ctx, m.service("prepared").PID, "/bin/ip", "-o", "link")
+	inside, err := m.ExecIn(m.ctx, m.service("prepared").PID, "ip", "-o", "link")
 	if err != nil || !strings.Contains(inside.Stdout, "in1") {
 		t.Errorf("after its restarts the service has %+v, %v", inside, err)
 	}

@@ -76,7 +76,7 @@ func TestNet(t *testing.T) {
 	if links := m.sh("ip -o link"); strings.Contains(links, "in0:") || strings.Contains(links, "in0@") || !strings.Contains(links, "out0") {
 		t.Errorf("the machine's own links are:\n%s", links)
 	}
-	inside, err := m.ExecIn(m.ctx, m.service("server").PID, "/bin/ip", "-o", "-4", "addr")
+	inside, err := m.ExecIn(m.ctx, m.service("server").PID, "ip", "-o", "-4", "addr")
 	if err != nil || !strings.Contains(inside.Stdout, "in0") || !strings.Contains(inside.Stdout, "10.20.0.2/24") {
 		t.Errorf("the server's addresses are: %+v, %v", inside, err)
 	}

@@ -1,0 +1,59 @@
+// Command bench measures the tree as it stands against its budgets: how long a boot takes to the last service,
+// what memory it costs, how fast a dead service is back and how fast the machine is off. It prints a table and
+// writes build/bench.json.
+//
+// Time is the guest's under an emulator that counts instructions (one is a nanosecond), so a number depends on
+// the tree and not on the machine it is measured on. docs/benchmarks.md says how each is defined.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+)
+
+func main() {
+	build := flag.String("build", os.Getenv("KEELSON_BUILD"), "the `folder` that make built into")
+	seed := flag.Int("seed", 1, "of the emulator; compare two trees with the median of three seeds")
+	verbose := flag.Bool("v", false, "show the consoles")
+	flag.Parse()
+	if *build == "" {
+		*build = "build"
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx, *build, *seed, *verbose); err != nil {
+		slog.Error("bench", "error", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, build string, seed int, verbose bool) error {
+	dir, err := os.MkdirTemp("", "keelson-bench-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	b := &bench{build: build, dir: dir, seed: seed, verbose: verbose}
+	result, err := b.measure(ctx)
+	if err != nil {
+		return err
+	}
+	encoded, err := json.MarshalIndent(result, "", "  ")
+	if err != nil {
+		return err
+	}
+	path := filepath.Join(build, "bench.json")
+	if err := os.WriteFile(path, append(encoded, '\n'), 0o644); err != nil {
+		return err
+	}
+	printTable(os.Stdout, result)
+	fmt.Printf("\nwritten to %s\n", path)
+	return nil
+}

@@ -1,0 +1,338 @@
+package main
+
+import (
+	"compress/gzip"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+
+	"keelson/internal/qemu"
+)
+
+// bound is how long one measured boot may take on the host.
+const bound = 10 * time.Minute
+
+// megabyte is what sizes and memory are told in.
+const megabyte = 1e6
+
+// Shape is what is measured of a number of services. Times in seconds of the guest.
+type Shape struct {
+	AllUp       float64 `json:"all_up_s"`      // from the kernel's start of /init to the last service's exec
+	FromKernel  float64 `json:"from_kernel_s"` // from the kernel's start
+	MemoryUsed  float64 `json:"mem_used_mb"`   // MemTotal - MemFree, 15 s after the boot, caches dropped
+	SwitchesSec float64 `json:"idle_switches_per_s,omitempty"`
+	CPUPercent  float64 `json:"idle_cpu_percent,omitempty"`
+}
+
+// Result is build/bench.json.
+type Result struct {
+	M0       Shape   `json:"m0"`
+	M1       Shape   `json:"m1"`
+	M5       Shape   `json:"m5"`
+	M20      Shape   `json:"m20"`
+	Each     float64 `json:"each_service_s"` // what a further service costs, from m5 to m20
+	Handover float64 `json:"handover_s"`     // from the start of /init to that of the next stage
+	Restart  float64 `json:"restart_s"`      // from the death of a healthy service to its exec
+	Poweroff float64 `json:"poweroff_s"`     // from poweroff(8) to the kernel's "Power down"
+	LeastRAM int     `json:"least_ram_mib"`  // that boots m1
+	Runtime  float64 `json:"runtime_mb"`     // the init's and the runtime's files
+	Initrd   float64 `json:"initrd_mb"`      // of m1, with gzip
+}
+
+type bench struct {
+	build, dir string
+	seed       int
+	verbose    bool
+	shell      float64 // size of the probe's busybox, in bytes
+}
+
+func (b *bench) measure(ctx context.Context) (*Result, error) {
+	r := new(Result)
+	info, err := os.Stat(filepath.Join(b.build, "images/busybox/bin/busybox"))
+	if err != nil {
+		return nil, fmt.Errorf("%w (make images builds it)", err)
+	}
+	b.shell = float64(info.Size())
+	if err := b.sizes(ctx, r); err != nil {
+		return nil, err
+	}
+	offset, err := b.offset(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, s := range []struct {
+		services int
+		shape    *Shape
+	}{{0, &r.M0}, {1, &r.M1}, {5, &r.M5}, {20, &r.M20}} {
+		say("m%d: time", s.services)
+		handover, err := b.times(ctx, s.services, offset, s.shape)
+		if err != nil {
+			return nil, fmt.Errorf("m%d: %w", s.services, err)
+		}
+		if s.services == 1 {
+			r.Handover = handover
+		}
+		say("m%d: memory", s.services)
+		if err := b.memory(ctx, s.services, s.shape); err != nil {
+			return nil, fmt.Errorf("m%d: %w", s.services, err)
+		}
+	}
+	r.Each = (r.M20.AllUp - r.M5.AllUp) / 15
+	say("restart")
+	if r.Restart, err = b.span(ctx, victim, "bench: victim dies", "bench: victim runs"); err != nil {
+		return nil, fmt.Errorf("restart: %w", err)
+	}
+	say("poweroff")
+	if r.Poweroff, err = b.span(ctx, switchOff, "bench: off", "reboot: Power down"); err != nil {
+		return nil, fmt.Errorf("poweroff: %w", err)
+	}
+	say("least RAM")
+	if r.LeastRAM, err = b.leastRAM(ctx); err != nil {
+		return nil, fmt.Errorf("least RAM: %w", err)
+	}
+	return r, nil
+}
+
+func say(format string, a ...any) { fmt.Fprintf(os.Stderr, format+"\n", a...) }
+
+// image builds an image YAML into the scratch folder and returns its path prefix.
+func (b *bench) image(ctx context.Context, name, yaml string) (string, error) {
+	// A file's source is relative to the folder of the YAML.
+	folder := filepath.Join(b.build, "bench")
+	if err := os.MkdirAll(folder, 0o755); err != nil {
+		return "", err
+	}
+	source := filepath.Join(folder, name+".yml")
+	if err := os.WriteFile(source, []byte(yaml), 0o644); err != nil {
+		return "", err
+	}
+	command := exec.CommandContext(ctx, filepath.Join(b.build, "bin/mkimage"), "build",
+		"--store", filepath.Join(b.build, "store"), "--compress", "gzip", "-q", "-o", b.dir, "--name", name, source)
+	if output, err := command.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("mkimage: %w: %s", err, output)
+	}
+	return filepath.Join(b.dir, name), nil
+}
+
+// boot starts an image with instructions for a clock.
+func (b *bench) boot(ctx context.Context, name, yaml string) (*qemu.Machine, error) {
+	prefix, err := b.image(ctx, name, yaml)
+	if err != nil {
+		return nil, err
+	}
+	config, err := qemu.Load(prefix)
+	if err != nil {
+		return nil, err
+	}
+	config.MemoryMB = 1024
+	config.CPU = "qemu64,+rdrand"
+	config.Args = []string{"-icount", "shift=0,sleep=off", "-rtc", "base=2026-01-01,clock=vm", "-seed", strconv.Itoa(b.seed)}
+	if b.verbose {
+		config.Echo = func(line string) { fmt.Fprintln(os.Stderr, name+": "+line) }
+	}
+	return qemu.Start(ctx, config)
+}
+
+var (
+	runInit  = regexp.MustCompile(`\[ *(\d+\.\d+)\] Run /init`)
+	running  = regexp.MustCompile(`^ *(\d+\.\d+) +\S+ +running \(pid`)
+	complete = regexp.MustCompile(`^ *(\d+\.\d+) .*boot complete in .*\(kernel (\d+\.\d+)s, init (\d+\.\d+)s`)
+	kernelAt = regexp.MustCompile(`^\[ *(\d+\.\d+)\] (.*)$`)
+	uptime   = regexp.MustCompile(`^\[ *(\d+\.\d+)\] bench: uptime (\d+\.\d+)`)
+)
+
+// seconds is a number that a pattern has made sure is one.
+func seconds(text string) float64 {
+	value, _ := strconv.ParseFloat(text, 64)
+	return value
+}
+
+// offset finds what the kernel's log is ahead of the time since boot that the console shows.
+func (b *bench) offset(ctx context.Context) (float64, error) {
+	ctx, cancel := context.WithTimeout(ctx, bound)
+	defer cancel()
+	m, err := b.boot(ctx, "offset", shape(0, probe(offsetScript)))
+	if err != nil {
+		return 0, err
+	}
+	defer m.Close()
+	line, err := m.Await(ctx, uptime.String())
+	if err != nil {
+		return 0, err
+	}
+	found := uptime.FindStringSubmatch(line)
+	return seconds(found[1]) - seconds(found[2]), nil
+}
+
+// times measures a boot, and how long /init had the machine.
+func (b *bench) times(ctx context.Context, services int, offset float64, s *Shape) (handover float64, err error) {
+	ctx, cancel := context.WithTimeout(ctx, bound)
+	defer cancel()
+	m, err := b.boot(ctx, fmt.Sprintf("m%d", services), shape(services, ""))
+	if err != nil {
+		return 0, err
+	}
+	defer m.Close()
+	last, err := m.Await(ctx, complete.String())
+	if err != nil {
+		return 0, err
+	}
+	parts := complete.FindStringSubmatch(last)
+	started, up, count := -1.0, 0.0, 0
+	for _, line := range m.Console.Lines(0) {
+		if found := runInit.FindStringSubmatch(line); found != nil {
+			started = seconds(found[1]) - offset
+		}
+		if found := running.FindStringSubmatch(line); found != nil {
+			up = max(up, seconds(found[1]))
+			count++
+		}
+	}
+	if started < 0 {
+		return 0, errors.New("the console does not show the kernel's line \"Run /init\"")
+	}
+	if count != services {
+		return 0, fmt.Errorf("%d of %d services came up:\n%s", count, services, m.Console)
+	}
+	if services == 0 {
+		up = seconds(parts[1])
+	}
+	s.AllUp, s.FromKernel = up-started, up+offset
+	return seconds(parts[2]) + seconds(parts[3]) - started, nil
+}
+
+// memory measures what is in use of the memory, and what idleness costs.
+func (b *bench) memory(ctx context.Context, services int, s *Shape) error {
+	ctx, cancel := context.WithTimeout(ctx, bound)
+	defer cancel()
+	m, err := b.boot(ctx, fmt.Sprintf("m%d-memory", services), shape(services, probe(memoryScript)))
+	if err != nil {
+		return err
+	}
+	defer m.Close()
+	if _, err := m.Await(ctx, `bench: end`); err != nil {
+		return err
+	}
+	found := map[string]float64{}
+	for _, line := range m.Console.Lines(0) {
+		if _, after, ok := strings.Cut(line, "bench: "); ok {
+			if name, value, ok := strings.Cut(after, ": "); ok {
+				found[name] = seconds(strings.TrimSpace(value))
+			}
+		}
+	}
+	if found["MemTotal"] == 0 || found["MemFree"] == 0 {
+		return fmt.Errorf("the console does not show the memory:\n%s", m.Console)
+	}
+	s.MemoryUsed = ((found["MemTotal"]-found["MemFree"])*1024 - b.shell) / megabyte
+	// Ticks are hundredths of a second, and there were 100 s of them.
+	s.CPUPercent = (found["busy-after"] - found["busy-before"]) / 100
+	s.SwitchesSec = (found["switches-after"] - found["switches-before"]) / 100
+	return nil
+}
+
+// span measures the time between two lines of the kernel's log, the second being the first of its kind after
+// the other, in a machine of shape m1 with one service more.
+func (b *bench) span(ctx context.Context, service, from, to string) (float64, error) {
+	ctx, cancel := context.WithTimeout(ctx, bound)
+	defer cancel()
+	m, err := b.boot(ctx, "span", shape(1, service))
+	if err != nil {
+		return 0, err
+	}
+	defer m.Close()
+	first, next, err := m.Console.Await(ctx, 0, `^\[ *[0-9.]+\] `+regexp.QuoteMeta(from))
+	if err != nil {
+		return 0, err
+	}
+	second, _, err := m.Console.Await(ctx, next, `^\[ *[0-9.]+\] `+regexp.QuoteMeta(to))
+	if err != nil {
+		return 0, err
+	}
+	return seconds(kernelAt.FindStringSubmatch(second)[1]) - seconds(kernelAt.FindStringSubmatch(first)[1]), nil
+}
+
+// leastRAM finds the least memory that boots m1, in steps of 4 MiB.
+func (b *bench) leastRAM(ctx context.Context) (int, error) {
+	prefix, err := b.image(ctx, "m1", shape(1, ""))
+	if err != nil {
+		return 0, err
+	}
+	boots := func(mib int) (bool, error) {
+		ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
+		defer cancel()
+		config, err := qemu.Load(prefix)
+		if err != nil {
+			return false, err
+		}
+		config.MemoryMB, config.CmdlineAdd = mib, "panic=-1"
+		m, err := qemu.Start(ctx, config)
+		if err != nil {
+			return false, err
+		}
+		defer m.Close()
+		line, err := m.Await(ctx, `boot complete|of \d+ not running|root is incomplete|Kernel panic|Out of memory|oom-kill`)
+		return err == nil && strings.Contains(line, "boot complete"), nil
+	}
+	const step = 4
+	low, high := 32/step, 256/step // does not boot, boots
+	for high-low > 1 {
+		middle := (low + high) / 2
+		ok, err := boots(middle * step)
+		if err != nil {
+			return 0, err
+		}
+		say("  %d MiB: %v", middle*step, ok)
+		if ok {
+			high = middle
+		} else {
+			low = middle
+		}
+	}
+	return high * step, nil
+}
+
+// sizes measures files.
+func (b *bench) sizes(ctx context.Context, r *Result) error {
+	err := filepath.WalkDir(filepath.Join(b.build, "images/init"), func(path string, entry os.DirEntry, err error) error {
+		if err != nil || !entry.Type().IsRegular() {
+			return err
+		}
+		info, err := entry.Info()
+		if err != nil {
+			return err
+		}
+		r.Runtime += float64(info.Size()) / megabyte
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("%w (make images builds it)", err)
+	}
+	prefix, err := b.image(ctx, "m1", shape(1, ""))
+	if err != nil {
+		return err
+	}
+	file, err := os.Open(prefix + "-initrd.img")
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	// That it is gzip is looked at, because a size of something else would be a wrong number.
+	if _, err := gzip.NewReader(file); err != nil {
+		return fmt.Errorf("%s: %w", file.Name(), err)
+	}
+	size, err := file.Seek(0, io.SeekEnd)
+	if err != nil {
+		return err
+	}
+	r.Initrd = float64(size) / megabyte
+	return nil
+}

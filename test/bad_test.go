@@ -1,0 +1,293 @@
+//go:build vm
+
+package test
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"keelson/internal/qemu"
+)
+
+// What is wrong with an image is said once, with the name and the place, and everything else runs. mkimage
+// refuses most of this, so it is put over what mkimage made.
+func TestBadInput(t *testing.T) {
+	t.Parallel()
+	const yaml = `
+kernel:
+  image: keelson/kernel
+  cmdline: "console=ttyS0 quiet"
+init:
+  - keelson/init
+onboot:
+  - name: good-first
+    image: keelson/busybox
+    command: ["echo", "the first one-shot runs"]
+  - name: twin
+    image: keelson/busybox
+    command: ["echo", "the twin among the one-shots runs"]
+  - name: no-such-command
+    image: keelson/busybox
+    command: ["/bin/is-not-there"]
+  - name: good-last
+    image: keelson/busybox
+    command: ["echo", "the last one-shot runs"]
+
+services:
+  - name: good
+    image: keelson/busybox
+    command: ["sleep", "1000000"]
+  - name: twin
+    image: keelson/busybox
+    command: ["sleep", "1000000"]
+  - name: no-such-program
+    image: keelson/busybox
+    command: ["/bin/is-not-there-either", "with", "arguments"]
+  - name: zulu
+    image: keelson/busybox
+    command: ["sleep", "1000000"]
+`
+	// config.json as mkimage writes it, for a service of ours by hand.
+	config := func(more string) string {
+		return `{"ociVersion":"1.0.2","process":{"args":["sleep","1000000"],"cwd":"/","user":{"uid":0,"gid":0}},"root":{"path":"rootfs"},
+			"mounts":[{"destination":"/proc","type":"proc","source":"proc"}],
+			"linux":{"namespaces":[{"type":"pid"},{"type":"mount"}]}` + more + `}`
+	}
+	const services = "containers/services/"
+	m := boot(t, setup{yaml: yaml, agent: true, files: []file{
+		folder(services + "bad-config"), folder(services + "bad-config/rootfs"),
+		text(services+"bad-config/config.json", `{"ociVersion": "1.0.2", "process": {`), text(services+"bad-config/runtime.json", `{}`),
+		folder(services + "bad-type"), folder(services + "bad-type/rootfs"),
+		text(services+"bad-type/config.json", config("")), text(services+"bad-type/runtime.json", `{"mounts": "all of them"}`),
+		folder(services + "no-rootfs"),
+		text(services+"no-rootfs/config.json", config("")), text(services+"no-rootfs/runtime.json", `{}`),
+		folder(services + "no-config"), folder(services + "no-config/rootfs"),
+		folder(services + "odd-annotation"), folder(services + "odd-annotation/rootfs"),
+		text(services+"odd-annotation/config.json", config(`,"annotations":{"keelson.restrat":"always","keelson.stop.timeout":"soon"}`)),
+		text(services+"odd-annotation/runtime.json", `{}`),
+		// One-shots: the boot goes on behind each.
+		folder("containers/onboot/001-a-bad-config"), text("containers/onboot/001-a-bad-config/config.json", `[]`),
+		folder("containers/onboot/001-b-bad-runtime"), folder("containers/onboot/001-b-bad-runtime/rootfs"),
+		text("containers/onboot/001-b-bad-runtime/config.json", config("")), text("containers/onboot/001-b-bad-runtime/runtime.json", `{"mkdir": 3}`),
+	}})
+	m.booted()
+
+	m.inOrder(
+		`good-first .*\| the first one-shot runs`,
+		`a-bad-config .*ERROR: .*config\.json`,
+		`b-bad-runtime .*ERROR: .*runtime\.json.*mkdir`,
+		`twin .*\| the twin among the one-shots runs`,
+		`no-such-command .*ERROR: .*/bin/is-not-there.*`,
+		`good-last .*\| the last one-shot runs`,
+	)
+	m.await(`bad-config .*ERROR: .*/containers/services/bad-config/config\.json`)
+	m.await(`bad-type .*ERROR: .*/containers/services/bad-type/runtime\.json.*mounts`)
+	m.await(`no-rootfs .*ERROR: .*/containers/services/no-rootfs.*rootfs`)
+	m.await(`no-config .*ERROR: .*config\.json`)
+	m.await(`no-such-program .*ERROR: .*/bin/is-not-there-either`)
+	m.await(`odd-annotation .*warning: .*keelson\.restrat`)
+	m.await(`odd-annotation .*warning: .*keelson\.stop\.timeout`)
+
+	services1 := m.pids("good", "zulu", "twin", "agent")
+	all := m.processes()
+	for _, name := range []string{"bad-config", "bad-type", "no-rootfs", "no-config"} {
+		if p := first(all, "/services/"+name); p.PID != 0 {
+			t.Errorf("%s runs: %+v", name, p)
+		}
+	}
+
+	// A full /run: nothing can be started, which is said; what runs goes on; and all is well once there is room.
+	if _, err := m.ExecIn(m.ctx, 1, "/usr/bin/service", "help"); err != nil {
+		t.Logf("the service command in the machine's own namespaces: %v", err)
+	}
+	m.sh("dd if=/dev/zero of=/proc/1/root/run/fill bs=64k 2>/dev/null || true")
+	from := m.Console.Len()
+	m.kill(services1["good"], syscall.SIGKILL)
+	m.awaitFrom(from, `good .*ERROR: .*SIGKILL.*restart`)
+	m.awaitFrom(from, `(?i)(no space left on device|/run is full)`)
+	if now := m.pids("zulu", "twin", "agent"); now["zulu"] != services1["zulu"] || now["twin"] != services1["twin"] || now["agent"] != services1["agent"] {
+		t.Errorf("with /run full the services changed: %v, %v", services1, now)
+	}
+	// The supervisor lives through it too.
+	supervisor := m.supervisor(0)
+	m.kill(supervisor.PID, syscall.SIGKILL)
+	m.supervisor(supervisor.PID)
+	m.sh("rm /proc/1/root/run/fill")
+	m.serviceAfter("good", services1["good"])
+	if now := m.pids("zulu", "twin", "agent"); now["zulu"] != services1["zulu"] || now["twin"] != services1["twin"] || now["agent"] != services1["agent"] {
+		t.Errorf("after /run was full the services changed: %v, %v", services1, now)
+	}
+
+	// Errors come back with every restart of what cannot be started, but not the whole of them each time.
+	long := 0
+	for _, line := range m.Console.Lines(0) {
+		if strings.Contains(line, "is-not-there-either") {
+			long++
+		}
+	}
+	if long > 2 {
+		t.Errorf("the same error is explained %d times", long)
+	}
+	// reboot(8) of busybox in a container with the machine's processes sends PID 1 its signal.
+	m.sh("reboot")
+	m.end(qemu.Reboot)
+	m.inOrder(`init .*reboot asked for`, `keelson .*services stopped`, `init .*unmounted \d+ file systems, rebooting`)
+}
+
+// An init image and a kernel, and nothing to run: not even a folder for it.
+func TestNoContainers(t *testing.T) {
+	t.Parallel()
+	build := buildDir(t)
+	root := filepath.Join(t.TempDir(), "root")
+	if err := os.CopyFS(root, os.DirFS(filepath.Join(build, "images/init"))); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(filepath.Join(root, "containers")); err != nil {
+		t.Fatal(err)
+	}
+	if output, err := mkimage(t, "import", "keelson/test-no-containers", root); err != nil {
+		t.Fatalf("%v\n%s", err, output)
+	}
+	m := boot(t, setup{yaml: `
+kernel:
+  image: keelson/kernel
+  cmdline: "console=ttyS0 quiet"
+init:
+  - keelson/test-no-containers
+`, Config: qemu.Config{MemoryMB: 256}})
+	m.await(`/containers`)
+	m.await(`boot complete`)
+	if err := m.PressPower(m.ctx); err != nil {
+		t.Fatal(err)
+	}
+	m.end(qemu.PowerOff)
+	m.lacks("panic")
+}
+
+// A kernel without overlay: containers that write to their root cannot be, and those that do not, run.
+func TestNoOverlay(t *testing.T) {
+	t.Parallel()
+	m := boot(t, setup{agent: true, yaml: `
+kernel:
+  image: keelson/kernel-no-overlay
+  cmdline: "console=ttyS0 quiet"
+init:
+  - keelson/init
+onboot:
+  - name: writes
+    image: keelson/busybox
+    command: ["echo", "never"]
+
+services:
+  - name: only-reads
+    image: keelson/busybox
+    readonly: true
+    command: ["sleep", "1000000"]
+  - name: wants-to-write
+    image: keelson/busybox
+    command: ["sleep", "1000000"]
+    annotations: {keelson.restart: never}
+`})
+	m.booted()
+	m.await(`writes .*ERROR: .*overlay`)
+	m.await(`wants-to-write .*ERROR: .*overlay`)
+	m.service("only-reads")
+	if err := m.PressPower(m.ctx); err != nil {
+		t.Fatal(err)
+	}
+	m.end(qemu.PowerOff)
+}
+
+// An image that does not fit into the machine's memory must not come up as if nothing were missing.
+func TestTooLarge(t *testing.T) {
+	t.Parallel()
+	large := filepath.Join(t.TempDir(), "root")
+	if err := os.MkdirAll(filepath.Join(large, "data"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 8 {
+		// Long runs of one byte: the initrd is small, and what it unpacks to is not.
+		data := strings.Repeat(string(rune('a'+i)), 32<<20)
+		if err := os.WriteFile(filepath.Join(large, "data", fmt.Sprint("file", i)), []byte(data), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if output, err := mkimage(t, "import", "keelson/test-large", large); err != nil {
+		t.Fatalf("%v\n%s", err, output)
+	}
+	const yaml = `
+kernel:
+  image: keelson/kernel-lean
+  cmdline: "console=ttyS0 quiet panic=5%s"
+init:
+  - keelson/init
+services:
+  - name: large
+    image: keelson/test-large
+    readonly: true
+    command: ["/missing"]
+`
+	t.Run("tmpfs", func(t *testing.T) {
+		// The kernel gives such a root half of the memory, loses the rest and goes on.
+		m := boot(t, setup{yaml: fmt.Sprintf(yaml, " rootfstype=tmpfs"), Config: qemu.Config{MemoryMB: 320}})
+		m.await(`init .*ERROR: .*root is incomplete`)
+		m.await(`init .*ERROR: .*RAM`)
+	})
+	t.Run("128 MiB", func(t *testing.T) {
+		m := boot(t, setup{yaml: fmt.Sprintf(yaml, ""), Config: qemu.Config{MemoryMB: 128}})
+		m.await(`(?i)(root is incomplete|out of memory|deadlocked on memory|write error|initramfs unpacking failed)`)
+		m.lacks("boot complete")
+	})
+}
+
+// What the machine is to do when a container fails for good.
+func TestOnFailure(t *testing.T) {
+	t.Parallel()
+	t.Run("onboot", func(t *testing.T) {
+		m := boot(t, setup{Config: qemu.Config{MemoryMB: 256}, yaml: `
+kernel: {image: keelson/kernel-lean, cmdline: "console=ttyS0 quiet"}
+init: [keelson/init]
+onboot:
+  - name: must-work
+    image: keelson/busybox
+    command: ["sh", "-c", "exit 9"]
+    annotations: {keelson.on-failure: reboot}
+  - name: never
+    image: keelson/busybox
+    command: ["echo", "not reached"]
+onshutdown:
+  - name: bye
+    image: keelson/busybox
+    command: ["echo", "the last words"]
+services:
+  - name: never-either
+    image: keelson/busybox
+    command: ["sleep", "1000000"]
+`})
+		m.end(qemu.Reboot)
+		m.inOrder(`must-work .*ERROR: onboot 1 of 2: .*9.*keelson\.on-failure: reboot`, `init .*reboot asked for`, `bye .*the last words`, `rebooting`)
+		m.lacks("not reached")
+		m.lacks("never-either    running")
+	})
+	t.Run("service", func(t *testing.T) {
+		m := boot(t, setup{Config: qemu.Config{MemoryMB: 256}, yaml: `
+kernel: {image: keelson/kernel-lean, cmdline: "console=ttyS0 quiet"}
+init: [keelson/init]
+services:
+  - name: fails
+    image: keelson/busybox
+    command: ["sh", "-c", "echo 'why I fail'; exit 7"]
+    annotations: {keelson.restart.limit: "2/5m", keelson.on-failure: poweroff}
+  - name: bystander
+    image: keelson/busybox
+    command: ["sleep", "1000000"]
+`})
+		m.end(qemu.PowerOff)
+		m.inOrder(`fails .*restart 1 in`, `fails .*restart 2 in`, `fails .*restarted 2 times`, `init .*poweroff asked for`, `bystander .*stopped`, `powering off`)
+		m.await(`fails .*\| why I fail`)
+	})
+}
