@@ -134,9 +134,6 @@ func suggest(key string, fields map[string]*schema) string {
 	}
 	slices.Sort(known)
 	for _, k := range known {
-		if strings.EqualFold(k, key) {
-			return fmt.Sprintf("; did you mean %q?", k)
-		}
 		if d := distance(strings.ToLower(k), strings.ToLower(key)); d < bestDist && d < len(key) {
 			best, bestDist = k, d
 		}
@@ -147,26 +144,22 @@ func suggest(key string, fields map[string]*schema) string {
 	return "; known here: " + strings.Join(known, ", ")
 }
 
-// distance is the number of letters to insert, delete, replace or swap with
-// their neighbour to make b of a.
+// distance is the number of letters to insert, delete or replace to make b of a.
 func distance(a, b string) int {
-	var before, prev []int
 	cur := make([]int, len(b)+1)
 	for j := range cur {
 		cur[j] = j
 	}
-	for i := 1; i <= len(a); i++ {
-		before, prev, cur = prev, cur, make([]int, len(b)+1)
-		cur[0] = i
-		for j := 1; j <= len(b); j++ {
+	for i := range len(a) {
+		prev := cur
+		cur = make([]int, len(b)+1)
+		cur[0] = i + 1
+		for j := range len(b) {
 			cost := 1
-			if a[i-1] == b[j-1] {
+			if a[i] == b[j] {
 				cost = 0
 			}
-			cur[j] = min(prev[j]+1, cur[j-1]+1, prev[j-1]+cost)
-			if i > 1 && j > 1 && a[i-1] == b[j-2] && a[i-2] == b[j-1] {
-				cur[j] = min(cur[j], before[j-2]+1)
-			}
+			cur[j+1] = min(prev[j+1]+1, cur[j]+1, prev[j]+cost)
 		}
 	}
 	return cur[len(b)]

@@ -138,6 +138,57 @@ func TestArchives(t *testing.T) {
 	}
 }
 
+func TestDockerSaveWithoutANameAndOfSeveral(t *testing.T) {
+	digest, err := simple(t, "only").Digest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	byID, err := name.NewDigest("you/app@" + digest.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "one.tar")
+	if err := tarball.WriteToFile(file, byID, simple(t, "only")); err != nil {
+		t.Fatal(err)
+	}
+	if got := fmt.Sprint(archived(t, file)); got != "map[:only]" {
+		t.Errorf("got %v", got)
+	}
+	several := map[name.Tag]v1.Image{}
+	for _, n := range []string{"one", "two"} {
+		tag, err := name.NewTag("you/" + n)
+		if err != nil {
+			t.Fatal(err)
+		}
+		several[tag] = simple(t, n)
+	}
+	if err := tarball.MultiWriteToFile(file, several); err != nil {
+		t.Fatal(err)
+	}
+	if got := fmt.Sprint(archived(t, file)); got != "map[docker.io/you/one:latest:one docker.io/you/two:latest:two]" {
+		t.Errorf("got %v", got)
+	}
+}
+
+// archived returns what the images of a tarball hold, by their names.
+func archived(t *testing.T, file string) map[string]string {
+	t.Helper()
+	a, err := OpenArchive(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.Close()
+	list, err := a.Images()
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := map[string]string{}
+	for _, n := range list {
+		got[strings.Join(n.Names, " ")] = files(t, n.Image)["f"]
+	}
+	return got
+}
+
 func compressFile(t *testing.T, file string) string {
 	t.Helper()
 	b, err := os.ReadFile(file)
