@@ -22,21 +22,19 @@ import (
 
 // A launch is a process that is to be started in a container.
 type launch struct {
-	container     *libcontainer.Container
-	init          bool
-	run           bool // start it at once, not only make it wait
-	detach        bool
-	keep          bool // leave the container when its process has ended
-	destroy       bool // remove the container if the start fails
-	console       string
-	pidfd         string
-	pidFile       string
-	preserve      int
-	cgroups       map[string]string
-	subreaper     bool
-	notify        string
-	listenEnv     bool
-	ignoreSignals bool
+	container *libcontainer.Container
+	init      bool
+	run       bool // start it at once, not only make it wait
+	detach    bool
+	keep      bool // leave the container when its process has ended
+	destroy   bool // remove the container if the start fails
+	console   string
+	pidfd     string
+	pidFile   string
+	preserve  int
+	cgroups   map[string]string
+	subreaper bool
+	listenEnv bool
 }
 
 // createFlags are those create and run share.

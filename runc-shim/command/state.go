@@ -324,7 +324,7 @@ func specVerb(fs *flag.FlagSet, g *globals) func([]string) (int, error) {
 		path := filepath.Join(bundle, oci.SpecFile)
 		f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o666)
 		if errors.Is(err, os.ErrExist) {
-			return -1, fmt.Errorf("File %s exists. Remove it first", path)
+			return -1, fmt.Errorf("file %s exists, remove it first", path)
 		}
 		if err != nil {
 			return -1, err

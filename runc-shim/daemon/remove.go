@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -50,7 +51,13 @@ func remove(f flags, out io.Writer) error {
 	if root == "" {
 		root = task.StateRoot
 	}
-	if err := oci.ForceDelete(filepath.Join(root, f.namespace), f.id); err != nil {
+	root = filepath.Join(root, f.namespace)
+	if external(opts) {
+		err = exec.Command(opts.BinaryName, "--root", root, "delete", "--force", f.id).Run()
+	} else {
+		err = oci.ForceDelete(root, f.id)
+	}
+	if err != nil {
 		slog.Warn("remove container of a dead shim", "id", f.id, "error", err)
 	}
 	at := time.Now()

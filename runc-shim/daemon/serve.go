@@ -34,8 +34,12 @@ const (
 	flush = 3 * time.Second
 )
 
-// inheritedSocket is the descriptor of the socket that `start` made.
-const inheritedSocket = 3
+// The descriptors that `start` hands on: the socket, and the sealed program,
+// which is of no use any more once it runs.
+const (
+	inheritedSocket  = 3
+	inheritedProgram = 4
+)
 
 // serve is the shim: it serves the task API until it has been without
 // containers for a while.
@@ -61,7 +65,12 @@ func serve(ctx context.Context, f flags) error {
 	}
 	publisher := events.New(f.namespace, events.NewTTRPC(os.Getenv("TTRPC_ADDRESS")))
 	life := newLifetime(path)
-	service := task.New(f.namespace, publisher, life.changed)
+	if f.external {
+		if err := task.Adopt(ctx); err != nil {
+			return err
+		}
+	}
+	service := task.New(f.namespace, publisher, life.changed, f.external)
 	taskapi.RegisterTTRPCTaskService(server, service)
 
 	// The bundle is the first container's and goes with it.
@@ -149,6 +158,9 @@ func listener(f flags) (net.Listener, string, error) {
 		}
 		l.SetUnlinkOnClose(false)
 		return l, path, nil
+	}
+	if err := unix.Close(inheritedProgram); err != nil {
+		return nil, "", fmt.Errorf("not started by `start`: descriptor %d: %w", inheritedProgram, err)
 	}
 	file := os.NewFile(inheritedSocket, "socket")
 	l, err := net.FileListener(file)

@@ -65,7 +65,7 @@ func (h *Handle) Wait() error {
 		}
 	})
 	if err != nil {
-		return err
+		return os.ErrClosed // the only way for a poll without deadline to fail
 	}
 	return pollErr
 }
@@ -90,10 +90,14 @@ func Status(st *os.ProcessState) int {
 	if st == nil {
 		return 255
 	}
-	ws, ok := st.Sys().(syscall.WaitStatus)
-	if !ok {
-		return st.ExitCode()
+	if ws, ok := st.Sys().(syscall.WaitStatus); ok {
+		return WaitStatus(unix.WaitStatus(ws))
 	}
+	return st.ExitCode()
+}
+
+// WaitStatus is Status of what wait(2) returned.
+func WaitStatus(ws unix.WaitStatus) int {
 	if ws.Signaled() {
 		return 128 + int(ws.Signal())
 	}

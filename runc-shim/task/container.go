@@ -3,7 +3,6 @@ package task
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -13,12 +12,9 @@ import (
 
 	"github.com/containerd/containerd/api/types/runc/options"
 	"github.com/containerd/errdefs"
-	"github.com/opencontainers/runc/libcontainer"
-	"github.com/opencontainers/runc/libcontainer/configs"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
-	"keelson/runc-shim/oci"
 	"keelson/runc-shim/reap"
 	"keelson/runc-shim/stdio"
 )
@@ -30,7 +26,7 @@ type container struct {
 	bundle  string
 	rootfs  string // where containerd's mounts are, "" if there are none
 	options *options.Options
-	lc      *libcontainer.Container
+	engine  engine
 	init    *process
 
 	mu       sync.Mutex // guards what follows
@@ -40,13 +36,6 @@ type container struct {
 	pausing  bool
 	paused   bool
 	settled  chan struct{} // closed when initGone and live == 0
-}
-
-// sharesPIDs says whether the container has no pid namespace of its own, so
-// that its processes do not end with its init.
-func (c *container) sharesPIDs() bool {
-	config := c.lc.Config()
-	return !config.Namespaces.IsPrivate(configs.NEWPID)
 }
 
 func (c *container) process(exec string) (*process, error) {
@@ -123,13 +112,6 @@ func (c *container) settle() {
 // launch starts p in the container and gives it its streams. For the init
 // process it must be called inside the bundle.
 func (c *container) launch(p *process, spec *specs.Process, s state) error {
-	lp, err := oci.NewProcess(spec)
-	if err != nil {
-		return err
-	}
-	lp.Init = p == c.init
-	lp.LogLevel = logLevel()
-
 	streams, err := stdio.Open(p.config)
 	if err != nil {
 		return fmt.Errorf("open standard streams: %w", err)
@@ -139,34 +121,22 @@ func (c *container) launch(p *process, spec *specs.Process, s state) error {
 		streams.Close()
 		return err
 	}
-	var console *os.File
+	var console, socket *os.File
 	if p.config.Terminal {
-		parent, child, err := stdio.ConsoleSocket()
-		if err != nil {
+		if console, socket, err = stdio.ConsoleSocket(); err != nil {
 			return fail(fmt.Errorf("terminal socket: %w", err))
 		}
-		defer parent.Close()
-		defer child.Close()
-		console, lp.ConsoleSocket = parent, child
-	} else {
-		// A nil file in an interface is no nil interface.
-		if streams.Stdin != nil {
-			lp.Stdin = streams.Stdin
-		}
-		if streams.Stdout != nil {
-			lp.Stdout = streams.Stdout
-		}
-		if streams.Stderr != nil {
-			lp.Stderr = streams.Stderr
-		}
+		defer console.Close()
+		defer socket.Close()
 	}
-	if err := c.lc.Start(lp); err != nil {
+	ch, pid, err := c.engine.launch(p == c.init, spec, streams, socket)
+	if err != nil {
 		return fail(err)
 	}
 	streams.Started()
 	abandon := func(err error) error {
-		_ = lp.Signal(unix.SIGKILL)
-		_, _ = lp.Wait()
+		_ = ch.signal(unix.SIGKILL)
+		ch.collect()
 		return fail(err)
 	}
 	if console != nil {
@@ -174,11 +144,7 @@ func (c *container) launch(p *process, spec *specs.Process, s state) error {
 			return abandon(err)
 		}
 	}
-	pid, err := lp.Pid()
-	if err != nil {
-		return abandon(err)
-	}
-	if err := p.began(s, lp, pid); err != nil {
+	if err := p.began(s, ch, pid); err != nil {
 		return abandon(err)
 	}
 	return nil
@@ -188,7 +154,7 @@ func (c *container) launch(p *process, spec *specs.Process, s state) error {
 // only one who waits for p.
 func await(p *process) (status int, at time.Time) {
 	p.mu.Lock()
-	lc, pid := p.lc, p.pid
+	ch, pid := p.child, p.pid
 	p.mu.Unlock()
 	if h, err := reap.Open(pid); err == nil {
 		if err := h.Wait(); err != nil {
@@ -197,11 +163,7 @@ func await(p *process) (status int, at time.Time) {
 		h.Close()
 	}
 	// Without a pidfd this is where the waiting is done.
-	st, err := lc.Wait()
-	if st == nil {
-		logger.Error("collect process", "pid", pid, "error", err)
-	}
-	return reap.Status(st), time.Now()
+	return ch.collect(), time.Now()
 }
 
 // An exitRecord is exit.json in the bundle: how the task ended, for whoever
@@ -267,12 +229,5 @@ func (c *container) writePid() error {
 // destroy removes what the ended container holds.
 func (c *container) destroy(ctx context.Context) error {
 	c.init.release(ctx)
-	// libcontainer destroys by the state it last saw.
-	if _, err := c.lc.Status(); err != nil {
-		logger.Warn("refresh state of container", "id", c.id, "error", err)
-	}
-	if err := c.lc.Destroy(); err != nil && !errors.Is(err, libcontainer.ErrNotExist) {
-		return err
-	}
-	return nil
+	return c.engine.destroy()
 }

@@ -26,7 +26,6 @@ import (
 
 	"keelson/runc-shim/events"
 	"keelson/runc-shim/metrics"
-	"keelson/runc-shim/oci"
 )
 
 type emptyMessage = emptypb.Empty
@@ -102,7 +101,7 @@ func (s *Service) Kill(ctx context.Context, r *taskapi.KillRequest) (*emptyMessa
 	case p != c.init:
 		err = p.signal(sig)
 	case r.All:
-		err = oci.SignalAll(c.lc, sig)
+		err = c.engine.signalAll(sig)
 	default:
 		err = c.signalInit(sig)
 	}
@@ -118,7 +117,7 @@ func (c *container) signalInit(sig unix.Signal) error {
 	if st := c.init.is(); st == stopped || st == deleted {
 		return fmt.Errorf("process already finished: %w", errdefs.ErrNotFound)
 	}
-	err := c.lc.Signal(sig)
+	err := c.engine.signal(sig)
 	switch {
 	case err == nil:
 		return nil
@@ -216,7 +215,7 @@ func (s *Service) Pause(ctx context.Context, r *taskapi.PauseRequest) (*emptyMes
 		return nil, err
 	}
 	c.setPause(true, false)
-	err = c.lc.Pause()
+	err = c.engine.pause()
 	c.setPause(false, err == nil)
 	if err != nil {
 		return nil, errgrpc.ToGRPCf(errdefs.ErrFailedPrecondition, "pause container %s: %v", c.id, err)
@@ -231,7 +230,7 @@ func (s *Service) Resume(ctx context.Context, r *taskapi.ResumeRequest) (*emptyM
 	if err != nil {
 		return nil, err
 	}
-	if err := c.lc.Resume(); err != nil {
+	if err := c.engine.resume(); err != nil {
 		return nil, errgrpc.ToGRPCf(errdefs.ErrFailedPrecondition, "resume container %s: %v", c.id, err)
 	}
 	c.setPause(false, false)
@@ -251,7 +250,7 @@ func (s *Service) Pids(ctx context.Context, r *taskapi.PidsRequest) (*taskapi.Pi
 	if err != nil {
 		return nil, err
 	}
-	pids, err := c.lc.Processes()
+	pids, err := c.engine.pids()
 	if err != nil {
 		return nil, errgrpc.ToGRPC(err)
 	}
@@ -282,7 +281,7 @@ func (s *Service) Update(ctx context.Context, r *taskapi.UpdateTaskRequest) (*em
 	if err := json.Unmarshal(r.Resources.GetValue(), &res); err != nil {
 		return nil, errgrpc.ToGRPCf(errdefs.ErrInvalidArgument, "update container %s: resources: %v", c.id, err)
 	}
-	if err := oci.Update(c.lc, &res); err != nil {
+	if err := c.engine.update(&res); err != nil {
 		return nil, errgrpc.ToGRPC(fmt.Errorf("update container %s: %w", c.id, err))
 	}
 	return empty, nil
@@ -294,23 +293,21 @@ func (s *Service) Stats(ctx context.Context, r *taskapi.StatsRequest) (*taskapi.
 	if err != nil {
 		return nil, err
 	}
-	st, err := c.lc.Stats()
+	st, err := c.engine.stats()
 	if err != nil {
 		return nil, errgrpc.ToGRPC(err)
 	}
 	var resp taskapi.StatsResponse
 	if cgroups.IsCgroup2UnifiedMode() {
-		state, err := c.lc.State()
-		if err != nil {
-			return nil, errgrpc.ToGRPC(err)
+		paths, perr := c.engine.cgroups()
+		if perr != nil {
+			return nil, errgrpc.ToGRPC(perr)
 		}
-		resp.Stats, err = events.Any(metrics.V2(st.CgroupStats, memoryEvents(state.CgroupPaths[""])))
-		if err != nil {
-			return nil, errgrpc.ToGRPC(err)
-		}
-		return &resp, nil
+		resp.Stats, err = events.Any(metrics.V2(st, memoryEvents(paths[""])))
+	} else {
+		resp.Stats, err = events.Any(metrics.V1(st))
 	}
-	if resp.Stats, err = events.Any(metrics.V1(st.CgroupStats)); err != nil {
+	if err != nil {
 		return nil, errgrpc.ToGRPC(err)
 	}
 	return &resp, nil

@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
-	"github.com/opencontainers/runc/libcontainer"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
@@ -60,7 +59,7 @@ type process struct {
 	pid      int
 	status   int
 	exitedAt time.Time
-	lc       *libcontainer.Process
+	child    child
 	streams  *stdio.Streams
 
 	done chan struct{} // closed on the way to stopped
@@ -96,11 +95,11 @@ func (p *process) is() state {
 	return p.state
 }
 
-// began records a process that libcontainer has started.
-func (p *process) began(s state, lc *libcontainer.Process, pid int) error {
+// began records a process that has been started.
+func (p *process) began(s state, c child, pid int) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.lc, p.pid = lc, pid
+	p.child, p.pid = c, pid
 	return p.toLocked(s)
 }
 
@@ -141,7 +140,7 @@ func (p *process) signal(sig unix.Signal) error {
 	switch p.state {
 	case created, running:
 		// Not collected yet, or the state would be another: the pid is ours.
-		if err := p.lc.Signal(sig); err != nil {
+		if err := p.child.signal(sig); err != nil {
 			return fmt.Errorf("process already finished: %w", errdefs.ErrNotFound)
 		}
 		return nil

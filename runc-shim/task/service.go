@@ -19,7 +19,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"sync"
 
@@ -30,7 +29,6 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/opencontainers/cgroups"
-	"github.com/sirupsen/logrus"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -65,14 +63,19 @@ type Service struct {
 	// changed is told how many containers there are, whenever that changed.
 	// It must not block.
 	changed func(containers int)
+	// external: the containers are made by the binary their options name.
+	external bool
 
 	mu         sync.Mutex // guards containers
 	containers map[string]*container
 }
 
-// New makes the service of one shim. changed may be nil.
-func New(namespace string, p Publisher, changed func(int)) *Service {
+// New makes the service of one shim. changed may be nil. An external service
+// runs the runtime binary of the task's options; the process must then be a
+// child subreaper, see Adopt.
+func New(namespace string, p Publisher, changed func(int), external bool) *Service {
 	s := &Service{
+		external:   external,
 		namespace:  namespace,
 		publisher:  p,
 		changed:    changed,
@@ -82,10 +85,6 @@ func New(namespace string, p Publisher, changed func(int)) *Service {
 		p.Publish(events.TopicOOM, &eventsapi.TaskOOM{ContainerID: id})
 	})
 	return s
-}
-
-func logLevel() string {
-	return strconv.Itoa(int(logrus.GetLevel()))
 }
 
 // get finds a created container.
@@ -247,35 +246,31 @@ func (s *Service) build(c *container) error {
 	if err != nil {
 		return err
 	}
-	if c.init.config.Terminal != spec.Process.Terminal {
-		spec.Process.Terminal = c.init.config.Terminal
-	}
-	c.lc, err = oci.Create(oci.Options{
+	spec.Process.Terminal = c.init.config.Terminal
+	o := oci.Options{
 		Root:               s.stateRoot(c.options),
 		ID:                 c.id,
 		Bundle:             c.bundle,
 		NoPivotRoot:        c.options.NoPivotRoot,
 		NoNewKeyring:       c.options.NoNewKeyring,
 		DefaultOOMScoreAdj: &containerOOMScore,
-	}, spec)
+	}
+	if s.external {
+		c.engine, err = newExternal(c.options.BinaryName, o, spec)
+	} else {
+		c.engine, err = newLocal(o, spec)
+	}
 	if err != nil {
 		return err
 	}
-	config := c.lc.Config()
 	if c.init.config.UID == 0 && c.init.config.GID == 0 {
 		// In a user namespace root is somebody else, who must be able to
 		// open his own /dev/stdout.
-		uid, uerr := config.HostRootUID()
-		gid, gerr := config.HostRootGID()
-		if uerr == nil && gerr == nil {
-			c.init.config.UID, c.init.config.GID = uid, gid
-		}
+		c.init.config.UID, c.init.config.GID = c.engine.owner()
 	}
 	if err := c.launch(c.init, spec.Process, created); err != nil {
-		if _, serr := c.lc.Status(); serr == nil {
-			if derr := c.lc.Destroy(); derr != nil {
-				logger.Warn("clean up after failed create", "id", c.id, "error", derr)
-			}
+		if derr := c.engine.destroy(); derr != nil {
+			logger.Warn("clean up after failed create", "id", c.id, "error", derr)
 		}
 		return err
 	}
@@ -333,11 +328,11 @@ func (c *container) mount(r *taskapi.CreateTaskRequest) (unmount func(), err err
 // watchOOM begins to watch a container's memory. A host without the memory
 // controller has nothing to watch.
 func (s *Service) watchOOM(c *container) {
-	st, err := c.lc.State()
+	paths, err := c.engine.cgroups()
 	if err == nil {
 		if cgroups.IsCgroup2UnifiedMode() {
-			err = s.oom.AddV2(c.id, st.CgroupPaths[""])
-		} else if path := st.CgroupPaths["memory"]; path != "" {
+			err = s.oom.AddV2(c.id, paths[""])
+		} else if path := paths["memory"]; path != "" {
 			err = s.oom.AddV1(c.id, path)
 		}
 	}
@@ -370,7 +365,7 @@ func (s *Service) startInit(c *container) error {
 	if st := p.is(); st != created {
 		return fmt.Errorf("container %s is %s and cannot be started: %w", c.id, st, errdefs.ErrFailedPrecondition)
 	}
-	if err := c.lc.Exec(); err != nil {
+	if err := c.engine.start(); err != nil {
 		return fmt.Errorf("OCI runtime start failed: %w", err)
 	}
 	if err := p.to(running); err != nil {
@@ -388,8 +383,8 @@ func (s *Service) watchInit(c *container) {
 	if err := writeExit(c.bundle, c.id, pid, status, at); err != nil {
 		logger.Error("write exit record", "id", c.id, "error", err)
 	}
-	if c.sharesPIDs() {
-		if err := oci.SignalAll(c.lc, killSignal); err != nil {
+	if c.engine.sharesPIDs() {
+		if err := c.engine.signalAll(killSignal); err != nil {
 			logger.Error("kill what the container left", "id", c.id, "error", err)
 		}
 	}

@@ -1,0 +1,150 @@
+package task
+
+import (
+	"errors"
+	"os"
+	"strconv"
+
+	"github.com/opencontainers/cgroups"
+	"github.com/opencontainers/runc/libcontainer"
+	"github.com/opencontainers/runc/libcontainer/configs"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"github.com/sirupsen/logrus"
+	"golang.org/x/sys/unix"
+
+	"keelson/runc-shim/oci"
+	"keelson/runc-shim/reap"
+	"keelson/runc-shim/stdio"
+)
+
+// An engine makes and controls one container. There are two kinds: libcontainer
+// in this process, and a runtime binary that is run for every step.
+type engine interface {
+	// launch starts the init process, which then waits for start, or an
+	// exec. A terminal's master end is sent to socket, if there is one.
+	launch(init bool, p *specs.Process, s *stdio.Streams, socket *os.File) (child, int, error)
+	start() error
+	signal(sig unix.Signal) error    // to the init process
+	signalAll(sig unix.Signal) error // to every process
+	pause() error
+	resume() error
+	update(r *specs.LinuxResources) error
+	destroy() error
+
+	pids() ([]int, error)
+	stats() (*cgroups.Stats, error)
+	cgroups() (map[string]string, error)
+	// sharesPIDs says whether the container has no pid namespace of its own,
+	// so that its processes do not end with its init.
+	sharesPIDs() bool
+	// owner is who root in the container is outside.
+	owner() (uid, gid int)
+}
+
+// A child is a process of a container.
+type child interface {
+	signal(sig unix.Signal) error
+	// collect waits for the end and returns the exit status. It is called
+	// once.
+	collect() int
+}
+
+// A local container is one of libcontainer in this process.
+type local struct {
+	c *libcontainer.Container
+}
+
+func newLocal(o oci.Options, spec *specs.Spec) (engine, error) {
+	c, err := oci.Create(o, spec)
+	if err != nil {
+		return nil, err
+	}
+	return &local{c}, nil
+}
+
+func (l *local) launch(init bool, p *specs.Process, s *stdio.Streams, socket *os.File) (child, int, error) {
+	lp, err := oci.NewProcess(p)
+	if err != nil {
+		return nil, 0, err
+	}
+	lp.Init = init
+	lp.LogLevel = strconv.Itoa(int(logrus.GetLevel()))
+	lp.ConsoleSocket = socket
+	// A nil file in an interface is no nil interface.
+	if s.Stdin != nil {
+		lp.Stdin = s.Stdin
+	}
+	if s.Stdout != nil {
+		lp.Stdout = s.Stdout
+	}
+	if s.Stderr != nil {
+		lp.Stderr = s.Stderr
+	}
+	if err := l.c.Start(lp); err != nil {
+		return nil, 0, err
+	}
+	pid, err := lp.Pid()
+	return localChild{lp}, pid, err
+}
+
+type localChild struct{ p *libcontainer.Process }
+
+func (c localChild) signal(sig unix.Signal) error { return c.p.Signal(sig) }
+
+func (c localChild) collect() int {
+	st, err := c.p.Wait()
+	if st == nil {
+		logger.Error("collect process", "error", err)
+	}
+	return reap.Status(st)
+}
+
+func (l *local) start() error                         { return l.c.Exec() }
+func (l *local) signal(sig unix.Signal) error         { return l.c.Signal(sig) }
+func (l *local) signalAll(sig unix.Signal) error      { return oci.SignalAll(l.c, sig) }
+func (l *local) pause() error                         { return l.c.Pause() }
+func (l *local) resume() error                        { return l.c.Resume() }
+func (l *local) update(r *specs.LinuxResources) error { return oci.Update(l.c, r) }
+func (l *local) pids() ([]int, error)                 { return l.c.Processes() }
+
+func (l *local) stats() (*cgroups.Stats, error) {
+	s, err := l.c.Stats()
+	if err != nil {
+		return nil, err
+	}
+	return s.CgroupStats, nil
+}
+
+func (l *local) cgroups() (map[string]string, error) {
+	st, err := l.c.State()
+	if err != nil {
+		return nil, err
+	}
+	return st.CgroupPaths, nil
+}
+
+func (l *local) sharesPIDs() bool {
+	config := l.c.Config()
+	return !config.Namespaces.IsPrivate(configs.NEWPID)
+}
+
+func (l *local) owner() (uid, gid int) {
+	config := l.c.Config()
+	uid, uerr := config.HostRootUID()
+	gid, gerr := config.HostRootGID()
+	if uerr != nil || gerr != nil {
+		return 0, 0
+	}
+	return uid, gid
+}
+
+func (l *local) destroy() error {
+	// libcontainer destroys by the state it last saw.
+	if _, err := l.c.Status(); err != nil {
+		logger.Warn("refresh state of container", "id", l.c.ID(), "error", err)
+	}
+	if err := l.c.Destroy(); err != nil && !errors.Is(err, libcontainer.ErrNotExist) {
+		return err
+	}
+	return nil
+}
