@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"keelson/runc-shim/events"
+	"keelson/runc-shim/seal"
 	"keelson/runc-shim/task"
 )
 
@@ -34,8 +35,8 @@ const (
 	flush = 3 * time.Second
 )
 
-// The descriptors that `start` hands on: the socket, and the sealed program,
-// which is of no use any more once it runs.
+// The descriptors that `start` hands on: the socket, and perhaps the sealed
+// program, which is of no use any more once it runs.
 const (
 	inheritedSocket  = 3
 	inheritedProgram = 4
@@ -159,8 +160,8 @@ func listener(f flags) (net.Listener, string, error) {
 		l.SetUnlinkOnClose(false)
 		return l, path, nil
 	}
-	if err := unix.Close(inheritedProgram); err != nil {
-		return nil, "", fmt.Errorf("not started by `start`: descriptor %d: %w", inheritedProgram, err)
+	if seal.SealedFd(inheritedProgram) {
+		unix.Close(inheritedProgram)
 	}
 	file := os.NewFile(inheritedSocket, "socket")
 	l, err := net.FileListener(file)

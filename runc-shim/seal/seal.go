@@ -3,8 +3,9 @@
 // A process inside a container can reach the file its own start was made from
 // through /proc/PID/exe. libcontainer therefore starts containers only from a
 // file nobody can write to, and copies itself for every container if it is not
-// one already. A memfd with all of its seals set is one: made once, when the
-// shim is started, it saves that copy every time a container is.
+// one already, or shows itself through a read-only overlay where the kernel has
+// overlayfs. A memfd with all of its seals set is such a file: made once, when
+// the shim is started, it saves the copies on a kernel without overlayfs.
 package seal
 
 import (
@@ -64,7 +65,10 @@ func fill(f, src *os.File) error {
 }
 
 // Sealed says whether f is a memfd with every seal set.
-func Sealed(f *os.File) bool {
-	got, err := unix.FcntlInt(f.Fd(), unix.F_GET_SEALS, 0)
+func Sealed(f *os.File) bool { return SealedFd(f.Fd()) }
+
+// SealedFd is Sealed for a descriptor that need not be open.
+func SealedFd(fd uintptr) bool {
+	got, err := unix.FcntlInt(fd, unix.F_GET_SEALS, 0)
 	return err == nil && got&seals == seals
 }
