@@ -148,15 +148,29 @@ func TestStockRuntime(t *testing.T) {
 
 	names := []string{"web", "redis", "agent"}
 	services := m.pids(names...)
-	containerd := m.containerd(0)
-	m.kill(containerd.PID, syscall.SIGKILL)
-	m.containerd(containerd.PID)
-	supervisor := m.supervisor(0)
-	m.kill(supervisor.PID, syscall.SIGKILL)
-	m.supervisor(supervisor.PID)
-	if now := m.pids(names...); fmt.Sprint(now) != fmt.Sprint(services) {
-		t.Errorf("services before %v, after %v", services, now)
+	same := func(after string) {
+		t.Helper()
+		if err := m.AwaitAgent(m.ctx); err != nil {
+			t.Fatal(err)
+		}
+		if now := m.pids(names...); fmt.Sprint(now) != fmt.Sprint(services) {
+			t.Errorf("after %s the services, before %v, are %v", after, services, now)
+			services = now
+		}
 	}
+	for _, p := range append(m.shims(), m.service("web"), m.service("redis"), m.service("agent")) {
+		t.Logf("before: process %d, child of %d: %q", p.PID, p.Parent, p.Argv)
+	}
+	containerd := m.containerd(0)
+	from = m.Console.Len()
+	m.kill(containerd.PID, syscall.SIGKILL)
+	m.awaitFrom(from, `containerd .*ready in`)
+	same("containerd was killed")
+	supervisor := m.supervisor(0)
+	from = m.Console.Len()
+	m.kill(supervisor.PID, syscall.SIGKILL)
+	m.awaitFrom(from, `supervisor is back`)
+	same("the supervisor was killed")
 	was = m.service("redis")
 	m.kill(was.PID, syscall.SIGKILL)
 	m.serviceAfter("redis", was.PID)
