@@ -4,9 +4,13 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 
 	"github.com/containerd/containerd/api/types/runc/options"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"google.golang.org/protobuf/types/known/anypb"
 
 	"keelson/internal/bundle"
@@ -24,6 +28,46 @@ const (
 	// a container's takes them along.
 	ShimCgroup = "/keelson/shim"
 )
+
+// cgroupOptions are the options of the machine's cgroup2 file system that belong
+// to all its mounts at once: the kernel sets them anew with every mount from the
+// first cgroup namespace, so a container's own mount that does not name them
+// would take them away from the machine.
+func cgroupOptions(mountinfo string) []string {
+	for _, line := range strings.Split(mountinfo, "\n") {
+		_, super, ok := strings.Cut(line, " - cgroup2 ")
+		if !ok {
+			continue
+		}
+		fields := strings.Fields(super)
+		var options []string
+		for _, o := range strings.Split(fields[len(fields)-1], ",") {
+			if o == "nsdelegate" || strings.HasPrefix(o, "memory_") || o == "favordynmods" {
+				options = append(options, o)
+			}
+		}
+		return options
+	}
+	return nil
+}
+
+// withCgroupOptions returns the mounts with these options on those of cgroups.
+func withCgroupOptions(mounts []specs.Mount, options []string) []specs.Mount {
+	mounts = slices.Clone(mounts)
+	for i, m := range mounts {
+		if m.Type != "cgroup" && m.Type != "cgroup2" {
+			continue
+		}
+		m.Options = slices.Clone(m.Options)
+		for _, o := range options {
+			if !slices.Contains(m.Options, o) {
+				m.Options = append(m.Options, o)
+			}
+		}
+		mounts[i] = m
+	}
+	return mounts
+}
 
 // spec returns the configuration a container is created with: its own, with
 // what depends on this machine filled in.
@@ -50,6 +94,9 @@ func spec(b *bundle.Bundle) (*anypb.Any, error) {
 		if _, set := s.Annotations[groupAnnotation]; !set {
 			s.Annotations[groupAnnotation] = groupName
 		}
+	}
+	if mountinfo, err := os.ReadFile("/proc/self/mountinfo"); err == nil {
+		s.Mounts = withCgroupOptions(s.Mounts, cgroupOptions(string(mountinfo)))
 	}
 	data, err := json.Marshal(&s)
 	if err != nil {
