@@ -4,8 +4,8 @@
 // writer gets no SIGPIPE and a reader's death loses nothing: what is in the
 // pipe stays there. Bytes go from FIFO to file by splice(2), in one step that
 // cannot be cut in two by a kill; whoever wants to see lines reads them back
-// from the file. It must never hold up the supervisor: a stream that cannot be
-// written is drained and its bytes are counted.
+// from the file. It must never hold up the supervisor or a writer: a stream that
+// cannot be written is drained and its bytes are counted.
 package capture
 
 import (
@@ -23,8 +23,12 @@ import (
 const (
 	spliceBytes = 64 << 10
 	lineBytes   = 16 << 10 // a longer line is shown in pieces
+	tailBytes   = 4 << 10
 	rotateBytes = 1 << 20
 	rotateKeep  = 10
+	// drainMoves bounds Drain: a pipe holds 64 KiB, and one that never gets
+	// empty has a writer that outlives its task.
+	drainMoves = 32
 )
 
 // Stream is one FIFO being copied to one file.
@@ -35,19 +39,22 @@ type Stream struct {
 	conn     syscall.RawConn
 	onLine   func(line string) // nil if nobody wants lines
 	warn     func(format string, a ...any)
+	done     chan struct{} // closed when run has returned
 
-	mu      sync.Mutex
-	file    *os.File // nil where it could not be opened; guarded by mu
-	offset  int64    // where the next byte goes, guarded by mu
-	seen    int64    // up to where lines were shown, guarded by mu
-	partial []byte   // the line under way, guarded by mu
-	lost    int64    // bytes dropped since the last success, guarded by mu
-	done    chan struct{}
+	mu       sync.Mutex
+	file     *os.File // nil where it could not be opened; guarded by mu
+	offset   int64    // the end of file after the last write, guarded by mu
+	total    int64    // bytes written since Open, whatever file they are in; guarded by mu
+	partial  []byte   // the line under way, guarded by mu
+	lost     int64    // bytes dropped since the last success, guarded by mu
+	failing  bool     // that the file cannot be written was said, guarded by mu
+	stuck    bool     // that the file cannot be rotated was said, guarded by mu
+	noSplice bool     // the file's file system does not know splice, guarded by mu
 }
 
 // Open makes the FIFO if there is none, opens the file for appending, making
 // its folder, and begins to copy. onLine, if not nil, is called from the
-// stream's goroutine with each complete line, and at Close with the last one.
+// stream's goroutine with each complete line, and at Drain with the last one.
 // warn is told of what is lost.
 func Open(fifoPath, filePath string, onLine func(string), warn func(string, ...any)) (*Stream, error) {
 	if err := os.MkdirAll(filepath.Dir(fifoPath), 0o700); err != nil {
@@ -69,7 +76,9 @@ func Open(fifoPath, filePath string, onLine func(string), warn func(string, ...a
 	}
 	s := &Stream{fifoPath: fifoPath, filePath: filePath, fifo: fifo, conn: conn, onLine: onLine, warn: warn, done: make(chan struct{})}
 	s.mu.Lock()
-	s.reopen()
+	if err := s.ensure(); err != nil { // it is tried again with the first bytes
+		s.fail(err)
+	}
 	s.mu.Unlock()
 	go s.run()
 	return s, nil
@@ -78,125 +87,163 @@ func Open(fifoPath, filePath string, onLine func(string), warn func(string, ...a
 // Path is the FIFO a task is to write to.
 func (s *Stream) Path() string { return s.fifoPath }
 
-// reopen opens the log file at its end. Its failure is said once and tried
-// again with the next bytes.
-func (s *Stream) reopen() {
-	if s.file != nil {
-		return
-	}
-	err := os.MkdirAll(filepath.Dir(s.filePath), 0o755)
-	var f *os.File
-	if err == nil {
-		// Without O_APPEND: splice refuses it.
-		f, err = os.OpenFile(s.filePath, os.O_RDWR|os.O_CREATE|unix.O_CLOEXEC, 0o644)
-	}
-	if err == nil {
-		if s.offset, err = f.Seek(0, 2); err != nil {
-			_ = f.Close()
-		}
-	}
-	if err != nil {
-		if s.lost == 0 {
-			s.warn("the log goes nowhere: %v", err)
-		}
-		return
-	}
-	s.file, s.seen = f, s.offset
-}
-
 func (s *Stream) run() {
 	defer close(s.done)
 	for {
-		var n int64
-		var err error
-		rerr := s.conn.Read(func(fd uintptr) bool {
-			n, err = s.move(int(fd))
-			return !errors.Is(err, unix.EAGAIN)
+		err := s.conn.Read(func(fd uintptr) bool {
+			return s.move(int(fd))
 		})
-		if rerr != nil {
+		if err != nil {
 			return // closed
-		}
-		_ = n
-		if err != nil && !errors.Is(err, unix.EINTR) {
-			s.warn("the log of %s: %v", filepath.Base(s.filePath), err)
-			return
 		}
 	}
 }
 
-// move takes what is in the FIFO to the file, or to nowhere if that fails.
-func (s *Stream) move(fifo int) (int64, error) {
+// move takes what is in the FIFO to the file, or to nowhere if that fails. It
+// reports whether there was anything, or may be at once.
+func (s *Stream) move(fifo int) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.reopen()
-	if s.file == nil {
-		return s.drop(fifo)
+	if empty(fifo) {
+		return false
 	}
-	off := s.offset
-	n, err := unix.Splice(fifo, nil, int(s.file.Fd()), &off, spliceBytes, unix.SPLICE_F_NONBLOCK|unix.SPLICE_F_MOVE)
+	if err := s.ensure(); err != nil {
+		return s.drop(fifo, err)
+	}
+	n, err := s.copy(fifo)
 	switch {
-	case err == nil && n == 0:
-		return 0, unix.EAGAIN
-	case errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EINTR):
-		return 0, err
+	case errors.Is(err, unix.EAGAIN):
+		return false
+	case errors.Is(err, unix.EINTR):
+		return true
 	case err != nil: // a full or broken disk: the writer must not wait for it
-		if s.lost == 0 {
-			s.warn("the log goes nowhere: write %s: %v", s.filePath, err)
+		return s.drop(fifo, fmt.Errorf("write %s: %w", s.filePath, err))
+	case n == 0:
+		return false
+	}
+	from := s.offset
+	s.offset += n
+	s.total += n
+	if s.failing {
+		if s.lost > 0 {
+			s.warn("the log is written again; %d bytes were lost", s.lost)
 		}
-		return s.drop(fifo)
+		s.lost, s.failing = 0, false
 	}
-	s.offset += int64(n)
-	if s.lost > 0 {
-		s.warn("the log is written again; %d bytes were lost", s.lost)
-		s.lost = 0
-	}
-	s.show()
+	s.show(from)
 	if s.offset >= rotateBytes {
 		s.rotate()
 	}
-	return int64(n), nil
+	return true
 }
 
-// drop reads bytes away and counts them.
-func (s *Stream) drop(fifo int) (int64, error) {
-	buf := make([]byte, 4096)
+// empty reports whether there is nothing to read, so that nothing is done for it.
+func empty(fifo int) bool {
+	n, err := unix.IoctlGetInt(fifo, unix.TIOCINQ)
+	return err == nil && n == 0
+}
+
+// ensure sees to it that file is the one that filePath names, and that offset is
+// its end. Somebody may have moved it away, removed or truncated it, or mounted
+// a disk over its folder.
+func (s *Stream) ensure() error {
+	if s.file != nil {
+		var open, named unix.Stat_t
+		if err := unix.Fstat(int(s.file.Fd()), &open); err == nil {
+			err = unix.Stat(s.filePath, &named)
+			if err == nil && open.Dev == named.Dev && open.Ino == named.Ino || err != nil && !errors.Is(err, unix.ENOENT) {
+				s.offset = open.Size
+				return nil
+			}
+		}
+		_ = s.file.Close()
+		s.file = nil
+	}
+	if err := os.MkdirAll(filepath.Dir(s.filePath), 0o755); err != nil {
+		return err
+	}
+	// Without O_APPEND: splice refuses it.
+	f, err := os.OpenFile(s.filePath, os.O_RDWR|os.O_CREATE|unix.O_CLOEXEC, 0o644)
+	if err != nil {
+		return err
+	}
+	if s.offset, err = f.Seek(0, 2); err != nil {
+		_ = f.Close()
+		return err
+	}
+	s.file, s.noSplice = f, false
+	return nil
+}
+
+// copy moves bytes from the FIFO to the end of the file.
+func (s *Stream) copy(fifo int) (int64, error) {
+	if !s.noSplice {
+		off := s.offset
+		n, err := unix.Splice(fifo, nil, int(s.file.Fd()), &off, spliceBytes, unix.SPLICE_F_NONBLOCK|unix.SPLICE_F_MOVE)
+		if !errors.Is(err, unix.EINVAL) {
+			return n, err
+		}
+		s.noSplice = true
+	}
+	buf := make([]byte, spliceBytes)
 	n, err := unix.Read(fifo, buf)
+	if err != nil || n <= 0 {
+		return 0, err
+	}
+	done, err := s.file.WriteAt(buf[:n], s.offset)
+	if err != nil {
+		s.lost += int64(n - done) // read already: drop does not see them
+	}
+	if done > 0 {
+		return int64(done), nil
+	}
+	return 0, err
+}
+
+// drop reads bytes away and counts them; the reason is said once.
+func (s *Stream) drop(fifo int, reason error) bool {
+	s.fail(reason)
+	n, err := unix.Read(fifo, make([]byte, spliceBytes))
 	if n > 0 {
 		s.lost += int64(n)
 	}
-	return int64(max(n, 0)), err
+	return n > 0 || errors.Is(err, unix.EINTR)
 }
 
-// show hands complete lines to onLine, reading them back from the file.
-func (s *Stream) show() {
+// fail says once why the file cannot be written.
+func (s *Stream) fail(reason error) {
+	if !s.failing {
+		s.warn("the log goes nowhere: %v", reason)
+		s.failing = true
+	}
+}
+
+// show hands the lines that end in what was written from an offset on to onLine,
+// reading them back from the file.
+func (s *Stream) show(from int64) {
 	if s.onLine == nil {
 		return
 	}
-	buf := make([]byte, min(s.offset-s.seen, spliceBytes))
-	for s.seen < s.offset {
-		n, err := s.file.ReadAt(buf[:min(int64(len(buf)), s.offset-s.seen)], s.seen)
-		if n == 0 {
-			if err != nil {
-				s.warn("read back %s: %v", s.filePath, err)
-			}
-			s.seen = s.offset
+	buf := make([]byte, s.offset-from)
+	n, err := s.file.ReadAt(buf, from)
+	if n < len(buf) && err != nil {
+		s.warn("read back %s: %v", s.filePath, err)
+	}
+	text := append(s.partial, buf[:n]...)
+	for {
+		i := bytes.IndexByte(text[:min(len(text), lineBytes)], '\n')
+		switch {
+		case i >= 0:
+			s.onLine(string(text[:i]))
+			text = text[i+1:]
+		case len(text) >= lineBytes:
+			s.onLine(string(text[:lineBytes]))
+			text = text[lineBytes:]
+		default:
+			s.partial = bytes.Clone(text) // not a slice of something larger
 			return
 		}
-		s.seen += int64(n)
-		s.partial = append(s.partial, buf[:n]...)
-		for {
-			i := bytes.IndexByte(s.partial, '\n')
-			if i < 0 {
-				if len(s.partial) < lineBytes {
-					break
-				}
-				i = len(s.partial) - 1
-			}
-			s.onLine(string(bytes.TrimSuffix(s.partial[:i+1], []byte("\n"))))
-			s.partial = s.partial[i+1:]
-		}
 	}
-	s.partial = append([]byte(nil), s.partial...)
 }
 
 // rotate moves the full file aside: NAME.log.1 is the newest of the old ones.
@@ -206,20 +253,23 @@ func (s *Stream) rotate() {
 		_ = os.Rename(fmt.Sprintf("%s.%d", s.filePath, i), fmt.Sprintf("%s.%d", s.filePath, i+1))
 	}
 	if err := os.Rename(s.filePath, s.filePath+".1"); err != nil {
-		s.warn("rotate: %v", err)
+		if !s.stuck {
+			s.warn("the log grows on: %v", err)
+			s.stuck = true
+		}
 		return
 	}
+	s.stuck = false
 	_ = s.file.Close()
-	s.file = nil
-	s.reopen()
+	s.file, s.offset = nil, 0
 }
 
 // Drain takes over what is still in the pipe: after a task's end, whose shim
 // has copied its last bytes, nothing more will come.
 func (s *Stream) Drain() {
 	_ = s.conn.Control(func(fd uintptr) {
-		for {
-			if n, err := s.move(int(fd)); n == 0 || err != nil {
+		for range drainMoves {
+			if !s.move(int(fd)) {
 				return
 			}
 		}
@@ -236,20 +286,19 @@ func (s *Stream) Drain() {
 func (s *Stream) Mark() int64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.offset
+	return s.total
 }
 
-// Tail returns the last lines written since a mark, at most so many.
+// Tail returns the last lines written since a mark, at most so many, as far as
+// they are in the newest file.
 func (s *Stream) Tail(since int64, lines int) []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.file == nil {
+	written := min(s.total-since, s.offset)
+	if s.file == nil || written <= 0 {
 		return nil
 	}
-	if since > s.offset { // rotated in between
-		since = 0
-	}
-	start := max(since, s.offset-4096)
+	start := s.offset - min(written, tailBytes)
 	buf := make([]byte, s.offset-start)
 	n, _ := s.file.ReadAt(buf, start)
 	text := bytes.TrimRight(buf[:n], "\n")
@@ -257,7 +306,7 @@ func (s *Stream) Tail(since int64, lines int) []string {
 		return nil
 	}
 	all := bytes.Split(text, []byte("\n"))
-	if start > since && len(all) > 1 {
+	if start > s.offset-written && len(all) > 1 {
 		all = all[1:] // cut in the middle of a line
 	}
 	if len(all) > lines {

@@ -185,3 +185,190 @@ func TestALogThatCannotBeWrittenDoesNotHoldUpItsWriter(t *testing.T) {
 		t.Errorf("got %q, %v", data, err)
 	}
 }
+
+// messages collects what a stream warns of.
+type messages struct {
+	mu  sync.Mutex
+	all []string
+}
+
+func (m *messages) add(format string, a ...any) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.all = append(m.all, fmt.Sprintf(format, a...))
+}
+
+func TestAFileThatSomebodyTouchedIsWrittenOn(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "log", "web.log")
+	l, m := newLines(), &messages{}
+	s, err := Open(filepath.Join(dir, "io", "stdout"), path, l.add, m.add)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := writer(t, s)
+	say := func(text, want string) {
+		t.Helper()
+		fmt.Fprintln(w, text)
+		l.wait(t, 1)
+		if data, err := os.ReadFile(path); err != nil || string(data) != want {
+			t.Errorf("after %q the file is %q, %v", text, data, err)
+		}
+	}
+	say("one", "one\n")
+	if err := os.Truncate(path, 0); err != nil {
+		t.Fatal(err)
+	}
+	say("two", "two\n")
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	say("three", "three\n")
+	if err := os.Rename(filepath.Join(dir, "log"), filepath.Join(dir, "moved")); err != nil { // as a disk mounted over it
+		t.Fatal(err)
+	}
+	say("four", "four\n")
+	f, err := os.OpenFile(path, os.O_APPEND|os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	fmt.Fprint(f, "a stranger's\n")
+	f.Close()
+	say("five", "four\na stranger's\nfive\n")
+	w.Close()
+	s.Close(false)
+	if got := l.wait(t, 0); !slices.Equal(got, []string{"one", "two", "three", "four", "five"}) {
+		t.Errorf("shown: %q", got)
+	}
+	if len(m.all) > 0 {
+		t.Errorf("warned of %q", m.all)
+	}
+}
+
+func TestAFileThatIsRemovedIsNotRotatedForEver(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "log", "web.log")
+	l, m := newLines(), &messages{}
+	s, err := Open(filepath.Join(dir, "io", "stdout"), path, l.add, m.add)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := writer(t, s)
+	line := strings.Repeat("x", 1023) + "\n"
+	for i := range 3 << 10 {
+		fmt.Fprint(w, line)
+		l.wait(t, 1)
+		if i%700 == 0 {
+			_ = os.Remove(path)
+		}
+	}
+	w.Close()
+	s.Close(false)
+	if len(m.all) > 0 {
+		t.Errorf("warned of %q", m.all)
+	}
+	if fi, err := os.Stat(path); err != nil || fi.Size() >= rotateBytes {
+		t.Errorf("%v, %v", fi, err)
+	}
+}
+
+func TestALongLineIsShownInPieces(t *testing.T) {
+	dir := t.TempDir()
+	l := newLines()
+	s := open(t, dir, l.add)
+	w := writer(t, s)
+	text := strings.Repeat("0123456789abcdef", 40<<10/16) // 40 KiB
+	fmt.Fprint(w, text+"\nshort\n")
+	got := l.wait(t, 4)
+	w.Close()
+	s.Close(false)
+	if len(got) != 4 || strings.Join(got[:3], "") != text || got[3] != "short" {
+		t.Errorf("%d lines, the last %q", len(got), got[len(got)-1])
+	}
+	for _, line := range got {
+		if len(line) > lineBytes {
+			t.Errorf("a piece of %d bytes", len(line))
+		}
+	}
+}
+
+func TestDrainEndsWhateverIsWritten(t *testing.T) {
+	dir := t.TempDir()
+	s := open(t, dir, nil)
+	w := writer(t, s)
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	go func() { // a process that has outlived its task
+		defer close(stopped)
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+				fmt.Fprint(w, strings.Repeat("x", 4096))
+			}
+		}
+	}()
+	done := make(chan struct{})
+	go func() { s.Drain(); close(done) }()
+	select {
+	case <-done:
+	case <-time.After(time.Minute):
+		t.Error("Drain waits for a writer that never ends")
+	}
+	close(stop)
+	<-stopped
+	w.Close()
+	s.Close(false)
+}
+
+func TestWithoutSplice(t *testing.T) {
+	dir := t.TempDir()
+	l := newLines()
+	s := open(t, dir, l.add)
+	s.mu.Lock()
+	s.noSplice = true // as after EINVAL
+	s.mu.Unlock()
+	w := writer(t, s)
+	for i := range 100 {
+		fmt.Fprintf(w, "line %d\n", i)
+	}
+	got := l.wait(t, 100)
+	w.Close()
+	s.Close(false)
+	data, err := os.ReadFile(filepath.Join(dir, "log", "web.log"))
+	if err != nil || string(data) != strings.Join(got, "\n")+"\n" {
+		t.Errorf("%d bytes, %v", len(data), err)
+	}
+}
+
+func TestOutputIsOneTail(t *testing.T) {
+	dir := t.TempDir()
+	l := newLines()
+	o, err := OpenOutput(filepath.Join(dir, "io"), filepath.Join(dir, "log", "web"), l.add, t.Logf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	say := func(path, text string) {
+		f, err := os.OpenFile(path, os.O_WRONLY, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		fmt.Fprintln(f, text)
+		f.Close()
+		l.wait(t, 1)
+	}
+	stdout, stderr := o.Paths()
+	say(stderr, "before")
+	o.Mark()
+	say(stderr, "of stderr")
+	say(stdout, "of stdout")
+	if got := o.Tail(5); !slices.Equal(got, []string{"of stdout", "of stderr"}) {
+		t.Errorf("got %q", got)
+	}
+	o.Close(false)
+	for name, want := range map[string]string{"web.log": "before\nof stderr\n", "web.out.log": "of stdout\n"} {
+		if data, err := os.ReadFile(filepath.Join(dir, "log", name)); err != nil || string(data) != want {
+			t.Errorf("%s: %q, %v", name, data, err)
+		}
+	}
+}

@@ -114,7 +114,9 @@ func Run(cfg Config) int {
 	debug.SetGCPercent(50)
 	signals := make(chan os.Signal, 4)
 	signal.Notify(signals, unix.SIGTERM)
-	signal.Ignore(unix.SIGPIPE, unix.SIGHUP, unix.SIGINT)
+	// Caught by nobody rather than ignored: what is ignored stays so in every
+	// program started from here, down to the containers.
+	signal.Notify(make(chan os.Signal, 1), unix.SIGPIPE, unix.SIGHUP, unix.SIGINT)
 
 	s := &Supervisor{
 		cfg:      cfg,

@@ -335,6 +335,7 @@ func (r *Runtime) Remove(ctx context.Context, b *bundle.Bundle) {
 		t.process.Close()
 		delete(r.tasks, key(b))
 	}
+	delete(r.exits, key(b)) // or a next Adopt would find it again
 	r.mu.Unlock()
 	r.forget(ctx, b)
 	if err := prepare.Cleanup(ctx, b); err != nil {
