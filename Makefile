@@ -171,18 +171,21 @@ $(STAMP)/image-redis: $(B)/images/redis/usr/bin/redis-server
 $(STAMP)/image-guestagent: $(B)/images/guestagent/bin/guestagent
 $(STAMP)/image-stock-runtime: $(B)/images/stock-runtime/usr/bin/runc
 
+# A kernel without a console gives PID 1 no open files, and Go opens /dev/null before any of our code runs.
+DEVICES := --device /dev/null:1:3 --device /dev/console:5:1
 $(STAMP)/image-init: CONFIG := {"Cmd":["/init"]}
+$(STAMP)/image-init: IMPORT := $(DEVICES)
 $(STAMP)/image-kernel $(STAMP)/image-kernel-lean $(STAMP)/image-kernel-no-overlay $(STAMP)/image-stock-runtime: CONFIG := {}
 $(STAMP)/image-busybox: CONFIG := {"Cmd":["/bin/sh"],"Env":["$(PATH_ENV)"]}
 $(STAMP)/image-redis: CONFIG := {"Cmd":["redis-server","--save","","--protected-mode","no"],"Env":["$(PATH_ENV)"],"WorkingDir":"/var/lib/redis"}
 $(STAMP)/image-guestagent: CONFIG := {"Cmd":["/bin/guestagent"],"Env":["$(PATH_ENV)"]}
 
 $(STAMP)/image-%: $(MKIMAGE)
-	$(MKIMAGE) import --store $(STORE) --config '$(CONFIG)' keelson/$* $(B)/images/$*
+	$(MKIMAGE) import --store $(STORE) --config '$(CONFIG)' $(IMPORT) keelson/$* $(B)/images/$*
 	@mkdir -p $(@D) && touch $@
 
 $(B)/keelson.tar: $(B)/images/init/init $(MKIMAGE)
-	$(MKIMAGE) import --output $@ --config '{"Cmd":["/init"]}' keelson/init $(B)/images/init
+	$(MKIMAGE) import --output $@ --config '{"Cmd":["/init"]}' $(DEVICES) keelson/init $(B)/images/init
 
 $(B)/demo/%-initrd.img: testdata/%.yml $(MKIMAGE) $(addprefix $(STAMP)/image-,init kernel busybox redis)
 	@mkdir -p $(@D)

@@ -21,7 +21,7 @@ type importFlags struct {
 	output                    string
 	config                    string
 	entrypoint, cmd           []string
-	env, labels               []string
+	env, labels, devices      []string
 	workdir, user, stopSignal string
 	keepOwner, quiet          bool
 }
@@ -71,6 +71,7 @@ ctr images import and linuxkit cache import read, and not into the store.`,
 	fl.StringVar(&f.workdir, "workdir", "", "working directory")
 	fl.StringVar(&f.user, "user", "", "user")
 	fl.StringVar(&f.stopSignal, "stop-signal", "", "signal that asks the command to end")
+	fl.StringArrayVar(&f.devices, "device", nil, "PATH:MAJOR:MINOR, a character device to put into the image of a folder; may be repeated")
 	fl.BoolVar(&f.keepOwner, "keep-owner", false, "keep the owners of a folder's files")
 	fl.BoolVarP(&f.quiet, "quiet", "q", false, "say nothing but errors")
 	return cmd
@@ -148,7 +149,15 @@ func (f *importFlags) images(name, path string) (list []images.Named, cleanup fu
 	if err != nil {
 		return nil, nil, err
 	}
-	img, cleanup, err := images.FromRoot(path, images.ImportOptions{Config: cfg, KeepOwner: f.keepOwner, Created: created})
+	var devices []images.Device
+	for _, text := range f.devices {
+		d, err := images.ParseDevice(text)
+		if err != nil {
+			return nil, nil, fmt.Errorf("--device: %w", err)
+		}
+		devices = append(devices, d)
+	}
+	img, cleanup, err := images.FromRoot(path, images.ImportOptions{Config: cfg, KeepOwner: f.keepOwner, Created: created, Devices: devices})
 	if err != nil {
 		return nil, nil, err
 	}

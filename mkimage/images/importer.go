@@ -23,6 +23,7 @@ type ImportOptions struct {
 	Config    v1.Config // entry point, command, environment, labels ...
 	KeepOwner bool      // keep the owners of a folder's files; else all are root's
 	Created   time.Time // of the image and, for a folder, of every file
+	Devices   []Device  // put into the image of a folder
 }
 
 // FromRoot makes an image of one layer from a folder or from a tarball of a
@@ -44,7 +45,7 @@ func FromRoot(file string, opt ImportOptions) (img v1.Image, cleanup func(), err
 	}
 	layer, err := newLayer(dir, func(w io.Writer) error {
 		if fi.IsDir() {
-			return writeFolder(w, file, folderOptions{keepOwner: opt.KeepOwner, mtime: opt.Created})
+			return writeFolder(w, file, folderOptions{keepOwner: opt.KeepOwner, mtime: opt.Created, devices: opt.Devices})
 		}
 		return copyTar(w, file)
 	})

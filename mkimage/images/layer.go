@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -82,6 +83,29 @@ func newLayer(dir string, write func(io.Writer) error) (*fileLayer, error) {
 type folderOptions struct {
 	keepOwner bool
 	mtime     time.Time // given to every entry
+	devices   []Device
+}
+
+// Device is a character device that an image holds though the folder it is made
+// of does not: making one takes more rights than making an image.
+type Device struct {
+	Path         string // in the image
+	Major, Minor int64
+}
+
+// ParseDevice reads PATH:MAJOR:MINOR.
+func ParseDevice(text string) (Device, error) {
+	wrong := fmt.Errorf("%q is no device; want PATH:MAJOR:MINOR such as /dev/null:1:3", text)
+	fields := strings.Split(text, ":")
+	if len(fields) != 3 || strings.Trim(fields[0], "/") == "" {
+		return Device{}, wrong
+	}
+	major, err1 := strconv.ParseUint(fields[1], 10, 12)
+	minor, err2 := strconv.ParseUint(fields[2], 10, 20)
+	if err1 != nil || err2 != nil {
+		return Device{}, wrong
+	}
+	return Device{strings.TrimPrefix(filepath.Clean("/"+fields[0]), "/"), int64(major), int64(minor)}, nil
 }
 
 // writeFolder writes a folder as a tar, sorted by path.
@@ -115,6 +139,13 @@ func writeFolder(w io.Writer, root string, opt folderOptions) error {
 	}
 	if err := visit("."); err != nil {
 		return err
+	}
+	for _, d := range opt.devices {
+		err := tw.WriteHeader(&tar.Header{Typeflag: tar.TypeChar, Name: d.Path, Mode: 0o666, Devmajor: d.Major, Devminor: d.Minor,
+			ModTime: opt.mtime, Format: tar.FormatPAX})
+		if err != nil {
+			return fmt.Errorf("device %s: %w", d.Path, err)
+		}
 	}
 	return tw.Close()
 }
