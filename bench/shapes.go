@@ -11,6 +11,7 @@ const probeShell = "bench/busybox"
 
 // shape returns the image YAML of shape mN: two one-shots that print a line, and so many services, of which the
 // first is an httpd; the even ones can write to their root and the odd ones cannot.
+// More is what comes behind: another service, or another section.
 func shape(services int, more string) string {
 	var yaml strings.Builder
 	yaml.WriteString(`kernel: {image: keelson/kernel-lean, cmdline: "console=ttyS0 quiet"}
@@ -25,13 +26,13 @@ onboot:
     image: keelson/busybox
     command: ["echo", "the second one-shot"]
 `)
-	if services > 0 || more != "" {
+	if services > 0 || strings.HasPrefix(more, " ") {
 		yaml.WriteString("services:\n")
 	}
 	for i := range services {
 		command := `["sleep", "1000000"]`
 		if i == 0 {
-			command = `["httpd", "-f", "-p", "80"]`
+			command = `["httpd", "-f", "-p", "8080"]`
 		}
 		fmt.Fprintf(&yaml, "  - {name: service%02d, image: keelson/busybox, readonly: %v, command: %s}\n", i, i%2 == 1, command)
 	}
