@@ -45,7 +45,7 @@ const agentService = `
     capabilities: [all]
     pid: host
     readonly: true
-    binds: ["/dev:/dev"]
+    binds: ["/dev:/dev:rbind,rslave"]
     devices: [{path: all, type: a}]
     annotations: {keelson.stop.timeout: 1s}
 `
