@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -340,4 +341,29 @@ func TestOutOfMemoryIsReported(t *testing.T) {
 	e.kill(c, "oom", "", unix.SIGKILL)
 	e.wait(c, "oom", "")
 	e.remove(c, "oom", "")
+}
+
+func TestShimCgroup(t *testing.T) {
+	if _, err := os.Stat("/sys/fs/cgroup/cgroup.controllers"); err != nil {
+		t.Skip("needs cgroup v2 at /sys/fs/cgroup")
+	}
+	e := newEnv(t)
+	e.Options.ShimCgroup = testCgroup + "/shim"
+	c := e.create("cg", e.spec("sleep", "1000"))
+	data, err := os.ReadFile("/proc/" + strconv.Itoa(e.shimPid(c, "cg")) + "/cgroup")
+	if err != nil || strings.TrimSpace(string(data)) != "0::"+testCgroup+"/shim" {
+		t.Errorf("the shim is in %q (%v)", data, err)
+	}
+	e.start(c, "cg", "")
+	e.kill(c, "cg", "", unix.SIGKILL)
+	e.wait(c, "cg", "")
+	e.remove(c, "cg", "")
+	e.Options.ShimCgroup = "../escape"
+	if err := e.Bundle("bad", e.spec("true")); err != nil {
+		t.Fatal(err)
+	}
+	e.Namespace = "other" // a shim of its own
+	if _, err := e.Start(e.ctx, "bad"); err == nil || !strings.Contains(err.Error(), "ShimCgroup") {
+		t.Errorf("start with a bad ShimCgroup: %v", err)
+	}
 }
