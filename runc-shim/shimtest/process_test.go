@@ -298,6 +298,11 @@ func TestSeccomp(t *testing.T) {
 
 func TestProcessAttributes(t *testing.T) {
 	e := newEnv(t)
+	// The shim inherits ours; the container must not.
+	if err := os.WriteFile("/proc/self/oom_score_adj", []byte("100"), 0); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = os.WriteFile("/proc/self/oom_score_adj", []byte("0"), 0) }()
 	s := e.spec("sh", "-c", "id -u; id -g; ulimit -n; ulimit -Hn; grep -E 'CapAmb|CapBnd|NoNewPrivs|Seccomp:' /proc/self/status; cat /proc/self/oom_score_adj; echo $WHO")
 	s.Process.User = specs.User{UID: 7, GID: 8, AdditionalGids: []uint32{9}}
 	s.Process.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_NOFILE", Soft: 100, Hard: 200}}
