@@ -21,9 +21,14 @@ GOFLAGS_OUT := -trimpath -ldflags "-s -w -buildid="
 SOURCES := go.mod go.sum $(shell find init services onboot containerd runc-shim mkimage internal -type f \
 	\( -name '*.go' -o -name '*.c' -o -name '*.h' \) -not -name '*_test.go' 2>/dev/null)
 
-# Build tags of the daemon and of the shim: docs/dependencies.md says what each leaves out.
-SERVICE_TAGS := grpcnotrace
-SHIM_TAGS := netgo osusergo seccomp no_grpc
+# Build tags of the daemon and of the shim: what of containerd and runc each leaves out.
+SERVICE_TAGS := grpcnotrace no_rdt
+SHIM_TAGS := netgo osusergo seccomp runc_nocriu no_grpc grpcnotrace
+# The shim's packages are built with other tags than the rest, and so are looked at apart.
+PACKAGES = $$($(GO) list ./... | grep -v '/runc-shim')
+comma := ,
+empty :=
+tags = -tags $(subst $(empty) $(empty),$(comma),$(strip $(1)))
 # The stock programs as their own projects build them, static, less what wants C libraries or is not run here.
 STOCK := github.com/containerd/containerd/v2
 STOCK_TAGS := grpcnotrace no_cri no_btrfs no_zfs no_devmapper no_tracing no_systemd no_rdt urfave_cli_no_docs osusergo netgo static_build
@@ -73,12 +78,15 @@ test: lint unit vmtest ## everything that must hold: lint, unit tests with the r
 lint: $(STAMP)/go | host-build ## gofmt, go vet, staticcheck
 	@unformatted=$$(gofmt=$$(dirname $(GO))/gofmt; [ -x "$$gofmt" ] || gofmt=gofmt; git ls-files '*.go' | xargs "$$gofmt" -l); \
 		[ -z "$$unformatted" ] || { echo "gofmt is not done on:"; echo "$$unformatted"; exit 1; }
-	$(GO) vet -tags vm ./...
-	$(GO) tool staticcheck -tags vm ./...
+	$(GO) vet $(call tags,vm $(SERVICE_TAGS)) $(PACKAGES)
+	CGO_ENABLED=1 $(GO) vet $(call tags,$(SHIM_TAGS)) ./runc-shim/...
+	$(GO) tool staticcheck $(call tags,vm $(SERVICE_TAGS)) $(PACKAGES)
+	CGO_ENABLED=1 $(GO) tool staticcheck $(call tags,$(SHIM_TAGS)) ./runc-shim/...
 
 .PHONY: unit
 unit: $(STAMP)/go | host-build ## the unit tests, with the race detector
-	$(GO) test -race ./...
+	$(GO) test -race $(call tags,$(SERVICE_TAGS)) $(PACKAGES)
+	CGO_ENABLED=1 $(GO) test -race $(call tags,$(SHIM_TAGS)) ./runc-shim/...
 
 .PHONY: vmtest
 vmtest: build images | host-vm ## the tests that boot virtual machines (RUN=regexp for some of them)
