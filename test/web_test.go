@@ -111,7 +111,13 @@ func TestWeb(t *testing.T) {
 
 	// The shell is a way in: somebody types poweroff.
 	from = m.Console.Len()
-	if err := m.Type("\necho $((6*7))\n"); err != nil {
+	if err := m.Type("\n"); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := m.Console.AwaitPrompt(m.ctx, from, `keelson:/# `); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.Type("echo $((6*7))\n"); err != nil {
 		t.Fatal(err)
 	}
 	m.awaitFrom(from, `^42$`)
