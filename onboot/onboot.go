@@ -13,13 +13,14 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"keelson/internal/bundle"
+	"keelson/internal/pidfd"
 	"keelson/internal/policy"
-	"keelson/services/capture"
 	"keelson/services/task"
 )
 
@@ -32,8 +33,8 @@ type Console interface {
 
 // Tasks is what a one-shot needs of the container runtime.
 type Tasks interface {
-	Start(ctx context.Context, b *bundle.Bundle, io task.Streams) (*task.Task, error)
-	Adopt(ctx context.Context, b *bundle.Bundle) (*task.Task, *task.Exit, error)
+	Start(ctx context.Context, b *bundle.Bundle, io task.Streams) (task.Task, error)
+	Adopt(ctx context.Context, b *bundle.Bundle, was pidfd.Identity) (task.Task, *task.Exit, error)
 	Remove(ctx context.Context, b *bundle.Bundle)
 }
 
@@ -43,13 +44,25 @@ type Progress interface {
 	SetDone(id string)
 }
 
+// Output is where a one-shot's output goes; *capture.Output is one.
+type Output interface {
+	Paths() (stdout, stderr string)
+	Mark()
+	Drain()
+	Tail(lines int) []string
+	Close(keep bool)
+}
+
 // Runner runs the one-shots of a section.
 type Runner struct {
 	Tasks    Tasks
 	Console  Console
 	Progress Progress
-	PipeDir  string // where log pipes are made
-	LogDir   string // where log files go: LogDir/SECTION/SECTION.NNN-name[.out].log
+	// OpenOutput makes the log pipes of a one-shot; onLine is nil where its
+	// output is not to be shown.
+	OpenOutput func(b *bundle.Bundle, onLine func(string)) (Output, error)
+	// Resumed says that an earlier supervisor of this boot may have started one.
+	Resumed bool
 	// Now is the time since the machine's start.
 	Now func() time.Duration
 }
@@ -59,6 +72,8 @@ const (
 	tailLines  = 10
 	retryDelay = 100 * time.Millisecond
 	retryMax   = 5 * time.Second
+	// An earlier supervisor's task is looked for again after adoptDelay.
+	adoptDelay = time.Second
 )
 
 // Run runs the container folders in their order. It returns what the machine
@@ -77,10 +92,11 @@ func (r *Runner) Run(ctx context.Context, section bundle.Section, dirs []string)
 		if err != nil {
 			return policy.ActionContinue, err
 		}
-		r.Progress.SetDone(b.ID)
 		if action != policy.ActionContinue {
+			// Not done: should nobody hear of the action, it is tried again.
 			return action, nil
 		}
+		r.Progress.SetDone(b.ID)
 	}
 	return policy.ActionContinue, nil
 }
@@ -89,9 +105,9 @@ func (r *Runner) Run(ctx context.Context, section bundle.Section, dirs []string)
 func (r *Runner) one(ctx context.Context, b *bundle.Bundle, loadErr error, place string) (policy.Action, error) {
 	delay := retryDelay
 	for try := 0; ; try++ {
-		err := loadErr
+		err, tail := loadErr, []string(nil)
 		if err == nil {
-			err = r.once(ctx, b, place)
+			tail, err = r.once(ctx, b, place)
 		}
 		switch {
 		case err == nil:
@@ -100,6 +116,7 @@ func (r *Runner) one(ctx context.Context, b *bundle.Bundle, loadErr error, place
 			return policy.ActionContinue, ctx.Err()
 		case b.OneShot.OnFailure == policy.ActionRetry && try < b.OneShot.Retries && loadErr == nil:
 			r.Console.Error(b.Label(), "%s: %v; try %d of %d in %s", place, err, try+2, b.OneShot.Retries+1, delay)
+			r.show(b, tail)
 			select {
 			case <-ctx.Done():
 				return policy.ActionContinue, ctx.Err()
@@ -108,68 +125,100 @@ func (r *Runner) one(ctx context.Context, b *bundle.Bundle, loadErr error, place
 			delay = min(2*delay, retryMax)
 		case b.OneShot.OnFailure == policy.ActionContinue || b.OneShot.OnFailure == policy.ActionRetry:
 			r.Console.Error(b.Label(), "%s: %v; going on", place, err)
+			r.show(b, tail)
 			return policy.ActionContinue, nil
 		default:
 			r.Console.Error(b.Label(), "%s: %v; keelson.on-failure: %s", place, err, b.OneShot.OnFailure)
+			r.show(b, tail)
 			return b.OneShot.OnFailure, nil
 		}
 	}
 }
 
-// once runs the container a single time. An error is why it failed.
-func (r *Runner) once(ctx context.Context, b *bundle.Bundle, place string) error {
-	began := r.Now()
-	stdout, stderr, err := r.streams(b)
-	if err != nil {
-		return err
+// show puts the last output of a one-shot under its failure.
+func (r *Runner) show(b *bundle.Bundle, tail []string) {
+	for _, line := range tail {
+		r.Console.Line(b.Label(), "| %s", line)
 	}
-	outMark, errMark := stdout.Mark(), stderr.Mark()
-	defer stdout.Close(false)
-	defer stderr.Close(false)
+}
 
-	t, exit, err := r.Tasks.Adopt(ctx, b)
-	if err == nil && t == nil && exit == nil {
-		t, err = r.Tasks.Start(ctx, b, task.Streams{Stdout: stdout.Path(), Stderr: stderr.Path()})
+// once runs the container a single time. An error is why it failed; tail is its
+// last output then, unless it has been shown as it came.
+func (r *Runner) once(ctx context.Context, b *bundle.Bundle, place string) (tail []string, err error) {
+	began := r.Now()
+	var onLine func(string)
+	if b.OneShot.Console {
+		onLine = func(line string) { r.Console.Line(b.Label(), "| %s", line) }
 	}
+	output, err := r.OpenOutput(b, onLine)
 	if err != nil {
-		return fmt.Errorf("could not be started: %w", err)
+		return nil, err
+	}
+	defer output.Close(false)
+	output.Mark()
+
+	var t task.Task
+	var exit *task.Exit
+	if r.Resumed {
+		if t, exit, err = r.adopt(ctx, b); err != nil {
+			return nil, err
+		}
+	}
+	if t == nil && exit == nil {
+		stdout, stderr := output.Paths()
+		if t, err = r.Tasks.Start(ctx, b, task.Streams{Stdout: stdout, Stderr: stderr}); err != nil {
+			return nil, fmt.Errorf("could not be started: %s", strings.TrimPrefix(err.Error(), b.Name+": "))
+		}
 	}
 	timedOut := false
 	if exit == nil {
 		var e task.Exit
 		e, timedOut, err = r.await(ctx, b, t)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		exit = &e
 	}
 	took := r.Now() - began
 	// Removing the task waits until the shim has copied its last output.
 	r.Tasks.Remove(context.WithoutCancel(ctx), b)
-	stdout.Drain()
-	stderr.Drain()
+	output.Drain()
 	if !timedOut && exit.Success() {
 		r.Console.Line(b.Label(), "%s: done in %.3fs", place, took.Seconds())
-		return nil
+		return nil, nil
 	}
-	if !b.OneShot.Console { // otherwise it has been shown as it came
-		for _, s := range []struct {
-			stream *capture.Stream
-			mark   int64
-		}{{stdout, outMark}, {stderr, errMark}} {
-			for _, line := range s.stream.Tail(s.mark, tailLines) {
-				r.Console.Line(b.Label(), "| %s", line)
-			}
-		}
+	if !b.OneShot.Console {
+		tail = output.Tail(tailLines)
 	}
 	if timedOut {
-		return fmt.Errorf("not done after %v (keelson.timeout), %v", b.OneShot.Timeout, exit)
+		return tail, fmt.Errorf("not done after %v (keelson.timeout), %v", b.OneShot.Timeout, exit)
 	}
-	return fmt.Errorf("%v after %.3fs", exit, took.Seconds())
+	return tail, fmt.Errorf("%v after %.3fs", exit, took.Seconds())
+}
+
+// adopt looks for the task that an earlier supervisor may have left, until that
+// is known: another one must not be started beside it.
+func (r *Runner) adopt(ctx context.Context, b *bundle.Bundle) (task.Task, *task.Exit, error) {
+	said := ""
+	for {
+		t, exit, err := r.Tasks.Adopt(ctx, b, pidfd.Identity{})
+		if err == nil {
+			return t, exit, nil
+		}
+		if err.Error() != said {
+			said = err.Error()
+			r.Console.Warn(b.Label(), "it is not known whether it runs: %v; asking again", err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil, nil, ctx.Err()
+		case <-time.After(adoptDelay):
+		}
+	}
 }
 
 // await waits for the task to end, or ends it when its time or the caller's is up.
-func (r *Runner) await(ctx context.Context, b *bundle.Bundle, t *task.Task) (e task.Exit, timedOut bool, err error) {
+func (r *Runner) await(ctx context.Context, b *bundle.Bundle, t task.Task) (e task.Exit, timedOut bool, err error) {
 	wait, cancel := ctx, context.CancelFunc(func() {})
 	if b.OneShot.Timeout > 0 {
 		wait, cancel = context.WithTimeout(ctx, b.OneShot.Timeout)
@@ -205,26 +254,6 @@ func (r *Runner) await(ctx context.Context, b *bundle.Bundle, t *task.Task) (e t
 		return e, false, ctx.Err()
 	}
 	return e, true, nil
-}
-
-// streams opens the log pipes of a one-shot.
-func (r *Runner) streams(b *bundle.Bundle) (stdout, stderr *capture.Stream, err error) {
-	var show func(string)
-	if b.OneShot.Console {
-		show = func(line string) { r.Console.Line(b.Label(), "| %s", line) }
-	}
-	warn := func(format string, a ...any) { r.Console.Warn(b.Label(), format, a...) }
-	base := filepath.Join(r.LogDir, string(b.Section), b.ID)
-	stdout, err = capture.Open(filepath.Join(r.PipeDir, b.ID, "stdout"), base+".out.log", show, warn)
-	if err != nil {
-		return nil, nil, err
-	}
-	stderr, err = capture.Open(filepath.Join(r.PipeDir, b.ID, "stderr"), base+".log", show, warn)
-	if err != nil {
-		stdout.Close(false)
-		return nil, nil, err
-	}
-	return stdout, stderr, nil
 }
 
 // LinkLogs makes the folder of a section's logs visible under /var/log, where

@@ -8,6 +8,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -44,6 +46,59 @@ func Open(pid int) (*Process, error) {
 		return nil, fmt.Errorf("hold process %d: %w", pid, err)
 	}
 	return &Process{PID: pid, file: file, conn: conn}, nil
+}
+
+// Identity names one process of one boot: process numbers are given anew, but
+// not with the same time of start. The zero value names none.
+type Identity struct {
+	PID   int    `json:"pid"`
+	Start uint64 `json:"start"` // clock ticks since boot, field 22 of /proc/PID/stat
+}
+
+// OpenSame takes hold of a process that was known before. The error is
+// unix.ESRCH if it has ended, whoever has its number now.
+func OpenSame(id Identity) (*Process, error) {
+	if id.PID <= 1 {
+		return nil, fmt.Errorf("hold process %d: %w", id.PID, unix.ESRCH)
+	}
+	p, err := Open(id.PID)
+	if err != nil {
+		return nil, err
+	}
+	if now, err := p.Identity(); err != nil || now != id {
+		p.Close()
+		return nil, fmt.Errorf("hold process %d: %w", id.PID, unix.ESRCH)
+	}
+	return p, nil
+}
+
+// Identity returns the process's identity, or an error if it has ended.
+func (p *Process) Identity() (Identity, error) {
+	start, err := startTime(p.PID)
+	// Not ended yet: so the number was its own while it was looked at.
+	if err == nil && p.Ended() {
+		err = unix.ESRCH
+	}
+	if err != nil {
+		return Identity{}, fmt.Errorf("identify process %d: %w", p.PID, err)
+	}
+	return Identity{p.PID, start}, nil
+}
+
+// startTime reads when a process was started; see proc_pid_stat(5).
+func startTime(pid int) (uint64, error) {
+	path := fmt.Sprintf("/proc/%d/stat", pid)
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return 0, err
+	}
+	// The name, field 2, may hold blanks and parentheses itself.
+	fields := strings.Fields(string(data[strings.LastIndexByte(string(data), ')')+1:]))
+	const field = 22 - 3
+	if len(fields) <= field {
+		return 0, fmt.Errorf("%s: too short", path)
+	}
+	return strconv.ParseUint(fields[field], 10, 64)
 }
 
 // Wait returns nil once the process has ended, whoever reaps it, or the

@@ -53,3 +53,40 @@ func TestWaitEndsWithTheProcess(t *testing.T) {
 		t.Errorf("opening what is gone: %v", err)
 	}
 }
+
+func TestIdentityIsOfOneProcess(t *testing.T) {
+	cmd := exec.Command("sleep", "1000")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = cmd.Process.Kill(); _ = cmd.Wait() }()
+	p, err := Open(cmd.Process.Pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	id, err := p.Identity()
+	if err != nil || id.PID != cmd.Process.Pid || id.Start == 0 {
+		t.Fatal(id, err)
+	}
+	same, err := OpenSame(id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	same.Close()
+	for _, other := range []Identity{{}, {PID: 1, Start: id.Start}, {PID: id.PID, Start: id.Start - 1}, {PID: id.PID}} {
+		if p, err := OpenSame(other); !errors.Is(err, unix.ESRCH) {
+			t.Errorf("%+v: %v, %v", other, p, err)
+		}
+	}
+	if err := p.Signal(unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Wait(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	// A zombie still has its number and its time of start.
+	if _, err := OpenSame(id); !errors.Is(err, unix.ESRCH) {
+		t.Errorf("a zombie was taken hold of: %v", err)
+	}
+}

@@ -17,6 +17,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -56,7 +58,6 @@ type Keeper struct {
 	up       chan struct{} // closed while containerd answers, guarded by mu
 	failed   chan struct{} // closed while it cannot be had, guarded by mu
 	failure  error         // why, guarded by mu
-	pid      int           // guarded by mu
 	restarts int           // guarded by mu
 }
 
@@ -71,13 +72,6 @@ const (
 // New returns a keeper of a containerd that Run will start.
 func New(cfg Config) *Keeper {
 	return &Keeper{cfg: cfg, up: make(chan struct{}), failed: make(chan struct{})}
-}
-
-// remembered is what the PID file holds: a process number and the time of its
-// start, which together name one process of one boot.
-type remembered struct {
-	PID   int    `json:"pid"`
-	Start uint64 `json:"start"` // clock ticks since boot, field 22 of /proc/PID/stat
 }
 
 // Run keeps containerd running until the context ends; it does not stop
@@ -102,16 +96,16 @@ func (k *Keeper) Run(ctx context.Context) {
 				continue
 			}
 		}
-		err := k.awaitReady(ctx, process)
-		if err == nil {
+		early := k.awaitReady(ctx, process)
+		if early == nil {
 			failures = 0
 			if adopted {
 				k.cfg.Info("still running (pid %d)", process.PID)
 			} else {
 				k.cfg.Info("ready in %s (pid %d)", millis(time.Since(began)), process.PID)
 			}
-			k.setUp(process.PID)
-			err = process.Wait(ctx)
+			k.setUp()
+			_ = process.Wait(ctx)
 		} else if ctx.Err() == nil && !process.Ended() {
 			// It runs and never answered: nothing can be lost by ending it.
 			_ = process.Signal(unix.SIGKILL)
@@ -128,10 +122,6 @@ func (k *Keeper) Run(ctx context.Context) {
 		process.Close()
 		process, child = nil, nil
 		k.setDown()
-		if err != nil {
-			failures++
-			k.fail(fmt.Errorf("%w (%s)", err, how), failures)
-		}
 		if time.Since(began) >= wellAfter {
 			backoff = backoffMin
 		}
@@ -139,7 +129,13 @@ func (k *Keeper) Run(ctx context.Context) {
 		k.restarts++
 		n := k.restarts
 		k.mu.Unlock()
-		k.cfg.Warn("%s after %s; restart %d in %s; the containers run on", how, seconds(time.Since(began)), n, millis(backoff))
+		if early != nil {
+			failures++
+			k.refuse(fmt.Errorf("%w (%s)", early, how), failures)
+			k.cfg.Warn("%v: %s after %s; restart %d in %s", early, how, seconds(time.Since(began)), n, millis(backoff))
+		} else {
+			k.cfg.Warn("%s after %s; restart %d in %s; the containers run on", how, seconds(time.Since(began)), n, millis(backoff))
+		}
 		if !pause(ctx, backoff) {
 			return
 		}
@@ -147,25 +143,55 @@ func (k *Keeper) Run(ctx context.Context) {
 	}
 }
 
-// adopt takes hold of the containerd an earlier supervisor left running.
+// adopt takes hold of the containerd an earlier supervisor left running: the one
+// it remembered, or else one in containerd's cgroup that it had no time to.
 func (k *Keeper) adopt() *pidfd.Process {
-	data, err := os.ReadFile(k.cfg.PIDFile)
+	var id pidfd.Identity
+	if data, err := os.ReadFile(k.cfg.PIDFile); err == nil && json.Unmarshal(data, &id) == nil {
+		if p, err := pidfd.OpenSame(id); err == nil {
+			return p
+		}
+	}
+	if k.cfg.CgroupDir == "" {
+		return nil
+	}
+	data, err := os.ReadFile(filepath.Join(k.cfg.CgroupDir, "cgroup.procs"))
 	if err != nil {
 		return nil
 	}
-	var r remembered
-	if json.Unmarshal(data, &r) != nil || r.PID <= 1 {
-		return nil
+	for _, word := range strings.Fields(string(data)) {
+		pid, err := strconv.Atoi(word)
+		if err != nil {
+			continue
+		}
+		// The program's name, and its first argument as start gives it, tell it
+		// from what it starts itself.
+		line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+		args := strings.Split(string(line), "\x00")
+		if err != nil || args[0] != k.cfg.Binary || !slices.Contains(args, k.cfg.Address) {
+			continue
+		}
+		if p, err := pidfd.Open(pid); err == nil {
+			k.remember(p)
+			return p
+		}
 	}
-	p, err := pidfd.Open(r.PID)
+	return nil
+}
+
+// remember writes down which process containerd is.
+func (k *Keeper) remember(p *pidfd.Process) {
+	id, err := p.Identity()
 	if err != nil {
-		return nil
+		return // ended already
 	}
-	if start, err := startTime(r.PID); err != nil || start != r.Start || p.Ended() {
-		p.Close()
-		return nil
+	data, err := json.Marshal(id)
+	if err == nil {
+		err = os.WriteFile(k.cfg.PIDFile, data, 0o600)
 	}
-	return p
+	if err != nil {
+		k.cfg.Warn("its process number is not remembered: %v", err)
+	}
 }
 
 // start starts containerd.
@@ -197,12 +223,7 @@ func (k *Keeper) start() (*exec.Cmd, *pidfd.Process, error) {
 		_ = cmd.Wait()
 		return nil, nil, err
 	}
-	if start, err := startTime(p.PID); err == nil {
-		data, _ := json.Marshal(remembered{p.PID, start})
-		if err := os.WriteFile(k.cfg.PIDFile, data, 0o600); err != nil {
-			k.cfg.Warn("a restarted supervisor will not find this containerd: %v", err)
-		}
-	}
+	k.remember(p)
 	return cmd, p, nil
 }
 
@@ -239,7 +260,7 @@ func (k *Keeper) awaitReady(ctx context.Context, p *pidfd.Process) error {
 		}
 	}()
 	var d net.Dialer
-	for {
+	for began := time.Now(); ; {
 		conn, err := d.DialContext(ctx, "unix", k.cfg.Address)
 		if err == nil {
 			_ = conn.Close()
@@ -247,19 +268,18 @@ func (k *Keeper) awaitReady(ctx context.Context, p *pidfd.Process) error {
 		}
 		select {
 		case <-ended:
-			return errors.New("containerd ended before it answered")
+			return errors.New("it ended before it answered")
 		case <-ctx.Done():
-			return fmt.Errorf("containerd did not answer within %v: %w", readyBound, err)
-		case <-time.After(2 * time.Millisecond):
+			return fmt.Errorf("it did not answer within %v: %w", readyBound, err)
+		case <-time.After(min(max(time.Since(began)/16, 2*time.Millisecond), 25*time.Millisecond)):
 		}
 	}
 }
 
-func (k *Keeper) setUp(pid int) {
+func (k *Keeper) setUp() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	close(k.up)
-	k.pid = pid
 	k.failure = nil
 	select {
 	case <-k.failed:
@@ -276,12 +296,22 @@ func (k *Keeper) setDown() {
 		k.up = make(chan struct{})
 	default:
 	}
-	k.pid = 0
 }
 
-// fail keeps the reason, and ends waiting where it has happened too often.
+// fail is told that containerd could not be started; it says so once, as long as
+// the reason stays the same.
 func (k *Keeper) fail(err error, failures int) {
-	k.cfg.Warn("%v", err)
+	k.mu.Lock()
+	said := k.failure != nil && k.failure.Error() == err.Error()
+	k.mu.Unlock()
+	if !said {
+		k.cfg.Warn("%v; trying again every %v", err, backoffMax)
+	}
+	k.refuse(err, failures)
+}
+
+// refuse keeps the reason, and ends waiting where it has happened too often.
+func (k *Keeper) refuse(err error, failures int) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.failure = err
@@ -320,13 +350,6 @@ func (k *Keeper) Ready(ctx context.Context) error {
 	return fmt.Errorf("wait for containerd: %w", ctx.Err())
 }
 
-// PID returns containerd's process number, 0 while it does not run.
-func (k *Keeper) PID() int {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	return k.pid
-}
-
 func pause(ctx context.Context, d time.Duration) bool {
 	t := time.NewTimer(d)
 	defer t.Stop()
@@ -336,23 +359,6 @@ func pause(ctx context.Context, d time.Duration) bool {
 	case <-t.C:
 		return true
 	}
-}
-
-// startTime reads when a process was started; see proc_pid_stat(5).
-func startTime(pid int) (uint64, error) {
-	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return 0, err
-	}
-	// The name, field 2, may hold blanks and parentheses itself.
-	fields := strings.Fields(string(data[strings.LastIndexByte(string(data), ')')+1:]))
-	const startField = 22 - 3
-	if len(fields) <= startField {
-		return 0, fmt.Errorf("/proc/%d/stat: too short", pid)
-	}
-	var n uint64
-	_, err = fmt.Sscan(fields[startField], &n)
-	return n, err
 }
 
 func describe(s *os.ProcessState) string {

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"keelson/internal/pidfd"
 )
 
 func TestReadRuntimeConfig(t *testing.T) {
@@ -92,9 +94,14 @@ func TestAProcessOfAnotherStartIsNotAdopted(t *testing.T) {
 	}
 	defer func() { _ = cmd.Process.Kill(); _ = cmd.Wait() }()
 	k := New(config(t, "/x"))
-	start, err := startTime(cmd.Process.Pid)
-	if err != nil || start == 0 {
-		t.Fatal(start, err)
+	held, err := pidfd.Open(cmd.Process.Pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer held.Close()
+	id, err := held.Identity()
+	if err != nil {
+		t.Fatal(err)
 	}
 	write := func(r string) {
 		if err := os.WriteFile(k.cfg.PIDFile, []byte(r), 0o600); err != nil {
@@ -107,7 +114,7 @@ func TestAProcessOfAnotherStartIsNotAdopted(t *testing.T) {
 			t.Errorf("adopted by %q", text)
 		}
 	}
-	write(`{"pid":` + strconv.Itoa(cmd.Process.Pid) + `,"start":` + strconv.Itoa(int(start)) + `}`)
+	write(`{"pid":` + strconv.Itoa(cmd.Process.Pid) + `,"start":` + strconv.FormatUint(id.Start, 10) + `}`)
 	p := k.adopt()
 	if p == nil || p.PID != cmd.Process.Pid {
 		t.Fatalf("the remembered process was not adopted: %v", p)

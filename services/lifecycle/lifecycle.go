@@ -46,7 +46,7 @@ const (
 
 // moves is every move there is: from a state, by an event, to a state.
 var moves = map[State]map[Event]State{
-	Stopped: {StartAsked: Starting, Adopted: Running, GaveUp: Failed, RetryAt: Backoff, StopAsked: Stopped},
+	Stopped: {StartAsked: Starting, Adopted: Running, GaveUp: Failed, RetryAt: Backoff, Ended: Stopped, StopAsked: Stopped},
 	Starting: {
 		Started:   Running,
 		StopAsked: Stopping,

@@ -14,6 +14,7 @@ import (
 	"keelson/internal/policy"
 	"keelson/internal/volumes"
 	"keelson/onboot"
+	"keelson/services/capture"
 	"keelson/services/lifecycle"
 )
 
@@ -57,7 +58,7 @@ func (s *Supervisor) boot(bootCtx, ctx context.Context) {
 		return
 	}
 	began = console.Now()
-	s.loadServices(ctx, false)
+	s.loadServices(ctx)
 	if again {
 		s.takenOver(bootCtx)
 		return
@@ -83,7 +84,7 @@ func (s *Supervisor) step(name string, do func()) {
 func (s *Supervisor) settled(ctx context.Context) bool {
 	for _, svc := range s.services {
 		select {
-		case <-svc.settled:
+		case <-svc.Settled():
 		case <-ctx.Done():
 			return false
 		}
@@ -95,7 +96,7 @@ func (s *Supervisor) settled(ctx context.Context) bool {
 func (s *Supervisor) bootComplete(services time.Duration) {
 	running, not := 0, 0
 	for _, svc := range s.services {
-		if svc.state() == lifecycle.Running {
+		if svc.State() == lifecycle.Running {
 			running++
 		} else {
 			not++
@@ -118,7 +119,7 @@ func (s *Supervisor) takenOver(ctx context.Context) {
 	}
 	running := 0
 	for _, svc := range s.services {
-		if svc.state() == lifecycle.Running {
+		if svc.State() == lifecycle.Running {
 			running++
 		}
 	}
@@ -150,9 +151,18 @@ func (s *Supervisor) oneShots(section bundle.Section) *onboot.Runner {
 		s.con.Warn("keelson", "%v", err)
 	}
 	return &onboot.Runner{
-		Tasks: s.tasks, Console: s.con, Progress: s.progress,
-		PipeDir: filepath.Join(s.cfg.RunDir, "io"), LogDir: s.cfg.OneShotLog, Now: console.Now,
+		Tasks: s.tasks, Console: s.con, Progress: s.progress, Now: console.Now, Resumed: s.resumed,
+		OpenOutput: func(b *bundle.Bundle, onLine func(string)) (onboot.Output, error) {
+			return s.openOutput(b, filepath.Join(s.cfg.OneShotLog, string(section), b.ID), onLine)
+		},
 	}
+}
+
+// openOutput makes the log pipes of a container, and copies them to BASE.log and
+// BASE.out.log.
+func (s *Supervisor) openOutput(b *bundle.Bundle, base string, onLine func(string)) (*capture.Output, error) {
+	return capture.OpenOutput(filepath.Join(s.cfg.RunDir, "io", b.ID), base, onLine,
+		func(format string, a ...any) { s.con.Warn(b.Label(), format, a...) })
 }
 
 // resolvTarget makes the file that /etc/resolv.conf of LinuxKit's images is a

@@ -90,11 +90,15 @@ func (s *Supervisor) loadModules(ctx context.Context) {
 
 // processorModules loads what no container waits for, once the machine is up.
 func (s *Supervisor) processorModules(ctx context.Context) {
-	if s.modules == nil {
-		return
+	index := s.modules
+	if index == nil { // a supervisor that did not do the coldplug
+		var err error
+		if index, err = modules.Open(modules.Running()); err != nil {
+			return // said by watchHardware
+		}
 	}
 	began := console.Now()
-	loaded, err := s.modules.Processor(ctx)
+	loaded, err := index.Processor(ctx)
 	if err != nil {
 		s.con.Warn("modules", "%v", err)
 	}
@@ -113,12 +117,12 @@ func (s *Supervisor) needsOverlay() bool {
 // watchHardware handles what comes and goes while the machine runs, and the
 // power button, until the context ends.
 func (s *Supervisor) watchHardware(ctx context.Context) {
-	if s.modules == nil { // a restarted supervisor does not repeat the coldplug
-		index, err := modules.Open(modules.Running())
-		if err != nil && !errors.Is(err, modules.ErrNoModules) {
+	index := s.modules
+	if index == nil { // a restarted supervisor does not repeat the coldplug
+		var err error
+		if index, err = modules.Open(modules.Running()); err != nil && !errors.Is(err, modules.ErrNoModules) {
 			s.con.Warn("modules", "%v", err)
 		}
-		s.modules = index
 		if s.events, err = uevent.Listen(); err != nil {
 			s.con.Warn("hardware", "new devices will not be noticed: %v", err)
 		}
@@ -133,7 +137,7 @@ func (s *Supervisor) watchHardware(ctx context.Context) {
 	}
 	defer s.events.Close()
 	w := &hotplug.Watcher{
-		Modules:  s.modules,
+		Modules:  index,
 		Events:   s.events,
 		Loaded:   func(names []string) { s.con.Line("modules", "%s for a new device", strings.Join(names, " ")) },
 		Failed:   func(err error) { s.con.Warn("hardware", "%v", err) },

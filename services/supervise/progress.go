@@ -10,10 +10,11 @@ import (
 // progress is how far the boot has come, remembered for a next supervisor.
 type progress struct {
 	path string
-	err  error // why what was remembered could not be read
+	warn func(format string, a ...any)
 
 	mu    sync.Mutex
-	steps steps // guarded by mu
+	steps steps  // guarded by mu
+	said  string // the last failure to remember, guarded by mu
 }
 
 type steps struct {
@@ -21,9 +22,11 @@ type steps struct {
 	Spans map[string]time.Duration `json:"spans"` // how long parts of the boot took
 }
 
-func openProgress(path string) *progress {
-	p := &progress{path: path}
-	_, p.err = store.Load(path, &p.steps)
+func openProgress(path string, warn func(string, ...any)) *progress {
+	p := &progress{path: path, warn: warn}
+	if _, err := store.Load(path, &p.steps); err != nil {
+		warn("%v", err)
+	}
 	if p.steps.Done == nil {
 		p.steps.Done = map[string]bool{}
 	}
@@ -51,8 +54,9 @@ func (p *progress) setSpan(step string, took time.Duration) {
 	if took > 0 {
 		p.steps.Spans[step] = took
 	}
-	if err := store.Save(p.path, p.steps); err != nil && p.err == nil {
-		p.err = err
+	if err := store.Save(p.path, p.steps); err != nil && err.Error() != p.said {
+		p.said = err.Error()
+		p.warn("a restarted supervisor would repeat what is done: %v", err)
 	}
 }
 

@@ -1,7 +1,6 @@
 package supervise
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -9,10 +8,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"keelson/services/capture"
 )
 
 // ownScripts are the steps that LinuxKit has as scripts or links of these
@@ -57,7 +57,7 @@ func (s *Supervisor) scripts(ctx context.Context, dir string, bound time.Duratio
 func (s *Supervisor) script(ctx context.Context, path string, bound time.Duration) {
 	began := time.Now()
 	name := filepath.Base(path)
-	r, w, err := os.Pipe()
+	out, w, err := s.scriptOutput(path)
 	if err != nil {
 		s.con.Error(name, "%s: %v", path, err)
 		return
@@ -68,7 +68,7 @@ func (s *Supervisor) script(ctx context.Context, path string, bound time.Duratio
 	err = cmd.Start()
 	_ = w.Close()
 	if err != nil {
-		_ = r.Close()
+		out.Close(false)
 		if errors.Is(err, unix.ENOENT) {
 			s.con.Error(name, "%s: its interpreter is not in the image: add an init image that has it, or leave the script out", path)
 			return
@@ -78,20 +78,13 @@ func (s *Supervisor) script(ctx context.Context, path string, bound time.Duratio
 	}
 	// The supervisor is spared by the OOM killer; what a script starts is not.
 	_ = os.WriteFile(fmt.Sprintf("/proc/%d/oom_score_adj", cmd.Process.Pid), []byte("0"), 0)
-	// What a script leaves running keeps the pipe; reading it goes on.
-	go func() {
-		defer r.Close()
-		lines := bufio.NewScanner(r)
-		for lines.Scan() {
-			s.con.Line(name, "| %s", strings.TrimRight(lines.Text(), "\r"))
-		}
-	}()
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }()
 	t := time.NewTimer(bound)
 	defer t.Stop()
 	select {
 	case err := <-ended:
+		out.Drain()
 		if err != nil {
 			s.con.Error(name, "%s: %v after %.3fs; going on", path, err, time.Since(began).Seconds())
 			return
@@ -101,4 +94,41 @@ func (s *Supervisor) script(ctx context.Context, path string, bound time.Duratio
 		s.con.Warn(name, "%s: still running after %v; going on without it", path, bound)
 	case <-ctx.Done():
 	}
+}
+
+// scriptOutput makes the pipe of a script, and opens it for the script. What a
+// script leaves running has it as well, for reading too: so it may write whatever
+// becomes of the supervisor, and the pipe is read for the rest of the boot.
+func (s *Supervisor) scriptOutput(path string) (*capture.Stream, *os.File, error) {
+	pipe := filepath.Join(s.cfg.RunDir, "io", ownPipes, filepath.Base(filepath.Dir(path)), filepath.Base(path))
+	out, err := s.readScript(pipe)
+	if err != nil {
+		return nil, nil, err
+	}
+	w, err := os.OpenFile(pipe, os.O_RDWR, 0)
+	if err != nil {
+		out.Close(false)
+		return nil, nil, fmt.Errorf("open its log pipe: %w", err)
+	}
+	return out, w, nil
+}
+
+// readScripts goes on reading what scripts of an earlier supervisor left running.
+func (s *Supervisor) readScripts() {
+	for _, dir := range []string{"init.d", "shutdown.d"} {
+		pipes, _ := filepath.Glob(filepath.Join(s.cfg.RunDir, "io", ownPipes, dir, "*"))
+		for _, pipe := range pipes {
+			if _, err := s.readScript(pipe); err != nil {
+				s.con.Warn(filepath.Base(pipe), "its output goes nowhere: %v", err)
+			}
+		}
+	}
+}
+
+func (s *Supervisor) readScript(pipe string) (*capture.Stream, error) {
+	name := filepath.Base(pipe)
+	file := filepath.Join(s.cfg.OneShotLog, filepath.Base(filepath.Dir(pipe)), name+".log")
+	return capture.Open(pipe, file,
+		func(line string) { s.con.Line(name, "| %s", line) },
+		func(format string, a ...any) { s.con.Warn(name, format, a...) })
 }

@@ -16,19 +16,22 @@ import (
 func (s *Supervisor) shutdown(ctx context.Context) {
 	began := console.Now()
 	running := 0
+	if s.cfg.StopKind != "" {
+		s.findRunning(ctx)
+	}
 	for _, svc := range s.services {
-		switch svc.state() {
+		switch svc.State() {
 		case lifecycle.Running, lifecycle.Starting:
 			running++
 		}
-		svc.stop()
+		svc.Stop()
 	}
 	if running > 0 {
 		s.con.Line("keelson", "stopping %s", plural(running, "service"))
 	}
 	for _, svc := range s.services {
 		select {
-		case <-svc.over:
+		case <-svc.Over():
 		case <-ctx.Done():
 			return
 		}
@@ -47,4 +50,14 @@ func (s *Supervisor) shutdown(ctx context.Context) {
 		}
 	}
 	s.scripts(ctx, "/etc/shutdown.d", 10*time.Second)
+}
+
+// findBound is how long a supervisor that was started on the way down looks for
+// what runs before it says what it stops.
+const findBound = 5 * time.Second
+
+func (s *Supervisor) findRunning(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, findBound)
+	defer cancel()
+	s.settled(ctx)
 }

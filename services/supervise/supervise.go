@@ -9,7 +9,7 @@ package supervise
 
 import (
 	"context"
-	"fmt"
+	"math/rand/v2"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -28,6 +28,7 @@ import (
 	"keelson/internal/uevent"
 	"keelson/services/capture"
 	"keelson/services/daemon"
+	"keelson/services/runner"
 	"keelson/services/task"
 )
 
@@ -88,13 +89,13 @@ type Supervisor struct {
 	tasks    *task.Runtime
 	keeper   *daemon.Keeper
 	progress *progress
-	services []*service
+	services []*runner.Service
+	resumed  bool // an earlier supervisor of this boot has been here
 	modules  *modules.Index
 	events   *uevent.Listener // nil where the kernel's device events cannot be had
 
-	mu     sync.Mutex
-	warned map[string]bool // guarded by mu
-	acted  bool            // a machine action was asked for, guarded by mu
+	mu    sync.Mutex
+	acted bool // a machine action was asked for, guarded by mu
 }
 
 // containerd's places. Root and state are on a tmpfs: nothing of a task
@@ -118,20 +119,23 @@ func Run(cfg Config) int {
 	// program started from here, down to the containers.
 	signal.Notify(make(chan os.Signal, 1), unix.SIGPIPE, unix.SIGHUP, unix.SIGINT)
 
-	s := &Supervisor{
-		cfg:      cfg,
-		con:      console.New(console.Devices(cfg.Cmdline)...),
-		progress: openProgress(filepath.Join(cfg.RunDir, "boot.json")),
-		warned:   map[string]bool{},
-	}
+	s := &Supervisor{cfg: cfg, con: console.New(console.Devices(cfg.Cmdline)...)}
 	s.routeLog()
-	if s.progress.err != nil {
-		s.con.Warn("keelson", "%v", s.progress.err)
+	var err error
+	if s.resumed, err = resume(cfg.RunDir, bootID(cfg)); err != nil {
+		s.con.Warn("keelson", "%v", err)
+	}
+	s.progress = openProgress(filepath.Join(cfg.RunDir, "boot.json"),
+		func(format string, a ...any) { s.con.Warn("keelson", format, a...) })
+	if s.resumed {
+		s.readScripts()
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	if err := s.startContainerd(ctx); err != nil {
 		s.con.Error("keelson", "%v", err)
+		s.con.Flush(2 * time.Second)
+		return 1
 	}
 
 	// SIGTERM ends the boot where it stands, then everything else in order.
@@ -140,7 +144,7 @@ func Run(cfg Config) int {
 	go func() {
 		defer close(booted)
 		if cfg.StopKind != "" {
-			s.loadServices(ctx, true)
+			s.loadServices(ctx)
 			return
 		}
 		s.boot(bootCtx, ctx)
@@ -166,11 +170,18 @@ func (s *Supervisor) startContainerd(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	shimCgroup := ""
+	if s.ownCgroup("shim", 16<<20) != "" {
+		shimCgroup = task.ShimCgroup
+	}
 	rc, err := daemon.ReadRuntimeConfig(runtimeConfig)
 	if err != nil {
 		s.con.Warn("containerd", "%v", err)
 	}
-	stdout, stderr := s.daemonOutput(rc)
+	var stdout, stderr *os.File
+	if needed {
+		stdout, stderr = s.daemonOutput(rc)
+	}
 	s.keeper = daemon.New(daemon.Config{
 		Binary: containerdBinary, Options: rc.Options(),
 		Address: containerdSocket, Root: containerdRoot, State: containerdState,
@@ -181,9 +192,8 @@ func (s *Supervisor) startContainerd(ctx context.Context) error {
 		Info:        func(format string, a ...any) { s.con.Line("containerd", format, a...) },
 		Warn:        func(format string, a ...any) { s.con.Warn("containerd", format, a...) },
 	})
-	s.ownCgroup("shim", 16<<20)
 	s.tasks = &task.Runtime{
-		Client: client, StateDir: containerdState, CgroupRoot: s.cfg.CgroupRoot,
+		Client: client, StateDir: containerdState, CgroupRoot: s.cfg.CgroupRoot, ShimCgroup: shimCgroup,
 		Ready: func(ctx context.Context) error {
 			ctx, cancel := context.WithTimeout(ctx, containerdBound)
 			defer cancel()
@@ -201,6 +211,10 @@ func (s *Supervisor) startContainerd(ctx context.Context) error {
 // containerdBound is how long a single start waits for containerd.
 const containerdBound = 60 * time.Second
 
+// ownPipes is where the pipes of what is no container are: no container has a name
+// that begins with a dot.
+const ownPipes = ".keelson"
+
 // daemonOutput returns what containerd writes to: where runtime-config.toml
 // says, or else a pipe whose lines go to a file and to the console.
 func (s *Supervisor) daemonOutput(rc daemon.RuntimeConfig) (stdout, stderr *os.File) {
@@ -212,7 +226,7 @@ func (s *Supervisor) daemonOutput(rc daemon.RuntimeConfig) (stdout, stderr *os.F
 			}
 			s.con.Warn("containerd", "%s: %s: %v", runtimeConfig, name, err)
 		}
-		stream, err := capture.Open(filepath.Join(s.cfg.RunDir, "io", "containerd", name), filepath.Join(s.cfg.LogDir, "containerd."+name+".log"),
+		stream, err := capture.Open(filepath.Join(s.cfg.RunDir, "io", ownPipes, "containerd", name), filepath.Join(s.cfg.LogDir, "containerd."+name+".log"),
 			func(line string) { s.con.Line("containerd", "| %s", line) },
 			func(format string, a ...any) { s.con.Warn("containerd", format, a...) })
 		if err != nil {
@@ -245,28 +259,40 @@ func (s *Supervisor) ownCgroup(name string, memoryMin int) string {
 	return dir
 }
 
-// loadServices begins to keep every service of the image. With adoptOnly those
-// that are not known from before are left alone: the machine is going down.
-func (s *Supervisor) loadServices(ctx context.Context, adoptOnly bool) {
+// loadServices begins to keep every service of the image.
+func (s *Supervisor) loadServices(ctx context.Context) {
 	dirs, err := bundle.List(s.cfg.Containers, bundle.Services)
 	if err != nil {
 		s.con.Error("keelson", "%v", err)
 	}
+	cfg := &runner.Config{
+		Tasks: s.tasks, Console: s.con, MemoryDir: filepath.Join(s.cfg.RunDir, "services"), Now: console.Now,
+		Jitter:     func() float64 { return 2*rand.Float64() - 1 },
+		Act:        s.machineAction,
+		Resumed:    s.resumed,
+		Leaving:    s.cfg.StopKind != "",
+		OpenOutput: s.serviceOutput,
+	}
 	for _, dir := range dirs {
 		b, loadErr := bundle.Load(bundle.Services, dir)
-		svc := newService(s, b, loadErr)
-		if adoptOnly {
-			if _, err := os.Stat(svc.memoryPath()); err != nil {
-				continue
-			}
-		} else if !s.progress.Done("services") {
+		if !s.progress.Done("services") && !cfg.Leaving {
 			for _, w := range b.Warnings {
 				s.con.Warn(b.Name, "%s", w)
 			}
 		}
+		svc := runner.New(cfg, b, loadErr)
 		s.services = append(s.services, svc)
-		go svc.run(ctx)
+		go svc.Run(ctx)
 	}
+}
+
+// serviceOutput opens a service's logs.
+func (s *Supervisor) serviceOutput(b *bundle.Bundle) (runner.Output, error) {
+	var onLine func(string)
+	if b.Service.Console {
+		onLine = func(line string) { s.con.Line(b.Name, "| %s", line) }
+	}
+	return s.openOutput(b, filepath.Join(s.cfg.LogDir, b.Name), onLine)
 }
 
 // machineAction asks PID 1 for the end of the machine, in the way its own
@@ -289,22 +315,4 @@ func (s *Supervisor) machineAction(a policy.Action, why string) {
 	if err := unix.Kill(1, sig); err != nil {
 		s.con.Error("keelson", "ask PID 1 to %s: %v", a, err)
 	}
-}
-
-// warnOnce says a thing once, however often it happens.
-func (s *Supervisor) warnOnce(name, text string) {
-	s.mu.Lock()
-	again := s.warned[name+"\x00"+text]
-	s.warned[name+"\x00"+text] = true
-	s.mu.Unlock()
-	if !again {
-		s.con.Warn(name, "%s", text)
-	}
-}
-
-func signalName(sig unix.Signal) string {
-	if name := unix.SignalName(sig); name != "" {
-		return name
-	}
-	return fmt.Sprintf("signal %d", int(sig))
 }

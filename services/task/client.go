@@ -9,21 +9,17 @@ package task
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"time"
 
 	containersapi "github.com/containerd/containerd/api/services/containers/v1"
 	tasksapi "github.com/containerd/containerd/api/services/tasks/v1"
-	versionapi "github.com/containerd/containerd/api/services/version/v1"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
-	"github.com/containerd/errdefs"
 	"github.com/containerd/errdefs/pkg/errgrpc"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/credentials/insecure"
-	"google.golang.org/protobuf/types/known/emptypb"
 )
 
 // Bounds of single calls to containerd. They are generous: they are there to
@@ -36,10 +32,8 @@ const (
 // Client speaks to containerd. The generated API is used rather than
 // containerd's client package, which would link image transfer and registries.
 type Client struct {
-	conn       *grpc.ClientConn
 	containers containersapi.ContainersClient
 	tasks      tasksapi.TasksClient
-	version    versionapi.VersionClient
 }
 
 // Dial makes a client of the daemon behind a unix socket. It does not wait for
@@ -61,24 +55,9 @@ func Dial(socket string) (*Client, error) {
 		return nil, fmt.Errorf("make a client of containerd: %w", err)
 	}
 	return &Client{
-		conn:       conn,
 		containers: containersapi.NewContainersClient(conn),
 		tasks:      tasksapi.NewTasksClient(conn),
-		version:    versionapi.NewVersionClient(conn),
 	}, nil
-}
-
-// Close ends the connection.
-func (c *Client) Close() { _ = c.conn.Close() }
-
-// Version asks containerd for its version, waiting for it to answer until the
-// context ends.
-func (c *Client) Version(ctx context.Context) (string, error) {
-	r, err := c.version.Version(ctx, &emptypb.Empty{}, grpc.WaitForReady(true))
-	if err != nil {
-		return "", fmt.Errorf("ask containerd for its version: %w", native(err))
-	}
-	return r.Version, nil
 }
 
 // call bounds a call and puts it into a containerd namespace.
@@ -92,11 +71,4 @@ func native(err error) error {
 		return nil
 	}
 	return errgrpc.ToNative(err)
-}
-
-// Away reports whether an error means that containerd did not answer, so that
-// nothing is known about what was asked.
-func Away(err error) bool {
-	return errdefs.IsUnavailable(err) || errdefs.IsDeadlineExceeded(err) || errdefs.IsCanceled(err) ||
-		errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled)
 }

@@ -24,15 +24,15 @@ type exitFile struct {
 const taskDir = "io.containerd.runtime.v2.task"
 
 // readExit returns the exit of a container's task as its shim wrote it down, or
-// as SaveExits kept it.
-func (r *Runtime) readExit(b *bundle.Bundle) (Exit, bool) {
+// as SaveExits kept it; with a process number only that of the task that had it.
+func (r *Runtime) readExit(b *bundle.Bundle, pid int) (Exit, bool) {
 	if e, ok := readExitFile(filepath.Join(r.StateDir, taskDir, key(b), "exit.json"), b.ID); ok {
-		return e, true
+		return e, pid == 0 || e.PID == pid
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	e, ok := r.exits[key(b)]
-	return e, ok
+	return e, ok && (pid == 0 || e.PID == pid)
 }
 
 // SaveExits keeps what shims wrote of tasks that ended. It is to be called
@@ -62,5 +62,5 @@ func readExitFile(path, id string) (Exit, bool) {
 	if json.Unmarshal(data, &f) != nil || f.ID != id {
 		return Exit{}, false
 	}
-	return Exit{Status: f.ExitStatus, Known: true, At: f.ExitedAt}, true
+	return Exit{Status: f.ExitStatus, Known: true, PID: f.PID, At: f.ExitedAt}, true
 }

@@ -15,7 +15,7 @@ func TestExitsAreKeptWhenContainerdRemovesThem(t *testing.T) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if e, ok := r.readExit(web); ok {
+	if e, ok := r.readExit(web, 7); ok {
 		t.Errorf("a task that has not ended: %v", e)
 	}
 	write := func(text string) {
@@ -24,7 +24,7 @@ func TestExitsAreKeptWhenContainerdRemovesThem(t *testing.T) {
 		}
 	}
 	write(`{"id":"other","pid":7,"exit_status":3}`)
-	if e, ok := r.readExit(web); ok {
+	if e, ok := r.readExit(web, 7); ok {
 		t.Errorf("another task's exit: %v", e)
 	}
 	write(`{"id":"web","pid":7,"exit_status":137,"exited_at":"2026-01-02T03:04:05Z"}`)
@@ -32,12 +32,18 @@ func TestExitsAreKeptWhenContainerdRemovesThem(t *testing.T) {
 	if err := os.RemoveAll(filepath.Join(r.StateDir, taskDir)); err != nil {
 		t.Fatal(err)
 	}
-	e, ok := r.readExit(web)
+	e, ok := r.readExit(web, 7)
 	if !ok || !e.Known || e.Status != 137 || e.At.Year() != 2026 {
 		t.Errorf("got %+v, %v", e, ok)
 	}
-	r.hold(web, 8, nil)
-	if e, ok := r.readExit(web); ok {
+	if e, ok := r.readExit(web, 8); ok {
+		t.Errorf("the exit of a process with another number: %v", e)
+	}
+	if _, ok := r.readExit(web, 0); !ok {
+		t.Error("without a number the exit is not found")
+	}
+	r.hold(web, nil)
+	if e, ok := r.readExit(web, 0); ok {
 		t.Errorf("the next task has the exit of the one before: %v", e)
 	}
 }

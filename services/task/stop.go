@@ -18,23 +18,34 @@ import (
 // waiting for nothing. Then the signal goes to the container's other processes,
 // whose end usually brings the first one's about; where there are none, nobody
 // has heard it.
-func (t *Task) Stop(sig unix.Signal) (heard bool, err error) {
+func (t *running) Stop(sig unix.Signal) (heard bool, err error) {
 	if err := t.process.Signal(sig); err != nil {
 		return false, err
 	}
-	if deaf, err := deafTo(fmt.Sprintf("/proc/%d/status", t.PID), sig); err != nil || !deaf {
+	if deaf, err := deafTo(fmt.Sprintf("/proc/%d/status", t.PID()), sig); err != nil || !deaf {
 		return true, nil // gone, or it gets the signal
 	}
 	root := t.runtime.CgroupRoot
 	if root == "" {
 		return true, nil // its other processes are not known: leave it its time
 	}
-	for _, pid := range processes(filepath.Join(root, t.Bundle.CgroupsPath())) {
-		if pid != t.PID && unix.Kill(pid, sig) == nil {
+	// A cgroup that the user chose may hold others' processes as well.
+	namespace := pidNamespace(t.PID())
+	for _, pid := range processes(filepath.Join(root, t.bundle.CgroupsPath())) {
+		if pid != t.PID() && namespace != "" && pidNamespace(pid) == namespace && unix.Kill(pid, sig) == nil {
 			heard = true
 		}
 	}
 	return heard, nil
+}
+
+// pidNamespace names the pid namespace of a process, "" if it has ended.
+func pidNamespace(pid int) string {
+	name, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/pid", pid))
+	if err != nil {
+		return ""
+	}
+	return name
 }
 
 // processes returns the processes of a cgroup and of those below it.

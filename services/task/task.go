@@ -16,6 +16,7 @@ import (
 	tasktypes "github.com/containerd/containerd/api/types/task"
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
+	"google.golang.org/grpc"
 	"google.golang.org/protobuf/types/known/anypb"
 
 	"keelson/internal/bundle"
@@ -38,83 +39,49 @@ type Runtime struct {
 	// cannot be waited for any longer.
 	Ready func(ctx context.Context) error
 
-	// group keeps the shared shim whole: two shims started at once for one group
-	// fight over its socket, and a shim whose last member is deleted ends even
-	// while it makes the next one. So the first create and the last delete have
-	// it alone; the others may go side by side.
-	group sync.RWMutex
+	// ShimCgroup is where shims live, below CgroupRoot; empty for where
+	// containerd does.
+	ShimCgroup string
+
+	group group
 
 	mu    sync.Mutex
-	tasks map[string]*Task // running ones by namespace/ID, guarded by mu
-	exits map[string]Exit  // what SaveExits found, by namespace/ID, guarded by mu
+	tasks map[string]*running // running ones by namespace/ID, guarded by mu
+	exits map[string]Exit     // what SaveExits found, by namespace/ID, guarded by mu
 }
 
-// Task is a running task.
-type Task struct {
-	Bundle *bundle.Bundle
-	PID    int
-	// StartedAt is the time since the machine's start, as far as this
-	// supervisor knows.
-	StartedAt time.Duration
-
-	runtime *Runtime
-	process *pidfd.Process
-}
-
-// Exit is how a task ended.
-type Exit struct {
-	Status int // as containerd has it: 128+N for a signal N
-	Known  bool
-	At     time.Time
-}
-
-// Success reports whether the task ended by itself with code 0.
-func (e Exit) Success() bool { return e.Known && e.Status == 0 }
-
-// String is the exit in words.
-func (e Exit) String() string {
-	switch {
-	case !e.Known:
-		return "ended, its exit code was lost with containerd"
-	case e.Status > 128 && e.Status <= 128+64:
-		sig := unix.Signal(e.Status - 128)
-		if name := unix.SignalName(sig); name != "" {
-			return "killed by " + name
-		}
-		return fmt.Sprintf("killed by signal %d", int(sig))
-	default:
-		return fmt.Sprintf("exited with code %d", e.Status)
-	}
-}
+// startTries is how often a start is tried while containerd goes away under it,
+// which is no failure of the container's.
+const startTries = 3
 
 // Start makes and starts the task of a container folder. What stands in its way
 // from before is removed first; what a failure leaves behind is removed too.
-func (r *Runtime) Start(ctx context.Context, b *bundle.Bundle, io Streams) (*Task, error) {
-	if err := r.Ready(ctx); err != nil {
-		return nil, err
-	}
-	if fi, err := os.Stat(filepath.Dir(b.Rootfs())); err != nil || !fi.IsDir() {
-		return nil, fmt.Errorf("%s: root.path: %s is not there", filepath.Join(b.Dir, "config.json"), b.Rootfs())
-	}
-	if err := prepare.Before(ctx, b); err != nil {
-		_ = prepare.Cleanup(context.WithoutCancel(ctx), b)
-		return nil, err
-	}
-	t, err := r.start(ctx, b, io)
-	if err != nil {
+func (r *Runtime) Start(ctx context.Context, b *bundle.Bundle, io Streams) (Task, error) {
+	for try := 1; ; try++ {
+		if err := r.Ready(ctx); err != nil {
+			return nil, err
+		}
+		if fi, err := os.Stat(filepath.Dir(b.Rootfs())); err != nil || !fi.IsDir() {
+			return nil, fmt.Errorf("%s: root.path: %s is not there", filepath.Join(b.Dir, "config.json"), b.Rootfs())
+		}
+		if err := prepare.Before(ctx, b); err != nil {
+			_ = prepare.Cleanup(context.WithoutCancel(ctx), b)
+			return nil, err
+		}
+		t, err := r.start(ctx, b, io)
+		if err == nil {
+			return t, nil
+		}
 		// The caller's time may be over; tidying up has its own bounds.
 		r.Remove(context.WithoutCancel(ctx), b)
-		return nil, explain(b, err)
+		if !errdefs.IsUnavailable(err) || ctx.Err() != nil || try == startTries {
+			return nil, explain(b, err)
+		}
 	}
-	return t, nil
 }
 
-func (r *Runtime) start(ctx context.Context, b *bundle.Bundle, io Streams) (*Task, error) {
-	shimCgroup := ""
-	if r.CgroupRoot != "" {
-		shimCgroup = ShimCgroup
-	}
-	opts, err := runtimeOptions(shimCgroup)
+func (r *Runtime) start(ctx context.Context, b *bundle.Bundle, io Streams) (*running, error) {
+	opts, err := runtimeOptions(r.ShimCgroup)
 	if err != nil {
 		return nil, err
 	}
@@ -130,7 +97,7 @@ func (r *Runtime) start(ctx context.Context, b *bundle.Bundle, io Streams) (*Tas
 	create := func() error {
 		ctx, cancel := call(ctx, b.Namespace(), callTimeout)
 		defer cancel()
-		_, err := r.Client.containers.Create(ctx, record)
+		_, err := r.Client.containers.Create(ctx, record, grpc.WaitForReady(true))
 		return native(err)
 	}
 	if err = create(); errdefs.IsAlreadyExists(err) {
@@ -160,15 +127,19 @@ func (r *Runtime) start(ctx context.Context, b *bundle.Bundle, io Streams) (*Tas
 		process.Close()
 		return nil, fmt.Errorf("start the task: %w", native(err))
 	}
-	return r.hold(b, pid, process), nil
+	return r.hold(b, process), nil
 }
 
 // create makes the task, which starts its shim if need be, and returns the
 // process number it will have.
 func (r *Runtime) create(ctx context.Context, b *bundle.Bundle, io Streams, opts *anypb.Any) (int, error) {
-	defer r.lockGroup(b)()
 	ctx, cancel := call(ctx, b.Namespace(), createTimeout)
 	defer cancel()
+	unlock, err := r.lockGroup(ctx, b)
+	if err != nil {
+		return 0, err
+	}
+	defer unlock()
 	made, err := r.Client.tasks.Create(ctx, &tasksapi.CreateTaskRequest{
 		ContainerID: b.ID, Stdout: io.Stdout, Stderr: io.Stderr, Options: opts,
 	})
@@ -180,49 +151,44 @@ func (r *Runtime) create(ctx context.Context, b *bundle.Bundle, io Streams, opts
 
 // lockGroup takes the group lock as a create or delete of b needs it, and
 // returns what lets go of it.
-func (r *Runtime) lockGroup(b *bundle.Bundle) (unlock func()) {
+func (r *Runtime) lockGroup(ctx context.Context, b *bundle.Bundle) (unlock func(), err error) {
 	if b.Service.OwnShim {
-		return func() {}
+		return func() {}, nil
 	}
 	r.mu.Lock()
 	others := false
 	for _, t := range r.tasks {
-		others = others || t.Bundle.ID != b.ID && !t.Bundle.Service.OwnShim && t.Bundle.Namespace() == b.Namespace() && !t.process.Ended()
+		others = others || t.bundle.ID != b.ID && !t.bundle.Service.OwnShim && t.bundle.Namespace() == b.Namespace() && !t.process.Ended()
 	}
 	r.mu.Unlock()
-	if others {
-		r.group.RLock()
-		return r.group.RUnlock
+	unlock, err = r.group.lock(ctx, !others)
+	if err != nil {
+		return nil, fmt.Errorf("wait for the shim that others use: %w", err)
 	}
-	r.group.Lock()
-	return r.group.Unlock
+	return unlock, nil
 }
 
 func key(b *bundle.Bundle) string { return b.Namespace() + "/" + b.ID }
 
-func (r *Runtime) hold(b *bundle.Bundle, pid int, process *pidfd.Process) *Task {
-	t := &Task{Bundle: b, PID: pid, runtime: r, process: process}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.tasks == nil {
-		r.tasks = map[string]*Task{}
-	}
-	r.tasks[key(b)] = t
-	delete(r.exits, key(b)) // of the task before this one
-	return t
-}
-
 // Adopt takes over a task that an earlier supervisor started. It returns a nil
 // Task where there is none that runs; then exit says how the last one ended, if
-// there was one.
-func (r *Runtime) Adopt(ctx context.Context, b *bundle.Bundle) (t *Task, exit *Exit, err error) {
+// there was one. was is what is remembered of its first process, if anything: one
+// that still runs is taken over without containerd. After an error nothing is
+// known, and the task may run.
+func (r *Runtime) Adopt(ctx context.Context, b *bundle.Bundle, was pidfd.Identity) (t Task, exit *Exit, err error) {
+	if process, err := pidfd.OpenSame(was); err == nil {
+		return r.hold(b, process), nil, nil
+	}
+	if e, ok := r.readExit(b, was.PID); ok && was.PID != 0 {
+		return nil, &e, nil
+	}
 	if err := r.Ready(ctx); err != nil {
 		return nil, nil, err
 	}
 	p, err := r.get(ctx, b)
 	switch {
 	case errdefs.IsNotFound(err):
-		if e, ok := r.readExit(b); ok {
+		if e, ok := r.readExit(b, was.PID); ok {
 			return nil, &e, nil
 		}
 		return nil, nil, nil
@@ -241,20 +207,25 @@ func (r *Runtime) Adopt(ctx context.Context, b *bundle.Bundle) (t *Task, exit *E
 		return nil, nil, err
 	}
 	// The number may have been given anew between the two calls.
-	if again, err := r.get(ctx, b); err != nil || again.Pid != p.Pid || again.Status == tasktypes.Status_STOPPED {
+	again, err := r.get(ctx, b)
+	switch {
+	case errdefs.IsNotFound(err):
 		process.Close()
-		if err == nil {
-			return nil, exitOf(again), nil
-		}
 		return nil, &Exit{}, nil
+	case err != nil:
+		process.Close()
+		return nil, nil, fmt.Errorf("look for the task of an earlier supervisor: %w", err)
+	case again.Pid != p.Pid || again.Status == tasktypes.Status_STOPPED:
+		process.Close()
+		return nil, exitOf(again), nil
 	}
-	return r.hold(b, int(p.Pid), process), nil, nil
+	return r.hold(b, process), nil, nil
 }
 
 func (r *Runtime) get(ctx context.Context, b *bundle.Bundle) (*tasktypes.Process, error) {
 	ctx, cancel := call(ctx, b.Namespace(), callTimeout)
 	defer cancel()
-	g, err := r.Client.tasks.Get(ctx, &tasksapi.GetRequest{ContainerID: b.ID})
+	g, err := r.Client.tasks.Get(ctx, &tasksapi.GetRequest{ContainerID: b.ID}, grpc.WaitForReady(true))
 	if err != nil {
 		return nil, native(err)
 	}
@@ -262,69 +233,14 @@ func (r *Runtime) get(ctx context.Context, b *bundle.Bundle) (*tasktypes.Process
 }
 
 func exitOf(p *tasktypes.Process) *Exit {
-	return &Exit{Status: int(p.ExitStatus), Known: true, At: p.ExitedAt.AsTime()}
+	return &Exit{Status: int(p.ExitStatus), Known: true, PID: int(p.Pid), At: p.ExitedAt.AsTime()}
 }
 
-// Wait waits for the task's first process to end and says how it did. The
-// error is the context's.
-func (t *Task) Wait(ctx context.Context) (Exit, error) {
-	if err := t.process.Wait(ctx); err != nil {
-		return Exit{}, err
-	}
-	return t.status(ctx), nil
-}
-
-// exitBound is how long an exit code may take to reach us after the process has
-// ended; after that it counts as lost.
-const exitBound = 5 * time.Second
-
-// status finds out how a task that has ended did so: from the shim's file, or
-// from containerd.
-func (t *Task) status(ctx context.Context) Exit {
-	ctx, cancel := call(ctx, t.Bundle.Namespace(), exitBound)
-	defer cancel()
-	for {
-		if e, ok := t.runtime.readExit(t.Bundle); ok {
-			return e
-		}
-		// The wait is cut where containerd dies; then it is asked anew, or the
-		// file has come.
-		w, err := t.runtime.Client.tasks.Wait(ctx, &tasksapi.WaitRequest{ContainerID: t.Bundle.ID})
-		if err == nil {
-			return Exit{Status: int(w.ExitStatus), Known: true, At: w.ExitedAt.AsTime()}
-		}
-		if e, ok := t.runtime.readExit(t.Bundle); ok {
-			return e
-		}
-		if err := native(err); !errdefs.IsUnavailable(err) {
-			return Exit{} // not found: containerd came back and has forgotten it
-		}
-		select {
-		case <-ctx.Done():
-			return Exit{}
-		case <-time.After(10 * time.Millisecond):
-		}
-	}
-}
-
-// Signal sends a signal to the task's first process. It needs no containerd.
-func (t *Task) Signal(sig unix.Signal) error { return t.process.Signal(sig) }
-
-// Kill ends everything in the container at once: the whole cgroup, or where
-// there is no cgroup2 the first process, and with it its pid namespace. It
-// needs no containerd.
-func (t *Task) Kill() error {
-	if root := t.runtime.CgroupRoot; root != "" {
-		err := os.WriteFile(filepath.Join(root, t.Bundle.CgroupsPath(), "cgroup.kill"), []byte("1"), 0)
-		if err == nil {
-			return nil
-		}
-		if !errors.Is(err, os.ErrNotExist) {
-			slog.Warn("kill the cgroup", "container", t.Bundle.ID, "err", err)
-		}
-	}
-	return t.process.Signal(unix.SIGKILL)
-}
+// Remove's bounds: until containerd answers, and for all of it.
+const (
+	removeReady = 5 * time.Second
+	removeBound = 20 * time.Second
+)
 
 // Remove removes all that is left of a container: its task, killed if it still
 // runs, its record, and what was mounted for it. What cannot be removed is
@@ -337,8 +253,17 @@ func (r *Runtime) Remove(ctx context.Context, b *bundle.Bundle) {
 	}
 	delete(r.exits, key(b)) // or a next Adopt would find it again
 	r.mu.Unlock()
-	r.forget(ctx, b)
-	if err := prepare.Cleanup(ctx, b); err != nil {
+	ctx, cancel := context.WithTimeout(ctx, removeBound)
+	defer cancel()
+	ready, cancelReady := context.WithTimeout(ctx, removeReady)
+	err := r.Ready(ready)
+	cancelReady()
+	if err == nil {
+		r.forget(ctx, b)
+	} else {
+		slog.Warn("its task is left to the next start: "+err.Error(), "container", b.ID)
+	}
+	if err := prepare.Cleanup(context.WithoutCancel(ctx), b); err != nil {
 		slog.Warn(err.Error(), "container", b.ID)
 	}
 }
@@ -368,10 +293,14 @@ func (r *Runtime) forget(ctx context.Context, b *bundle.Bundle) {
 }
 
 func (r *Runtime) delete(ctx context.Context, b *bundle.Bundle) error {
-	defer r.lockGroup(b)()
 	ctx, cancel := call(ctx, b.Namespace(), callTimeout)
 	defer cancel()
-	_, err := r.Client.tasks.Delete(ctx, &tasksapi.DeleteTaskRequest{ContainerID: b.ID})
+	unlock, err := r.lockGroup(ctx, b)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	_, err = r.Client.tasks.Delete(ctx, &tasksapi.DeleteTaskRequest{ContainerID: b.ID}, grpc.WaitForReady(true))
 	return native(err)
 }
 

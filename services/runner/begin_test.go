@@ -1,0 +1,271 @@
+package runner
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"keelson/internal/pidfd"
+	"keelson/internal/policy"
+	"keelson/services/lifecycle"
+	"keelson/services/task"
+)
+
+// What a restarted supervisor finds, for every state that an earlier one may
+// have remembered.
+func TestWhatIsFoundOfAnEarlierSupervisor(t *testing.T) {
+	exit := func(status int) *task.Exit { return &task.Exit{Status: status, Known: true} }
+	for _, tc := range []struct {
+		name     string
+		state    lifecycle.State // remembered; "" is nothing
+		runs     bool            // the task runs
+		exit     *task.Exit      // or has ended so
+		want     lifecycle.State
+		starts   int // by the new supervisor, within a minute
+		removals int
+		line     string // that is said, or ""
+	}{
+		{"running, runs", lifecycle.Running, true, nil, lifecycle.Running, 0, 0, "still running (pid 50)"},
+		{"running, ended", lifecycle.Running, false, exit(3), lifecycle.Running, 1, 1, "exited with code 3 after 0.0s; restart 5 in "},
+		{"running, ended well", lifecycle.Running, false, exit(0), lifecycle.Running, 1, 1, "exited with code 0"},
+		{"running, gone", lifecycle.Running, false, nil, lifecycle.Running, 1, 1, "its exit code was lost"},
+		{"starting, runs", lifecycle.Starting, true, nil, lifecycle.Running, 0, 0, "still running"},
+		{"starting, not made", lifecycle.Starting, false, nil, lifecycle.Running, 1, 0, "running (pid 101)"},
+		{"starting, ended", lifecycle.Starting, false, exit(1), lifecycle.Running, 1, 1, "exited with code 1"},
+		{"backoff", lifecycle.Backoff, false, nil, lifecycle.Running, 1, 1, "running (pid 101)"},
+		{"backoff, not removed", lifecycle.Backoff, false, exit(1), lifecycle.Running, 1, 1, "running (pid 101)"},
+		{"backoff, but runs", lifecycle.Backoff, true, nil, lifecycle.Running, 0, 0, "still running"},
+		{"stopped", lifecycle.Stopped, false, nil, lifecycle.Stopped, 0, 0, ""},
+		{"stopped, not removed", lifecycle.Stopped, false, exit(0), lifecycle.Stopped, 0, 1, ""},
+		{"failed", lifecycle.Failed, false, nil, lifecycle.Failed, 0, 0, ""},
+		{"stopping, runs", lifecycle.Stopping, true, nil, lifecycle.Running, 0, 0, "still running"},
+		{"stopping, ended", lifecycle.Stopping, false, exit(0), lifecycle.Running, 1, 1, "exited with code 0"},
+		{"nothing known, runs", "", true, nil, lifecycle.Running, 0, 0, "still running"},
+		{"nothing known, ended", "", false, exit(2), lifecycle.Running, 1, 1, "exited with code 2"},
+		{"nothing known, nothing there", "", false, nil, lifecycle.Running, 1, 0, "running (pid 101)"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				l := newLife(t, map[string]string{"keelson.on-failure": "reboot"})
+				l.cfg.Resumed = true
+				if tc.state != "" {
+					l.remember(memory{State: tc.state, Restarts: lifecycle.Restarts{Count: 4}, Process: pidfd.Identity{PID: 50, Start: 7}, RetryAt: 20 * time.Second})
+				}
+				l.onAdopt = func(_ context.Context, _ int, was pidfd.Identity) (task.Task, *task.Exit, error) {
+					if want := 50; tc.state != "" && was.PID != want {
+						t.Errorf("asked for process %d, not %d", was.PID, want)
+					}
+					if tc.runs {
+						return newTask(50), nil, nil
+					}
+					return nil, tc.exit, nil
+				}
+				l.run()
+				if !l.settled() {
+					t.Error("the boot waits for it")
+				}
+				if tc.state == lifecycle.Backoff && !tc.runs {
+					l.is(lifecycle.Backoff, 0) // the rest of its delay
+					l.until(20 * time.Second)
+				}
+				l.until(time.Minute)
+				l.is(tc.want, tc.starts)
+				if l.removals != tc.removals {
+					t.Errorf("%d removals, not %d", l.removals, tc.removals)
+				}
+				if shown := strings.Join(l.shown(), "\n"); !strings.Contains(shown, tc.line) || tc.line == "" && shown != "" || strings.Contains(shown, "no move") {
+					t.Errorf("the console shows %q", l.shown())
+				}
+				if acted := len(l.acted) > 0; acted != (tc.state == lifecycle.Failed) {
+					t.Errorf("the machine was asked for %v", l.acted)
+				}
+				l.svc.Stop()
+				l.ends(time.Minute)
+			})
+		})
+	}
+}
+
+func TestAnEndWhileNobodyLookedFollowsThePolicy(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLife(t, map[string]string{"keelson.restart": "on-failure"})
+		l.cfg.Resumed = true
+		l.remember(memory{State: lifecycle.Running})
+		l.onAdopt = func(context.Context, int, pidfd.Identity) (task.Task, *task.Exit, error) {
+			return nil, &task.Exit{Known: true}, nil
+		}
+		l.run()
+		l.is(lifecycle.Stopped, 0)
+		if !l.settled() {
+			t.Error("the boot waits for it")
+		}
+		l.said("0s web: exited with code 0 after 0.0s; not restarted (keelson.restart: on-failure)")
+		l.svc.Stop()
+		l.ends(0)
+	})
+}
+
+func TestACorruptMemoryIsNoReasonToStartASecond(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLife(t, nil)
+		l.cfg.Resumed = true
+		l.rememberText(`{"state":`)
+		l.onAdopt = func(context.Context, int, pidfd.Identity) (task.Task, *task.Exit, error) {
+			return newTask(50), nil, nil
+		}
+		l.run()
+		l.is(lifecycle.Running, 0)
+		if !strings.Contains(l.shown()[0], "set aside") {
+			t.Errorf("the console shows %q", l.shown())
+		}
+		l.svc.Stop()
+		l.ends(0)
+	})
+}
+
+func TestAMemoryThatCannotBeWrittenIsNotLeftStale(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLife(t, nil)
+		l.run()
+		l.is(lifecycle.Running, 1)
+		// From here on no new file can take the old one's place.
+		if err := os.Mkdir(filepath.Join(l.cfg.MemoryDir, "web.json.new"), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(l.cfg.MemoryDir, "web.json.new", "x"), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		l.svc.Stop()
+		l.ends(0)
+		if _, err := os.Stat(l.svc.memoryPath()); err == nil {
+			t.Error("the memory still says that it runs")
+		}
+		said := 0
+		for _, line := range l.shown() {
+			if strings.Contains(line, "will not remember") {
+				said++
+			}
+		}
+		if said != 1 {
+			t.Errorf("said %d times: %q", said, l.shown())
+		}
+	})
+}
+
+// As long as it is not known whether it runs it must not be started.
+func TestNothingIsStartedBesideWhatMayRun(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLife(t, nil)
+		l.cfg.Resumed = true
+		l.remember(memory{State: lifecycle.Starting})
+		var there atomic.Bool
+		l.onAdopt = func(context.Context, int, pidfd.Identity) (task.Task, *task.Exit, error) {
+			if !there.Load() {
+				return nil, nil, errors.New("containerd is not running")
+			}
+			return newTask(50), nil, nil
+		}
+		l.run()
+		if !l.settled() {
+			t.Error("the boot waits for it")
+		}
+		l.until(time.Hour)
+		l.mu.Lock()
+		starts := l.starts
+		l.mu.Unlock()
+		if starts > 0 {
+			t.Errorf("%d starts", starts)
+		}
+		if shown := l.shown(); len(shown) != 1 || !strings.Contains(shown[0], "not known whether it runs: containerd is not running") {
+			t.Errorf("the console shows %q", shown)
+		}
+		there.Store(true)
+		l.until(time.Hour + adoptMax)
+		l.is(lifecycle.Running, 0)
+		l.svc.Stop()
+		l.ends(time.Hour + adoptMax)
+	})
+}
+
+func TestStopWhileItIsNotKnownWhetherItRuns(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLife(t, nil)
+		l.cfg.Resumed = true
+		l.onAdopt = func(_ context.Context, n int, _ pidfd.Identity) (task.Task, *task.Exit, error) {
+			if n < 5 {
+				return nil, nil, errors.New("containerd is not running")
+			}
+			return newTask(50), nil, nil
+		}
+		l.run()
+		l.until(time.Second) // between the fourth time and the fifth
+		l.svc.Stop()
+		l.ends(1500 * time.Millisecond)
+		l.is(lifecycle.Stopped, 0)
+		if shown := l.shown(); !strings.Contains(shown[len(shown)-1], "stopped in") {
+			t.Errorf("the console shows %q", l.shown())
+		}
+	})
+	synctest.Test(t, func(t *testing.T) {
+		l := newLife(t, nil)
+		l.cfg.Resumed = true
+		l.onAdopt = func(ctx context.Context, _ int, _ pidfd.Identity) (task.Task, *task.Exit, error) {
+			<-ctx.Done()
+			return nil, nil, ctx.Err()
+		}
+		l.run()
+		l.until(time.Second)
+		l.svc.Stop()
+		l.ends(time.Second + stuckBound)
+	})
+}
+
+func TestOnTheWayDownNothingIsStarted(t *testing.T) {
+	for _, state := range []lifecycle.State{"", lifecycle.Starting, lifecycle.Backoff, lifecycle.Running, lifecycle.Failed} {
+		for _, runs := range []bool{true, false} {
+			synctest.Test(t, func(t *testing.T) {
+				l := newLife(t, map[string]string{"keelson.on-failure": "reboot"})
+				l.cfg.Resumed, l.cfg.Leaving = true, true
+				if state != "" {
+					l.remember(memory{State: state})
+				}
+				found := newTask(50)
+				stopped := false
+				found.onStop = func(f *fakeTask) bool { stopped = true; f.ends(0); return true }
+				l.onAdopt = func(context.Context, int, pidfd.Identity) (task.Task, *task.Exit, error) {
+					if runs {
+						return found, nil, nil
+					}
+					return nil, nil, nil
+				}
+				l.run()
+				l.svc.Stop()
+				l.ends(0)
+				if l.starts > 0 || stopped != runs || !slices.Equal(l.acted, []policy.Action(nil)) {
+					t.Errorf("%q, runs %v: %d starts, stopped %v, asked for %v", state, runs, l.starts, stopped, l.acted)
+				}
+			})
+		}
+	}
+}
+
+func TestTheSupervisorsEndLeavesEverythingAsItIs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLife(t, nil)
+		l.run()
+		l.until(time.Second)
+		l.cancel()
+		l.ends(time.Second)
+		l.is(lifecycle.Running, 1)
+		if l.removals > 0 {
+			t.Error("the task was removed")
+		}
+	})
+}

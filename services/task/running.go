@@ -1,0 +1,151 @@
+package task
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"time"
+
+	tasksapi "github.com/containerd/containerd/api/services/tasks/v1"
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+
+	"keelson/internal/bundle"
+	"keelson/internal/pidfd"
+)
+
+// Task is a running task. None of its methods needs a containerd that lives.
+type Task interface {
+	// PID is the number of its first process.
+	PID() int
+	// Identity names that process for a next supervisor; it is the zero value if
+	// the process has ended.
+	Identity() pidfd.Identity
+	// Wait waits for the first process to end and says how it did. The error is
+	// the context's.
+	Wait(ctx context.Context) (Exit, error)
+	// Stop sends the stop signal and reports whether anybody will hear it.
+	Stop(sig unix.Signal) (heard bool, err error)
+	// Kill ends everything in the container at once.
+	Kill() error
+}
+
+// running is a Task by its pidfd.
+type running struct {
+	bundle  *bundle.Bundle
+	runtime *Runtime
+	process *pidfd.Process
+}
+
+// Exit is how a task ended.
+type Exit struct {
+	Status int // as containerd has it: 128+N for a signal N
+	Known  bool
+	PID    int // 0 where it is not known
+	At     time.Time
+}
+
+// Success reports whether the task ended by itself with code 0.
+func (e Exit) Success() bool { return e.Known && e.Status == 0 }
+
+// String is the exit in words.
+func (e Exit) String() string {
+	switch {
+	case !e.Known:
+		return "ended, its exit code was lost with containerd"
+	case e.Status > 128 && e.Status <= 128+64:
+		sig := unix.Signal(e.Status - 128)
+		if name := unix.SignalName(sig); name != "" {
+			return "killed by " + name
+		}
+		return fmt.Sprintf("killed by signal %d", int(sig))
+	default:
+		return fmt.Sprintf("exited with code %d", e.Status)
+	}
+}
+
+func (r *Runtime) hold(b *bundle.Bundle, process *pidfd.Process) *running {
+	t := &running{bundle: b, runtime: r, process: process}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.tasks == nil {
+		r.tasks = map[string]*running{}
+	}
+	r.tasks[key(b)] = t
+	delete(r.exits, key(b)) // of the task before this one
+	return t
+}
+
+// PID is the number of the first process.
+func (t *running) PID() int { return t.process.PID }
+
+// Identity names the first process.
+func (t *running) Identity() pidfd.Identity {
+	id, err := t.process.Identity()
+	if err != nil {
+		return pidfd.Identity{} // ended
+	}
+	return id
+}
+
+// Wait waits for the task's first process to end and says how it did. The
+// error is the context's.
+func (t *running) Wait(ctx context.Context) (Exit, error) {
+	if err := t.process.Wait(ctx); err != nil {
+		return Exit{}, err
+	}
+	// It has ended, even if the caller's time is up meanwhile.
+	return t.status(context.WithoutCancel(ctx)), nil
+}
+
+// exitBound is how long an exit code may take to reach us after the process has
+// ended; after that it counts as lost.
+const exitBound = 5 * time.Second
+
+// status finds out how a task that has ended did so: from the shim's file, or
+// from containerd.
+func (t *running) status(ctx context.Context) Exit {
+	ctx, cancel := call(ctx, t.bundle.Namespace(), exitBound)
+	defer cancel()
+	for {
+		if e, ok := t.runtime.readExit(t.bundle, t.PID()); ok {
+			return e
+		}
+		// The wait is cut where containerd dies; then it is asked anew, or the
+		// file has come.
+		w, err := t.runtime.Client.tasks.Wait(ctx, &tasksapi.WaitRequest{ContainerID: t.bundle.ID})
+		if err == nil {
+			return Exit{Status: int(w.ExitStatus), Known: true, PID: t.PID(), At: w.ExitedAt.AsTime()}
+		}
+		if e, ok := t.runtime.readExit(t.bundle, t.PID()); ok {
+			return e
+		}
+		if err := native(err); !errdefs.IsUnavailable(err) {
+			return Exit{} // not found: containerd came back and has forgotten it
+		}
+		select {
+		case <-ctx.Done():
+			return Exit{}
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+}
+
+// Kill ends everything in the container at once: the whole cgroup, or where
+// there is no cgroup2 the first process, and with it its pid namespace. It
+// needs no containerd.
+func (t *running) Kill() error {
+	if root := t.runtime.CgroupRoot; root != "" {
+		err := os.WriteFile(filepath.Join(root, t.bundle.CgroupsPath(), "cgroup.kill"), []byte("1"), 0)
+		if err == nil {
+			return nil
+		}
+		if !errors.Is(err, os.ErrNotExist) {
+			slog.Warn("kill the cgroup", "container", t.bundle.ID, "err", err)
+		}
+	}
+	return t.process.Signal(unix.SIGKILL)
+}
