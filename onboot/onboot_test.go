@@ -1,0 +1,375 @@
+package onboot
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"keelson/internal/bundle"
+	"keelson/internal/pidfd"
+	"keelson/internal/policy"
+	"keelson/services/task"
+)
+
+// fakeTask is a one-shot's task in a test's words: how long it runs, with what
+// status it ends, and what it makes of signals.
+type fakeTask struct {
+	runs    time.Duration // 0 is until it is ended
+	status  int
+	ignores bool // SIGTERM
+	deaf    bool
+	stuck   bool // in the kernel
+
+	end  chan int
+	once sync.Once
+}
+
+func (f *fakeTask) start() *fakeTask {
+	f.end = make(chan int, 1)
+	if f.runs > 0 {
+		time.AfterFunc(f.runs, func() { f.ends(f.status) })
+	}
+	return f
+}
+
+func (f *fakeTask) ends(status int)          { f.once.Do(func() { f.end <- status }) }
+func (f *fakeTask) PID() int                 { return 50 }
+func (f *fakeTask) Identity() pidfd.Identity { return pidfd.Identity{} }
+
+func (f *fakeTask) Wait(ctx context.Context) (task.Exit, error) {
+	select {
+	case status := <-f.end:
+		return task.Exit{Status: status, Known: true}, nil
+	case <-ctx.Done():
+		return task.Exit{}, ctx.Err()
+	}
+}
+
+func (f *fakeTask) Stop(unix.Signal) (bool, error) {
+	if !f.ignores && !f.deaf {
+		f.ends(128 + 15)
+	}
+	return !f.deaf, nil
+}
+
+func (f *fakeTask) Kill() error {
+	if !f.stuck {
+		f.ends(128 + 9)
+	}
+	return nil
+}
+
+// boot is a run of one-shots in a world of fakes: their container runtime, their
+// console, what is remembered of them.
+type boot struct {
+	Runner
+	begin time.Time
+	dir   string // of the image
+
+	tasks    map[string][]*fakeTask // by the bundle's name, one for each start
+	found    map[string]*fakeTask   // what an earlier supervisor left running
+	foundEnd map[string]*task.Exit  // or what had ended
+	away     time.Duration          // until containerd answers
+
+	mu    sync.Mutex
+	did   []string // starts and removals
+	lines []string
+	done  map[string]bool
+}
+
+func newBoot(t *testing.T) *boot {
+	b := &boot{
+		begin: time.Now(), dir: t.TempDir(),
+		tasks: map[string][]*fakeTask{}, found: map[string]*fakeTask{}, foundEnd: map[string]*task.Exit{},
+		done: map[string]bool{},
+	}
+	b.Runner = Runner{
+		Tasks: b, Console: b, Progress: b, Now: b.now,
+		OpenOutput: func(*bundle.Bundle, func(string)) (Output, error) { return output{}, nil },
+	}
+	return b
+}
+
+// add puts a one-shot into the image, with what each of its starts comes to.
+func (b *boot) add(t *testing.T, name, annotations string, starts ...*fakeTask) {
+	t.Helper()
+	dir := filepath.Join(b.dir, "onboot", name)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	config := fmt.Sprintf(`{"process":{"args":["x"]},"root":{"path":"rootfs"},"linux":{},"annotations":{%s}}`, annotations)
+	if err := os.WriteFile(filepath.Join(dir, "config.json"), []byte(config), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	b.tasks[name] = starts
+}
+
+func (b *boot) run(t *testing.T, ctx context.Context) (policy.Action, error) {
+	t.Helper()
+	dirs, err := bundle.List(b.dir, bundle.Onboot)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b.Run(ctx, bundle.Onboot, dirs)
+}
+
+func (b *boot) now() time.Duration { return time.Since(b.begin) }
+
+func (b *boot) act(what, name string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.did = append(b.did, what+" "+name)
+}
+
+func (b *boot) Start(_ context.Context, c *bundle.Bundle, _ task.Streams) (task.Task, error) {
+	b.act("start", c.Name)
+	starts := b.tasks[c.Name]
+	if len(starts) == 0 {
+		return nil, errors.New(c.Name + ": no such command")
+	}
+	b.tasks[c.Name] = starts[1:]
+	return starts[0].start(), nil
+}
+
+func (b *boot) Adopt(_ context.Context, c *bundle.Bundle, _ pidfd.Identity) (task.Task, *task.Exit, error) {
+	if b.now() < b.away {
+		return nil, nil, errors.New("containerd is not running")
+	}
+	if f := b.found[c.Name]; f != nil {
+		delete(b.found, c.Name)
+		return f.start(), nil, nil
+	}
+	e := b.foundEnd[c.Name]
+	delete(b.foundEnd, c.Name)
+	return nil, e, nil
+}
+
+func (b *boot) Remove(_ context.Context, c *bundle.Bundle) { b.act("remove", c.Name) }
+func (b *boot) Done(id string) bool                        { return b.done[id] }
+func (b *boot) SetDone(id string)                          { b.done[id] = true }
+
+func (b *boot) say(mark, name, format string, a ...any) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.lines = append(b.lines, fmt.Sprintf("%v %s: %s%s", b.now(), name, mark, fmt.Sprintf(format, a...)))
+}
+
+func (b *boot) Line(name, format string, a ...any)  { b.say("", name, format, a...) }
+func (b *boot) Warn(name, format string, a ...any)  { b.say("warning: ", name, format, a...) }
+func (b *boot) Error(name, format string, a ...any) { b.say("ERROR: ", name, format, a...) }
+
+type output struct{}
+
+func (output) Paths() (string, string) { return "out", "err" }
+func (output) Mark()                   {}
+func (output) Drain()                  {}
+func (output) Tail(int) []string       { return []string{"last words"} }
+func (output) Close(bool)              {}
+
+func equal(t *testing.T, what string, got, want []string) {
+	t.Helper()
+	if !slices.Equal(got, want) {
+		t.Errorf("%s:\n\t%s\nnot\n\t%s", what, strings.Join(got, "\n\t"), strings.Join(want, "\n\t"))
+	}
+}
+
+func TestOneAfterTheOtherInOrder(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBoot(t)
+		b.add(t, "010-last", "", &fakeTask{runs: time.Second})
+		b.add(t, "000-first", "", &fakeTask{runs: 2 * time.Second})
+		b.add(t, "001-fails", `"keelson.console":"false"`, &fakeTask{runs: time.Second, status: 3})
+		b.add(t, "002-missing", "")
+		action, err := b.run(t, context.Background())
+		if err != nil || action != policy.ActionContinue {
+			t.Errorf("%v, %v", action, err)
+		}
+		equal(t, "done", b.did, []string{
+			"start 000-first", "remove 000-first", "start 001-fails", "remove 001-fails", "start 002-missing", "start 010-last", "remove 010-last"})
+		equal(t, "the console", b.lines, []string{
+			"2s first: onboot 1 of 4: done in 2.000s",
+			"3s fails: ERROR: onboot 2 of 4: exited with code 3 after 1.000s; going on",
+			"3s fails: | last words",
+			"3s missing: ERROR: onboot 3 of 4: could not be started: no such command; going on",
+			"4s last: onboot 4 of 4: done in 1.000s",
+		})
+		if again, err := b.run(t, context.Background()); err != nil || again != policy.ActionContinue || len(b.did) != 7 {
+			t.Errorf("a second run repeated something: %v, %v, %q", again, err, b.did)
+		}
+	})
+}
+
+func TestTimeout(t *testing.T) {
+	for name, tc := range map[string]struct {
+		task *fakeTask
+		want string
+	}{
+		"ends at SIGTERM":   {&fakeTask{}, "1s web: ERROR: onboot 1 of 1: not done after 1s (keelson.timeout), killed by SIGTERM; going on"},
+		"ignores SIGTERM":   {&fakeTask{ignores: true}, "3s web: ERROR: onboot 1 of 1: not done after 1s (keelson.timeout), killed by SIGKILL; going on"},
+		"cannot hear it":    {&fakeTask{deaf: true}, "1s web: ERROR: onboot 1 of 1: not done after 1s (keelson.timeout), killed by SIGKILL; going on"},
+		"cannot be killed":  {&fakeTask{ignores: true, stuck: true}, "5s web: ERROR: onboot 1 of 1: it cannot be killed: its processes are stuck in the kernel; going on"},
+		"done just in time": {&fakeTask{runs: 900 * time.Millisecond}, "900ms web: onboot 1 of 1: done in 0.900s"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := newBoot(t)
+				b.add(t, "000-web", `"keelson.timeout":"1s"`, tc.task)
+				if action, err := b.run(t, context.Background()); err != nil || action != policy.ActionContinue {
+					t.Errorf("%v, %v", action, err)
+				}
+				equal(t, "the console", b.lines, []string{tc.want})
+			})
+		})
+	}
+}
+
+func TestRetry(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fails := func() *fakeTask { return &fakeTask{runs: time.Second, status: 1} }
+		b := newBoot(t)
+		b.add(t, "000-web", `"keelson.on-failure":"retry:3"`, fails(), fails(), &fakeTask{runs: time.Second})
+		b.add(t, "001-never", `"keelson.on-failure":"retry:1"`, fails(), fails())
+		if action, err := b.run(t, context.Background()); err != nil || action != policy.ActionContinue {
+			t.Errorf("%v, %v", action, err)
+		}
+		equal(t, "the console", b.lines, []string{
+			"1s web: ERROR: onboot 1 of 2: exited with code 1 after 1.000s; try 2 of 4 in 100ms",
+			"2.1s web: ERROR: onboot 1 of 2: exited with code 1 after 1.000s; try 3 of 4 in 200ms",
+			"3.3s web: onboot 1 of 2: done in 1.000s",
+			"4.3s never: ERROR: onboot 2 of 2: exited with code 1 after 1.000s; try 2 of 2 in 100ms",
+			"5.4s never: ERROR: onboot 2 of 2: exited with code 1 after 1.000s; going on",
+		})
+	})
+}
+
+func TestAFailureMayEndTheMachine(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBoot(t)
+		b.add(t, "000-web", `"keelson.on-failure":"poweroff"`, &fakeTask{runs: time.Second, status: 1}, &fakeTask{runs: time.Second, status: 1})
+		b.add(t, "001-behind", "", &fakeTask{runs: time.Second})
+		for range 2 { // a supervisor that dies before it could ask tries again
+			if action, err := b.run(t, context.Background()); err != nil || action != policy.ActionPoweroff {
+				t.Errorf("%v, %v", action, err)
+			}
+		}
+		equal(t, "done", b.did, []string{"start 000-web", "remove 000-web", "start 000-web", "remove 000-web"})
+	})
+}
+
+func TestABundleThatCannotBeUsedIsNotTried(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBoot(t)
+		b.add(t, "000-web", `"keelson.on-failure":"retry:3"`)
+		if err := os.WriteFile(filepath.Join(b.dir, "onboot", "000-web", "runtime.json"), []byte(`{"mounts":1}`), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if action, err := b.run(t, context.Background()); err != nil || action != policy.ActionContinue || len(b.did) > 0 {
+			t.Errorf("%v, %v, %q", action, err, b.did)
+		}
+		if len(b.lines) != 1 || !strings.Contains(b.lines[0], "runtime.json:1: mounts is a number, want a list; going on") {
+			t.Errorf("the console shows %q", b.lines)
+		}
+	})
+}
+
+func TestARestartedSupervisorGoesOnWhereTheLastOneWas(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBoot(t)
+		b.Resumed = true
+		b.away = 3 * time.Second // containerd died too
+		b.SetDone("onboot.000-over")
+		b.add(t, "000-over", "")
+		b.add(t, "001-runs", "")
+		b.found["001-runs"] = &fakeTask{runs: time.Second}
+		b.add(t, "002-ended", `"keelson.on-failure":"retry:1"`, &fakeTask{runs: time.Second})
+		b.foundEnd["002-ended"] = &task.Exit{Status: 4, Known: true}
+		b.add(t, "003-next", "", &fakeTask{runs: time.Second})
+		if action, err := b.run(t, context.Background()); err != nil || action != policy.ActionContinue {
+			t.Errorf("%v, %v", action, err)
+		}
+		equal(t, "done", b.did, []string{"remove 001-runs", "remove 002-ended", "start 002-ended", "remove 002-ended", "start 003-next", "remove 003-next"})
+		equal(t, "the console", b.lines, []string{
+			"0s runs: warning: it is not known whether it runs: containerd is not running; asking again",
+			"4s runs: onboot 2 of 4: done in 4.000s",
+			"4s ended: ERROR: onboot 3 of 4: exited with code 4 after 0.000s; try 2 of 2 in 100ms",
+			"5.1s ended: onboot 3 of 4: done in 1.000s",
+			"6.1s next: onboot 4 of 4: done in 1.000s",
+		})
+	})
+}
+
+func TestStopDuringARun(t *testing.T) {
+	for name, tc := range map[string]struct {
+		prepare func(t *testing.T, b *boot)
+		did     []string
+		after   time.Duration
+	}{
+		"while it runs": {
+			func(t *testing.T, b *boot) { b.add(t, "000-web", "", &fakeTask{}) },
+			[]string{"start 000-web", "remove 000-web"}, 0,
+		},
+		"of one that ignores it": {
+			func(t *testing.T, b *boot) { b.add(t, "000-web", "", &fakeTask{ignores: true}) },
+			[]string{"start 000-web", "remove 000-web"}, stopGrace,
+		},
+		"before a retry": {
+			func(t *testing.T, b *boot) {
+				b.add(t, "000-web", `"keelson.on-failure":"retry:1"`, &fakeTask{runs: time.Minute - 50*time.Millisecond, status: 1}, &fakeTask{})
+			},
+			[]string{"start 000-web", "remove 000-web"}, 0,
+		},
+		"while it is not known whether it runs": {
+			func(t *testing.T, b *boot) {
+				b.Resumed, b.away = true, time.Hour
+				b.add(t, "000-web", "", &fakeTask{})
+			},
+			nil, 0,
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := newBoot(t)
+				tc.prepare(t, b)
+				b.add(t, "001-behind", "", &fakeTask{})
+				ctx, cancel := context.WithCancel(context.Background())
+				time.AfterFunc(time.Minute, cancel)
+				if _, err := b.run(t, ctx); !errors.Is(err, context.Canceled) {
+					t.Errorf("got %v", err)
+				}
+				if at := b.now(); at != time.Minute+tc.after {
+					t.Errorf("it ended after %v", at)
+				}
+				equal(t, "done", b.did, tc.did)
+				if len(b.done) > 0 {
+					t.Errorf("remembered as done: %v", b.done)
+				}
+			})
+		})
+	}
+}
+
+func TestLinkLogs(t *testing.T) {
+	dir := t.TempDir()
+	logs, varLog := filepath.Join(dir, "run/log"), filepath.Join(dir, "var/log")
+	if err := os.MkdirAll(varLog, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // a restarted supervisor does it again
+		if err := LinkLogs(logs, varLog, bundle.Onboot); err != nil {
+			t.Error(err)
+		}
+	}
+	if to, err := filepath.EvalSymlinks(filepath.Join(varLog, "onboot")); err != nil || to != filepath.Join(logs, "onboot") {
+		t.Errorf("%s, %v", to, err)
+	}
+}
