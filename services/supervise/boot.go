@@ -123,7 +123,7 @@ func (s *Supervisor) takenOver(ctx context.Context) {
 			running++
 		}
 	}
-	s.con.Line("keelson", "supervisor is back; %s of %d running", plural(running, "service"), len(s.services))
+	s.con.Line("keelson", "supervisor is back; %d of %s running", running, plural(len(s.services), "service"))
 	s.progress.SetDone("complete")
 }
 

@@ -55,7 +55,7 @@ func (e Exit) Success() bool { return e.Known && e.Status == 0 }
 func (e Exit) String() string {
 	switch {
 	case !e.Known:
-		return "ended, its exit code was lost with containerd"
+		return "ended, its exit code was lost with its shim or containerd"
 	case e.Status > 128 && e.Status <= 128+64:
 		sig := unix.Signal(e.Status - 128)
 		if name := unix.SignalName(sig); name != "" {

@@ -43,7 +43,7 @@ func TestExitInWords(t *testing.T) {
 		{Exit{Status: 137, Known: true}, "killed by SIGKILL"},
 		{Exit{Status: 128 + 40, Known: true}, "killed by signal 40"},
 		{Exit{Status: 255, Known: true}, "exited with code 255"},
-		{Exit{}, "ended, its exit code was lost with containerd"},
+		{Exit{}, "ended, its exit code was lost with its shim or containerd"},
 	} {
 		if got := tc.exit.String(); got != tc.want {
 			t.Errorf("%+v: %q, want %q", tc.exit, got, tc.want)
