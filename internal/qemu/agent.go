@@ -82,25 +82,41 @@ func (a *agent) close() {
 	<-a.gone
 }
 
+// resend is how long the first answer is waited for before a request that changes nothing is sent again. An
+// agent that is killed takes the requests it has read with it.
+const resend = 5 * time.Second
+
+// repeatable says which requests may be carried out twice.
+var repeatable = map[string]bool{
+	guestagent.OpPing: true, guestagent.OpRead: true, guestagent.OpStat: true, guestagent.OpList: true, guestagent.OpPS: true,
+}
+
 // call carries out a request in the guest. What names the thing asked for, for errors.
 func (m *Machine) call(ctx context.Context, request guestagent.Request, what string) (*guestagent.Response, error) {
 	if m.agent == nil {
 		return nil, errNoAgent
 	}
-	reply, err := m.agent.send(&request)
-	if err != nil {
-		return nil, fmt.Errorf("guest: %s: %w", what, err)
-	}
-	select {
-	case response := <-reply:
-		if response.Error != "" {
-			return response, fmt.Errorf("guest: %s: %s", what, response.Error)
+	for wait := resend; ; wait *= 2 {
+		reply, err := m.agent.send(&request)
+		if err != nil {
+			return nil, fmt.Errorf("guest: %s: %w", what, err)
 		}
-		return response, nil
-	case <-m.agent.gone:
-		return nil, fmt.Errorf("guest: %s: the machine has ended", what)
-	case <-ctx.Done():
-		return nil, fmt.Errorf("guest: %s: %w; console:\n%s", what, ctx.Err(), m.Console.tail(20))
+		var again <-chan time.Time
+		if repeatable[request.Op] {
+			again = time.After(wait)
+		}
+		select {
+		case response := <-reply:
+			if response.Error != "" {
+				return response, fmt.Errorf("guest: %s: %s", what, response.Error)
+			}
+			return response, nil
+		case <-again:
+		case <-m.agent.gone:
+			return nil, fmt.Errorf("guest: %s: the machine has ended", what)
+		case <-ctx.Done():
+			return nil, fmt.Errorf("guest: %s: %w; console:\n%s", what, ctx.Err(), m.Console.tail(20))
+		}
 	}
 }
 
@@ -109,20 +125,8 @@ func (m *Machine) AwaitAgent(ctx context.Context) error {
 	if m.agent == nil {
 		return errNoAgent
 	}
-	for {
-		// A request that a killed agent had read already is never answered, hence more than one.
-		try, cancel := context.WithTimeout(ctx, 2*time.Second)
-		_, err := m.call(try, guestagent.Request{Op: guestagent.OpPing}, "ping")
-		cancel()
-		if err == nil || ctx.Err() != nil {
-			return err
-		}
-		select {
-		case <-m.done:
-			return err
-		default:
-		}
-	}
+	_, err := m.call(ctx, guestagent.Request{Op: guestagent.OpPing}, "ping")
+	return err
 }
 
 // Result is what a command in the guest left.
