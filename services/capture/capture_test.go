@@ -235,9 +235,17 @@ func TestAFileThatSomebodyTouchedIsWrittenOn(t *testing.T) {
 	fmt.Fprint(f, "a stranger's\n")
 	f.Close()
 	say("five", "four\na stranger's\nfive\n")
+	other := filepath.Join(dir, "other")
+	if err := os.WriteFile(other, []byte("other\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(other, path); err != nil {
+		t.Fatal(err)
+	}
+	say("six", "other\nsix\n")
 	w.Close()
 	s.Close(false)
-	if got := l.wait(t, 0); !slices.Equal(got, []string{"one", "two", "three", "four", "five"}) {
+	if got := l.wait(t, 0); !slices.Equal(got, []string{"one", "two", "three", "four", "five", "six"}) {
 		t.Errorf("shown: %q", got)
 	}
 	if len(m.all) > 0 {
@@ -294,31 +302,24 @@ func TestALongLineIsShownInPieces(t *testing.T) {
 
 func TestDrainEndsWhateverIsWritten(t *testing.T) {
 	dir := t.TempDir()
-	s := open(t, dir, nil)
-	w := writer(t, s)
-	stop, stopped := make(chan struct{}), make(chan struct{})
-	go func() { // a process that has outlived its task
-		defer close(stopped)
-		for {
-			select {
-			case <-stop:
-				return
-			default:
-				fmt.Fprint(w, strings.Repeat("x", 4096))
-			}
-		}
-	}()
+	var w *os.File
+	started := make(chan struct{})
+	more := func(string) { // a process that has outlived its task: the pipe is never empty
+		<-started
+		fmt.Fprintln(w, "more")
+	}
+	s := open(t, dir, more)
+	w = writer(t, s)
+	defer w.Close()
+	fmt.Fprintln(w, "first")
+	close(started)
 	done := make(chan struct{})
-	go func() { s.Drain(); close(done) }()
+	go func() { s.Drain(); s.Close(false); close(done) }()
 	select {
 	case <-done:
 	case <-time.After(time.Minute):
-		t.Error("Drain waits for a writer that never ends")
+		t.Fatal("Drain waits for a writer that never ends")
 	}
-	close(stop)
-	<-stopped
-	w.Close()
-	s.Close(false)
 }
 
 func TestWithoutSplice(t *testing.T) {
