@@ -13,8 +13,8 @@ import (
 	"bytes"
 	"fmt"
 	"strings"
-
 	"time"
+	"unicode/utf8"
 
 	"golang.org/x/sys/unix"
 )
@@ -112,21 +112,27 @@ func Now() time.Duration {
 }
 
 // Format renders one console line for a time since the kernel's start; a text
-// of several lines becomes as many console lines. Control bytes other than tab
-// are made visible, so that no container's output can steer the terminal.
+// of several lines becomes as many console lines. Control characters other than
+// tab, and bytes that are not UTF-8, are made visible, so that no container's
+// output can steer the terminal.
 func Format(at time.Duration, name, text string) []byte {
 	var b bytes.Buffer
 	text = strings.TrimRight(text, "\n")
 	for _, line := range strings.Split(text, "\n") {
 		fmt.Fprintf(&b, "%9.3f  %-12s  ", at.Seconds(), name)
-		for i := 0; i < len(line); i++ {
-			switch ch := line[i]; {
-			case ch == '\r' && i == len(line)-1:
-			case ch < ' ' && ch != '\t', ch == 0x7f:
-				fmt.Fprintf(&b, "\\x%02x", ch)
-			default:
-				b.WriteByte(ch)
+		line = strings.TrimSuffix(line, "\r")
+		for len(line) > 0 {
+			r, n := utf8.DecodeRuneInString(line)
+			// The last ones are C1 controls, which 8-bit terminals obey as bytes and
+			// others as characters.
+			if r < ' ' && r != '\t' || r >= 0x7f && r < 0xa0 || r == utf8.RuneError && n == 1 {
+				for _, ch := range []byte(line[:n]) {
+					fmt.Fprintf(&b, "\\x%02x", ch)
+				}
+			} else {
+				b.WriteString(line[:n])
 			}
+			line = line[n:]
 		}
 		b.WriteByte('\n')
 	}

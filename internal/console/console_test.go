@@ -32,6 +32,9 @@ func TestDevices(t *testing.T) {
 
 func TestFormat(t *testing.T) {
 	got := string(Format(1234567*time.Microsecond, "web", "running\nand \x1b[2Jwell\tso\r\n"))
+	if got, want := string(Format(0, "web", "naïve → \x9b2J \u009b2J\x7f \xff")), "    0.000  web           naïve → \\x9b2J \\xc2\\x9b2J\\x7f \\xff\n"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
 	want := "    1.235  web           running\n    1.235  web           and \\x1b[2Jwell\tso\n"
 	if got != want {
 		t.Errorf("got %q, want %q", got, want)

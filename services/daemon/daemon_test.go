@@ -3,6 +3,7 @@ package daemon
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -120,4 +121,37 @@ func TestAProcessOfAnotherStartIsNotAdopted(t *testing.T) {
 		t.Fatalf("the remembered process was not adopted: %v", p)
 	}
 	p.Close()
+}
+
+// A supervisor may die between starting containerd and writing down that it has.
+func TestOneThatWasNotRememberedIsFoundInItsCgroup(t *testing.T) {
+	cfg := config(t, script(t, "exec sleep 1000"))
+	cfg.CgroupDir = t.TempDir()
+	start := func(args ...string) *exec.Cmd {
+		cmd := &exec.Cmd{Path: "/bin/sh", Args: append([]string{cfg.Binary, "-c", "read x"}, args...)}
+		in, err := cmd.StdinPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = in.Close(); _ = cmd.Wait() })
+		return cmd
+	}
+	other, own := start("--address", "/somewhere/else"), start("--address", cfg.Address)
+	procs := fmt.Sprintf("%d\n%d\n", other.Process.Pid, own.Process.Pid)
+	if err := os.WriteFile(filepath.Join(cfg.CgroupDir, "cgroup.procs"), []byte(procs), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // found, and then remembered
+		p := New(cfg).adopt()
+		if p == nil || p.PID != own.Process.Pid {
+			t.Fatalf("got %v, want process %d", p, own.Process.Pid)
+		}
+		p.Close()
+		if err := os.WriteFile(filepath.Join(cfg.CgroupDir, "cgroup.procs"), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
 }

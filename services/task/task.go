@@ -275,6 +275,9 @@ func (r *Runtime) forget(ctx context.Context, b *bundle.Bundle) {
 		if !errdefs.IsFailedPrecondition(err) {
 			if err != nil && !errdefs.IsNotFound(err) {
 				slog.Warn("remove the task: "+err.Error(), "container", b.ID)
+				if errdefs.IsDeadlineExceeded(err) {
+					return // a containerd that is stuck will not remove the record either
+				}
 			}
 			break
 		}
