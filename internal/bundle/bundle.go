@@ -90,6 +90,9 @@ type Bundle struct {
 	Warnings []string
 }
 
+// ownCgroup is where the supervisor, containerd and the shims live.
+const ownCgroup = "/keelson"
+
 // idPattern is what containerd accepts as an identifier.
 var idPattern = regexp.MustCompile(`^[A-Za-z0-9]+(?:[._-][A-Za-z0-9]+)*$`)
 
@@ -121,6 +124,9 @@ func Load(section Section, dir string) (*Bundle, error) {
 		return b, fmt.Errorf("%s: linux is missing: it holds the container's namespaces", config)
 	case spec.Root == nil || spec.Root.Path == "":
 		return b, fmt.Errorf("%s: root.path is missing: it names the folder of the root file system, usually rootfs", config)
+	}
+	if p := filepath.Join("/", spec.Linux.CgroupsPath); p == ownCgroup || strings.HasPrefix(p, ownCgroup+"/") {
+		return b, fmt.Errorf("%s: linux.cgroupsPath: %s holds the system itself, which would be killed with the container: name another, or none", config, p)
 	}
 	b.Spec = spec
 	// runtime.json belongs to LinuxKit's form; a plain OCI bundle has none.

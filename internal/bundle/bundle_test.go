@@ -59,6 +59,7 @@ func TestLoadNamesFileLineAndField(t *testing.T) {
 		{"no args", "config.json", strings.Replace(good, `"/bin/httpd","-f"`, "", 1), "config.json: process.args is empty"},
 		{"no root", "config.json", strings.Replace(good, `"root":{"path":"rootfs"},`, "", 1), "config.json: root.path is missing"},
 		{"no linux", "config.json", strings.Replace(good, `"linux"`, `"linus"`, 1), "config.json: linux is missing"},
+		{"the system's cgroup", "config.json", strings.Replace(good, `"linux":{`, `"linux":{"cgroupsPath":"keelson/supervisor",`, 1), "config.json: linux.cgroupsPath: /keelson/supervisor holds the system itself"},
 		{"runtime of the wrong type", "runtime.json", "[]", "runtime.json:1: the document is a list, want an object"},
 		{"runtime field of the wrong type", "runtime.json", "{\"mkdir\":\n\"/var\"}", "runtime.json:2: mkdir is a string, want a list"},
 		{"odd namespace", "runtime.json", `{"namespace":"a b"}`, `runtime.json: namespace "a b": use letters`},
