@@ -38,13 +38,26 @@ const (
 // group dearer to make, and the boot waits for these.
 var ownControllers = []string{"cpu", "memory", "pids"}
 
+// v2Options are what the unified hierarchy is mounted with, best first: kernels
+// before 6.0 lack favordynmods, before 5.7 memory_recursiveprot, before 4.13
+// nsdelegate.
+//
+// favordynmods makes moving a process into a group, which every start of a
+// container does, cheap: without it each move waits for an RCU grace period.
+// What it costs in return, a lock at each fork and exit, is not measurable.
+var v2Options = []string{
+	"nsdelegate,memory_recursiveprot,favordynmods",
+	"nsdelegate,memory_recursiveprot",
+	"nsdelegate",
+	"",
+}
+
 // V2 mounts the unified hierarchy and makes keelson's groups in it.
 func V2(k kernel.Calls) (mounted int, failed []error) {
-	err := k.Mount("cgroup2", Top, "cgroup2", flags, "nsdelegate,memory_recursiveprot")
-	if errors.Is(err, syscall.EINVAL) {
-		// Kernels before 5.7 lack the second option, before 4.13 the first.
-		if err = k.Mount("cgroup2", Top, "cgroup2", flags, "nsdelegate"); errors.Is(err, syscall.EINVAL) {
-			err = k.Mount("cgroup2", Top, "cgroup2", flags, "")
+	var err error
+	for _, options := range v2Options {
+		if err = k.Mount("cgroup2", Top, "cgroup2", flags, options); !errors.Is(err, syscall.EINVAL) {
+			break
 		}
 	}
 	if err != nil && !errors.Is(err, syscall.EBUSY) {

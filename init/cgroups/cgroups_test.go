@@ -20,7 +20,7 @@ func TestV2(t *testing.T) {
 		t.Fatal(n, failed)
 	}
 	for _, call := range []string{
-		"mount cgroup2 /sys/fs/cgroup cgroup2 0xe nsdelegate,memory_recursiveprot",
+		"mount cgroup2 /sys/fs/cgroup cgroup2 0xe nsdelegate,memory_recursiveprot,favordynmods",
 		"write /sys/fs/cgroup/cgroup.subtree_control +cpuset +cpu +io +memory +pids",
 		"mkdir /sys/fs/cgroup/keelson 755",
 		"write /sys/fs/cgroup/keelson/cgroup.subtree_control +cpu +memory +pids",
@@ -34,7 +34,7 @@ func TestV2(t *testing.T) {
 }
 
 func TestV2OnAnOldKernel(t *testing.T) {
-	for known, want := range map[string]string{"nsdelegate": "nsdelegate", "": ""} {
+	for _, known := range []string{"nsdelegate,memory_recursiveprot", "nsdelegate", ""} {
 		k := machine()
 		k.Fail = func(_ int, call string) error {
 			if strings.HasPrefix(call, "mount") && !strings.HasSuffix(call, " 0xe "+known) {
@@ -45,7 +45,7 @@ func TestV2OnAnOldKernel(t *testing.T) {
 		if n, failed := V2(k); n != 1 || len(failed) != 0 {
 			t.Errorf("kernel that knows %q: %d, %v", known, n, failed)
 		}
-		if !k.Did("mount cgroup2 /sys/fs/cgroup cgroup2 0xe " + want) {
+		if !k.Did("mount cgroup2 /sys/fs/cgroup cgroup2 0xe " + known) {
 			t.Errorf("calls: %q", k.Calls())
 		}
 	}
