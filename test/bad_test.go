@@ -137,7 +137,7 @@ services:
 		t.Log(err) // the machine may be gone before the answer
 	}
 	m.end(qemu.Reboot)
-	m.inOrder(`keelson .*services stopped`, `init .*unmounted \d+ file systems, rebooting`)
+	m.inOrder(`keelson .*services stopped`, `init .*unmounted [1-9]\d* file systems, rebooting`)
 }
 
 // An init image and a kernel, and nothing to run: not even a folder for it.
