@@ -16,6 +16,7 @@ import (
 	containersapi "github.com/containerd/containerd/api/services/containers/v1"
 	tasksapi "github.com/containerd/containerd/api/services/tasks/v1"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
+	"github.com/containerd/errdefs"
 	"github.com/containerd/errdefs/pkg/errgrpc"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
@@ -70,5 +71,8 @@ func native(err error) error {
 	if err == nil {
 		return nil
 	}
-	return errgrpc.ToNative(err)
+	if err = errgrpc.ToNative(err); errdefs.IsDeadlineExceeded(err) {
+		return fmt.Errorf("containerd does not answer: %w", context.DeadlineExceeded)
+	}
+	return err
 }

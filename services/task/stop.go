@@ -25,13 +25,13 @@ func (t *running) Stop(sig unix.Signal) (heard bool, err error) {
 	if deaf, err := deafTo(fmt.Sprintf("/proc/%d/status", t.PID()), sig); err != nil || !deaf {
 		return true, nil // gone, or it gets the signal
 	}
-	root := t.runtime.CgroupRoot
-	if root == "" {
-		return true, nil // its other processes are not known: leave it its time
+	all := machineProcesses
+	if root := t.runtime.CgroupRoot; root != "" {
+		all = func() []int { return processes(filepath.Join(root, t.bundle.CgroupsPath())) }
 	}
 	// A cgroup that the user chose may hold others' processes as well.
 	namespace := pidNamespace(t.PID())
-	for _, pid := range processes(filepath.Join(root, t.bundle.CgroupsPath())) {
+	for _, pid := range all() {
 		if pid != t.PID() && namespace != "" && pidNamespace(pid) == namespace && unix.Kill(pid, sig) == nil {
 			heard = true
 		}
@@ -46,6 +46,22 @@ func pidNamespace(pid int) string {
 		return ""
 	}
 	return name
+}
+
+// machineProcesses returns every process there is: with cgroup v1 none of the
+// hierarchies has to know a container.
+func machineProcesses() []int {
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		return nil
+	}
+	var pids []int
+	for _, e := range entries {
+		if pid, err := strconv.Atoi(e.Name()); err == nil {
+			pids = append(pids, pid)
+		}
+	}
+	return pids
 }
 
 // processes returns the processes of a cgroup and of those below it.

@@ -3,6 +3,7 @@ package task
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -51,5 +52,14 @@ func TestExitInWords(t *testing.T) {
 		if tc.exit.Success() != (tc.want == "exited with code 0") {
 			t.Errorf("%+v: success %v", tc.exit, tc.exit.Success())
 		}
+	}
+}
+
+func TestMachineProcesses(t *testing.T) {
+	if pids := machineProcesses(); !slices.Contains(pids, os.Getpid()) || !slices.Contains(pids, 1) {
+		t.Errorf("got %v", pids)
+	}
+	if name := pidNamespace(os.Getpid()); name == "" || name != pidNamespace(os.Getppid()) {
+		t.Errorf("a process is in %q, its parent in %q", name, pidNamespace(os.Getppid()))
 	}
 }
