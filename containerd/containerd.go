@@ -79,7 +79,11 @@ func run(args []string, out io.Writer) error {
 	}
 	signals := make(chan os.Signal, 8)
 	signal.Notify(signals, unix.SIGTERM, unix.SIGINT, unix.SIGUSR1)
-	signal.Ignore(unix.SIGPIPE, unix.SIGHUP)
+	// Received and left unread rather than ignored: what is ignored stays so in
+	// every shim and container that is started from here.
+	unread := make(chan os.Signal, 1)
+	signal.Notify(unread, unix.SIGPIPE, unix.SIGHUP)
+	defer signal.Stop(unread)
 	defer signal.Stop(signals)
 	return serve(context.Background(), cfg, warnings, signals)
 }
