@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -164,12 +165,19 @@ func (b *bench) offset(ctx context.Context) (float64, error) {
 		return 0, err
 	}
 	defer m.Close()
-	line, err := m.Await(ctx, uptime.String())
-	if err != nil {
+	if _, err := m.Await(ctx, `bench: end`); err != nil {
 		return 0, err
 	}
-	found := uptime.FindStringSubmatch(line)
-	return seconds(found[1]) - seconds(found[2]), nil
+	least := math.Inf(1)
+	for _, line := range m.Console.Lines(0) {
+		if found := uptime.FindStringSubmatch(line); found != nil {
+			least = min(least, seconds(found[1])-seconds(found[2]))
+		}
+	}
+	if math.IsInf(least, 1) {
+		return 0, fmt.Errorf("the console does not show the kernel's clock:\n%s", m.Console)
+	}
+	return least, nil
 }
 
 // times measures a boot, and how long /init had the machine.

@@ -79,12 +79,17 @@ const (
 		) &
 `
 	// offsetScript: what to take off a time of the kernel's log to have the time since boot that the console
-	// shows. It waits for the next hundredth of a second and writes it to the log at once.
+	// shows. It waits for the next hundredth of a second and writes it to the log at once, some times, because it
+	// may be held up between the two.
 	offsetScript = `(
-		read now rest </proc/uptime
-		then=$now
-		while [ $then = $now ]; do read now rest </proc/uptime; done
-		echo "<1>bench: uptime $now" >/dev/kmsg
+		/bench/busybox sleep 10
+		for i in 1 2 3 4 5 6 7 8 9 10; do
+			read now rest </proc/uptime
+			then=$now
+			while [ $then = $now ]; do read now rest </proc/uptime; done
+			echo "<1>bench: uptime $now" >/dev/kmsg
+		done
+		echo "bench: end" >/dev/console
 		) &
 `
 )
