@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"keelson/init/boot"
+	"keelson/init/cgroups"
 	"keelson/init/handover"
 	"keelson/init/kernel"
 	"keelson/internal/console"
@@ -33,6 +34,9 @@ func main() {
 	}
 	p := &pid1{kernel: k, signals: watch(), started: start, pause: time.Sleep}
 	p.boot = boot.Run(k, console.Now)
+	if p.boot.Cgroup != "" {
+		go cgroups.FavorMoves(k)
+	}
 	p.console = openConsole(p.boot)
 	p.report()
 	p.run()

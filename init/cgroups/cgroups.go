@@ -39,17 +39,18 @@ const (
 var ownControllers = []string{"cpu", "memory", "pids"}
 
 // v2Options are what the unified hierarchy is mounted with, best first: kernels
-// before 6.0 lack favordynmods, before 5.7 memory_recursiveprot, before 4.13
-// nsdelegate.
-//
-// favordynmods makes moving a process into a group, which every start of a
-// container does, cheap: without it each move waits for an RCU grace period.
-// What it costs in return, a lock at each fork and exit, is not measurable.
-var v2Options = []string{
-	"nsdelegate,memory_recursiveprot,favordynmods",
-	"nsdelegate,memory_recursiveprot",
-	"nsdelegate",
-	"",
+// before 5.7 lack memory_recursiveprot, before 4.13 nsdelegate.
+var v2Options = []string{fullOptions, "nsdelegate", ""}
+
+const fullOptions = "nsdelegate,memory_recursiveprot"
+
+// FavorMoves makes moving a process into a group cheap, which every start of a
+// container does: without it each move waits for an RCU grace period. What it
+// costs in return, a lock at each fork and exit, is not measurable. The call
+// waits for such a period itself, some 10 ms, so it is made beside the boot.
+// Kernels before 6.0 do not know it, and nothing is lost then.
+func FavorMoves(k kernel.Calls) {
+	_ = k.Mount("cgroup2", Top, "cgroup2", flags|unix.MS_REMOUNT, fullOptions+",favordynmods")
 }
 
 // V2 mounts the unified hierarchy and makes keelson's groups in it.

@@ -20,7 +20,7 @@ func TestV2(t *testing.T) {
 		t.Fatal(n, failed)
 	}
 	for _, call := range []string{
-		"mount cgroup2 /sys/fs/cgroup cgroup2 0xe nsdelegate,memory_recursiveprot,favordynmods",
+		"mount cgroup2 /sys/fs/cgroup cgroup2 0xe nsdelegate,memory_recursiveprot",
 		"write /sys/fs/cgroup/cgroup.subtree_control +cpuset +cpu +io +memory +pids",
 		"mkdir /sys/fs/cgroup/keelson 755",
 		"write /sys/fs/cgroup/keelson/cgroup.subtree_control +cpu +memory +pids",
@@ -34,7 +34,7 @@ func TestV2(t *testing.T) {
 }
 
 func TestV2OnAnOldKernel(t *testing.T) {
-	for _, known := range []string{"nsdelegate,memory_recursiveprot", "nsdelegate", ""} {
+	for _, known := range []string{"nsdelegate", ""} {
 		k := machine()
 		k.Fail = func(_ int, call string) error {
 			if strings.HasPrefix(call, "mount") && !strings.HasSuffix(call, " 0xe "+known) {
@@ -48,6 +48,14 @@ func TestV2OnAnOldKernel(t *testing.T) {
 		if !k.Did("mount cgroup2 /sys/fs/cgroup cgroup2 0xe " + known) {
 			t.Errorf("calls: %q", k.Calls())
 		}
+	}
+}
+
+func TestFavorMovesKeepsTheOtherOptions(t *testing.T) {
+	k := machine()
+	FavorMoves(k)
+	if want := "mount cgroup2 /sys/fs/cgroup cgroup2 0x2e nsdelegate,memory_recursiveprot,favordynmods"; !k.Did(want) {
+		t.Errorf("missing %q in %q", want, k.Calls())
 	}
 }
 
