@@ -114,7 +114,7 @@ func testRoot(t *testing.T, m *vm) {
 	// Sizes are shares of the RAM.
 	memory := field(t, m.read("/proc/meminfo"), "MemTotal:")
 	for path, share := range map[string]int{"/run": 10, "/tmp": 10, "/var": 50} {
-		size := 0
+		size := memory / 2 // the kernel names no size that is its default
 		for option := range strings.SplitSeq(point[path].super, ",") {
 			if text, ok := strings.CutPrefix(option, "size="); ok {
 				size, _ = strconv.Atoi(strings.TrimSuffix(text, "k"))

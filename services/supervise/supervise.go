@@ -194,6 +194,7 @@ func (s *Supervisor) startContainerd(ctx context.Context) error {
 	})
 	s.tasks = &task.Runtime{
 		Client: client, StateDir: containerdState, CgroupRoot: s.cfg.CgroupRoot, ShimCgroup: shimCgroup,
+		ShimLingers: ownShim(),
 		Ready: func(ctx context.Context) error {
 			ctx, cancel := context.WithTimeout(ctx, containerdBound)
 			defer cancel()
@@ -206,6 +207,13 @@ func (s *Supervisor) startContainerd(ctx context.Context) error {
 	}
 	go s.keeper.Run(ctx)
 	return nil
+}
+
+// ownShim reports whether the image's shim is ours: it is one program with runc,
+// and the image has the link that says so.
+func ownShim() bool {
+	to, err := os.Readlink("/usr/bin/runc")
+	return err == nil && filepath.Base(to) == "containerd-shim-runc-v2"
 }
 
 // containerdBound is how long a single start waits for containerd.

@@ -71,7 +71,7 @@ func withCgroupOptions(mounts []specs.Mount, options []string) []specs.Mount {
 
 // spec returns the configuration a container is created with: its own, with
 // what depends on this machine filled in.
-func spec(b *bundle.Bundle) (*anypb.Any, error) {
+func spec(b *bundle.Bundle, grouped bool) (*anypb.Any, error) {
 	s := *b.Spec
 	root := *s.Root
 	root.Path = b.Rootfs()
@@ -86,7 +86,7 @@ func spec(b *bundle.Bundle) (*anypb.Any, error) {
 		process.OOMScoreAdj = &zero
 	}
 	s.Process = &process
-	if !b.Service.OwnShim {
+	if grouped {
 		s.Annotations = maps.Clone(s.Annotations)
 		if s.Annotations == nil {
 			s.Annotations = map[string]string{}

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -42,6 +43,11 @@ type Runtime struct {
 	// ShimCgroup is where shims live, below CgroupRoot; empty for where
 	// containerd does.
 	ShimCgroup string
+	// ShimLingers says that the shim is ours, which stays for a while when its
+	// last member is gone, and whose next start waits for its end. A stock one
+	// removes its socket at some time after its last delete, even if a new shim
+	// of the group has taken its place.
+	ShimLingers bool
 
 	group group
 
@@ -85,7 +91,7 @@ func (r *Runtime) start(ctx context.Context, b *bundle.Bundle, io Streams) (*run
 	if err != nil {
 		return nil, err
 	}
-	s, err := spec(b)
+	s, err := spec(b, r.grouped(b))
 	if err != nil {
 		return nil, err
 	}
@@ -152,20 +158,32 @@ func (r *Runtime) create(ctx context.Context, b *bundle.Bundle, io Streams, opts
 // lockGroup takes the group lock as a create or delete of b needs it, and
 // returns what lets go of it.
 func (r *Runtime) lockGroup(ctx context.Context, b *bundle.Bundle) (unlock func(), err error) {
-	if b.Service.OwnShim {
+	if !r.grouped(b) {
 		return func() {}, nil
 	}
-	r.mu.Lock()
-	others := false
-	for _, t := range r.tasks {
-		others = others || t.bundle.ID != b.ID && !t.bundle.Service.OwnShim && t.bundle.Namespace() == b.Namespace() && !t.process.Ended()
-	}
-	r.mu.Unlock()
-	unlock, err = r.group.lock(ctx, !others)
+	unlock, err = r.group.lock(ctx, !r.groupRuns(b))
 	if err != nil {
 		return nil, fmt.Errorf("wait for the shim that others use: %w", err)
 	}
 	return unlock, nil
+}
+
+// grouped reports whether a container shares its shim. With a stock shim the
+// one-shots do not: one after the other, each would find its predecessor's end.
+func (r *Runtime) grouped(b *bundle.Bundle) bool {
+	return !b.Service.OwnShim && (r.ShimLingers || b.Section == bundle.Services)
+}
+
+// groupRuns reports whether another member of b's group runs.
+func (r *Runtime) groupRuns(b *bundle.Bundle) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, t := range r.tasks {
+		if t.bundle.ID != b.ID && r.grouped(t.bundle) && t.bundle.Namespace() == b.Namespace() && !t.process.Ended() {
+			return true
+		}
+	}
+	return false
 }
 
 func key(b *bundle.Bundle) string { return b.Namespace() + "/" + b.ID }
@@ -303,8 +321,47 @@ func (r *Runtime) delete(ctx context.Context, b *bundle.Bundle) error {
 		return err
 	}
 	defer unlock()
+	last := r.grouped(b) && !r.ShimLingers && !r.groupRuns(b)
+	var before []int
+	if last {
+		before = r.shims()
+	}
 	_, err = r.Client.tasks.Delete(ctx, &tasksapi.DeleteTaskRequest{ContainerID: b.ID}, grpc.WaitForReady(true))
+	if err == nil && last {
+		r.awaitShimEnd(ctx, before)
+	}
 	return native(err)
+}
+
+// shimEndBound is how long the end of a stock shim is waited for.
+const shimEndBound = 500 * time.Millisecond
+
+// shims returns the processes of the shims.
+func (r *Runtime) shims() []int {
+	if r.CgroupRoot == "" || r.ShimCgroup == "" {
+		return nil
+	}
+	return processes(filepath.Join(r.CgroupRoot, r.ShimCgroup))
+}
+
+// awaitShimEnd waits until one of the shims is gone that were there before the
+// last member of their group was deleted.
+func (r *Runtime) awaitShimEnd(ctx context.Context, before []int) {
+	ctx, cancel := context.WithTimeout(ctx, shimEndBound)
+	defer cancel()
+	for len(before) > 0 {
+		now := r.shims()
+		for _, pid := range before {
+			if !slices.Contains(now, pid) {
+				return
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(2 * time.Millisecond):
+		}
+	}
 }
 
 // explain makes a runtime's error one a person can act on.
