@@ -58,6 +58,9 @@ func unfit(k kernel.Calls) string {
 	if k.SameFile("/proc/1/exe", "/proc/self/exe") {
 		return "it runs already, as PID 1"
 	}
+	if ns, err := k.Readlink("/proc/self/ns/pid"); err == nil && ns == boot.InitialPIDNamespace {
+		return "it is for being the first process of a machine or of a container, not for being started by hand"
+	}
 	return "" // a container whose PID 1 is a small init such as docker's
 }
 

@@ -44,8 +44,8 @@ type Result struct {
 	Failed, Warnings []error
 }
 
-// initialPIDNamespace is the kernel's fixed number for it, PROC_PID_INIT_INO.
-const initialPIDNamespace = "pid:[4026531836]"
+// InitialPIDNamespace is the kernel's fixed number for it, PROC_PID_INIT_INO.
+const InitialPIDNamespace = "pid:[4026531836]"
 
 const (
 	openFiles = 1048576
@@ -73,7 +73,7 @@ func inContainer(k kernel.Calls) bool {
 		return false
 	}
 	ns, err := k.Readlink("/proc/self/ns/pid")
-	return err != nil || ns != initialPIDNamespace || k.Getpid() != 1
+	return err != nil || ns != InitialPIDNamespace || k.Getpid() != 1
 }
 
 func (r *Result) container(k kernel.Calls) {
@@ -105,7 +105,7 @@ func (r *Result) machine(k kernel.Calls, now func() time.Duration) {
 	}
 	r.readCmdline(k)
 	ns, err := k.Readlink("/proc/self/ns/pid")
-	r.Machine = err != nil || ns == initialPIDNamespace
+	r.Machine = err != nil || ns == InitialPIDNamespace
 	n, failed := mounts.All(k)
 	r.Mounts += n
 	r.Failed = append(r.Failed, failed...)

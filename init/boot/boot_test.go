@@ -21,7 +21,7 @@ func machine() *kerneltest.Kernel {
 		File("/proc/cmdline", "console=ttyS0 keelson.shutdown.timeout=7s\n").
 		File("/etc/hostname", "# a comment\n\n box \nother\n").
 		File("/sys/fs/cgroup/cgroup.controllers", "cpu memory pids").
-		Link("/proc/self/ns/pid", initialPIDNamespace)
+		Link("/proc/self/ns/pid", InitialPIDNamespace)
 }
 
 // clock is a time that goes on by a millisecond a look.
