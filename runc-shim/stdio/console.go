@@ -143,22 +143,9 @@ func (s *Streams) connect(c *Console) error {
 // openPolled opens path for the shim itself to write to: nonblocking, so that
 // a FIFO nobody reads parks a goroutine and no thread.
 func (s *Streams) openPolled(path string) (*os.File, error) {
-	if path == "" {
-		return nil, nil
-	}
-	fifo, err := isFIFO(path)
-	if err != nil {
-		return nil, err
-	}
-	if !fifo {
-		return openFile(path, 0)
-	}
-	r, err := openFIFO(path, unix.O_RDONLY)
-	if err != nil {
-		return nil, err
-	}
-	s.kept = append(s.kept, r)
-	return os.OpenFile(path, unix.O_WRONLY|unix.O_NONBLOCK, 0)
+	return s.openKept(path, func() (*os.File, error) {
+		return os.OpenFile(path, unix.O_WRONLY|unix.O_NONBLOCK, 0)
+	})
 }
 
 // Ended says that the process is gone: what is still in the terminal is moved

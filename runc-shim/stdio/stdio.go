@@ -128,9 +128,21 @@ func address(raw string) (*url.URL, error) {
 	}
 }
 
-// openOutput opens path for a process to write to. Where it is a FIFO, a read
-// end is kept: without one a write would fail with EPIPE while nobody listens.
+// openOutput opens path for a process to write to.
 func (s *Streams) openOutput(path string) (*os.File, error) {
+	return s.openKept(path, func() (*os.File, error) {
+		w, err := openFIFO(path, unix.O_WRONLY)
+		if err != nil {
+			return nil, err
+		}
+		return w, s.own(w)
+	})
+}
+
+// openKept opens path for writing, by way of write where it is a FIFO. Then a
+// read end is kept: without one a write would fail with EPIPE while nobody
+// listens.
+func (s *Streams) openKept(path string, write func() (*os.File, error)) (*os.File, error) {
 	if path == "" {
 		return nil, nil
 	}
@@ -146,11 +158,7 @@ func (s *Streams) openOutput(path string) (*os.File, error) {
 		return nil, err
 	}
 	s.kept = append(s.kept, r)
-	w, err := openFIFO(path, unix.O_WRONLY)
-	if err != nil {
-		return nil, err
-	}
-	return w, s.own(w)
+	return write()
 }
 
 func (s *Streams) openStdin() error {
