@@ -1,0 +1,165 @@
+// Package api owns what the supervisor and those who ask it say to each other
+// over its control socket: the paths of its requests and the JSON of its answers.
+//
+// It promises that within one Version a field keeps its name, its meaning and its
+// unit; fields may be added. Durations are nanoseconds, times are nanoseconds
+// since the machine's start (CLOCK_BOOTTIME), sizes are bytes. It holds types
+// only: nothing here does anything.
+package api
+
+import "time"
+
+// Version is the version of the protocol, and the first element of each path.
+const Version = "v1"
+
+// Socket is where the supervisor listens.
+const Socket = "/run/keelson/control.sock"
+
+// Service is everything there is to know of one service. What does not apply is
+// left out.
+type Service struct {
+	Name  string        `json:"name"`
+	State string        `json:"state"`           // one of package services/lifecycle's
+	Since time.Duration `json:"since"`           // when it came into this state
+	Cause string        `json:"cause,omitempty"` // of the last move, in words
+
+	PID       int           `json:"pid,omitempty"`
+	StartedAt time.Duration `json:"started_at,omitempty"` // of the task that runs
+	ReadyAt   time.Duration `json:"ready_at,omitempty"`   // of the task that runs
+	Restarts  int           `json:"restarts"`             // since the boot
+	RetryAt   time.Duration `json:"retry_at,omitempty"`   // in backoff: when it is started again
+
+	WaitingFor []string `json:"waiting_for,omitempty"` // each in words, such as "db (starting)"
+	Requires   []string `json:"requires,omitempty"`
+	After      []string `json:"after,omitempty"`
+	RequiredBy []string `json:"required_by,omitempty"`
+
+	Ready    string  `json:"ready"`            // how its readiness is found out, as it is written
+	Status   string  `json:"status,omitempty"` // what it said of itself with STATUS=
+	Health   *Health `json:"health,omitempty"` // nil without a health check
+	Critical bool    `json:"critical,omitempty"`
+
+	LastExit *Exit    `json:"last_exit,omitempty"`
+	Problems []string `json:"problems,omitempty"` // what is wrong with its configuration, in words
+	Policy   Policy   `json:"policy"`
+
+	Image     string   `json:"image,omitempty"` // its folder
+	Namespace string   `json:"namespace,omitempty"`
+	Cgroup    string   `json:"cgroup,omitempty"` // below the cgroup file system
+	Figures   *Figures `json:"figures,omitempty"`
+	OOMKills  int      `json:"oom_kills,omitempty"`
+
+	Moves []Move   `json:"moves,omitempty"` // the newest last
+	Log   []string `json:"log,omitempty"`   // the last lines, in a status only
+}
+
+// Policy is what was asked for, in force, as it would be written.
+type Policy struct {
+	Restart      string `json:"restart"`
+	Backoff      string `json:"backoff"`
+	Limit        string `json:"limit,omitempty"`
+	OnFailure    string `json:"on_failure"`
+	ReadyTimeout string `json:"ready_timeout,omitempty"`
+	StopSignal   string `json:"stop_signal"`
+	StopTimeout  string `json:"stop_timeout"`
+	Shim         string `json:"shim"`
+}
+
+// Health is what a service's health check has found.
+type Health struct {
+	Check    string        `json:"check"`            // as it is written
+	State    string        `json:"state"`            // healthy, unhealthy or unknown
+	Failures int           `json:"failures"`         // one after the other, up to now
+	At       time.Duration `json:"at,omitempty"`     // of the last check
+	Reason   string        `json:"reason,omitempty"` // of the last failure
+}
+
+// Exit is how a task ended.
+type Exit struct {
+	Code   int           `json:"code"`
+	Signal string        `json:"signal,omitempty"` // SIGKILL; "" if it ended by itself
+	Reason string        `json:"reason"`           // in words, with what the kernel said of it
+	At     time.Duration `json:"at"`
+	Ran    time.Duration `json:"ran"`
+}
+
+// Move is one change of a service's state.
+type Move struct {
+	From  string        `json:"from"`
+	To    string        `json:"to"`
+	Event string        `json:"event"`
+	Cause string        `json:"cause,omitempty"`
+	At    time.Duration `json:"at"`
+}
+
+// Figures are what a cgroup says of what it holds; a limit of 0 is none.
+type Figures struct {
+	Memory     uint64        `json:"memory"`
+	MemoryPeak uint64        `json:"memory_peak,omitempty"`
+	MemoryMax  uint64        `json:"memory_max,omitempty"`
+	CPU        time.Duration `json:"cpu"` // used since the cgroup was made
+	Throttled  time.Duration `json:"throttled,omitempty"`
+	ReadBytes  uint64        `json:"read_bytes"`
+	WriteBytes uint64        `json:"write_bytes"`
+	Pids       uint64        `json:"pids"`
+	PidsMax    uint64        `json:"pids_max,omitempty"`
+}
+
+// Event is something that happened on the machine. Seq counts from 1; a gap
+// between two that were received is what was missed.
+type Event struct {
+	Seq     uint64        `json:"seq"`
+	At      time.Duration `json:"at"`
+	Kind    string        `json:"kind"` // state, health, resources, machine
+	Service string        `json:"service,omitempty"`
+	From    string        `json:"from,omitempty"` // of kind state
+	To      string        `json:"to,omitempty"`   // of kind state
+	Cause   string        `json:"cause,omitempty"`
+	Missed  uint64        `json:"missed,omitempty"` // events that were dropped before this one
+}
+
+// Machine is the state of the whole.
+type Machine struct {
+	Version  string        `json:"version"`
+	Now      time.Duration `json:"now"`
+	State    string        `json:"state"`              // booting, running, stopping
+	Watchdog string        `json:"watchdog,omitempty"` // in words
+	Services int           `json:"services"`
+	Ready    int           `json:"ready"`
+	Failed   int           `json:"failed"`
+}
+
+// Boot is how the boot went.
+type Boot struct {
+	InitStart time.Duration `json:"init_start"` // PID 1 began
+	InitDone  time.Duration `json:"init_done"`  // the supervisor was started
+	Complete  time.Duration `json:"complete"`   // 0 while the boot goes on
+	Steps     []Step        `json:"steps"`
+	Services  []BootService `json:"services"`
+}
+
+// Step is one thing the boot did.
+type Step struct {
+	Name  string        `json:"name"` // hardware, modules, containerd, volumes, onboot.000-dhcp ...
+	Start time.Duration `json:"start"`
+	End   time.Duration `json:"end"`
+	Error string        `json:"error,omitempty"`
+}
+
+// BootService is a service's first way up. Times that were not reached are 0.
+type BootService struct {
+	Name     string        `json:"name"`
+	Waiting  time.Duration `json:"waiting"`  // it began to wait for others
+	Starting time.Duration `json:"starting"` // its start began
+	Running  time.Duration `json:"running"`
+	Ready    time.Duration `json:"ready"`
+	Failed   time.Duration `json:"failed,omitempty"`
+	After    []string      `json:"after,omitempty"`
+	Requires []string      `json:"requires,omitempty"`
+}
+
+// Error is the body of an answer that is none.
+type Error struct {
+	Error string `json:"error"`
+	Want  string `json:"want,omitempty"` // what would be right
+}
