@@ -19,17 +19,37 @@ func TestParseServiceTakesEveryKey(t *testing.T) {
 		"keelson.stop.timeout":    "3s",
 		"keelson.console":         "true",
 		"keelson.shim":            "own",
+		"keelson.after":           "db, cache,db",
+		"keelson.requires":        "net",
+		"keelson.ready":           "http:8080/ready?deep=1",
+		"keelson.ready.timeout":   "2m",
+		"keelson.health":          `exec:sh -c "test -e /ok"`,
+		"keelson.health.interval": "5s",
+		"keelson.health.timeout":  "1s",
+		"keelson.health.retries":  "2",
+		"keelson.health.grace":    "1m",
+		"keelson.critical":        "true",
+		"keelson.log":             "drop",
 		"org.example.other":       "nobody's business",
 	})
-	want := Service{RestartOnFailure, 250 * time.Millisecond, time.Minute, Limit{5, time.Minute}, ActionReboot, unix.SIGINT, 3 * time.Second, true, true}
-	if len(problems) > 0 || got != want {
+	want := Service{
+		Restart: RestartOnFailure, BackoffMin: 250 * time.Millisecond, BackoffMax: time.Minute, Limit: Limit{5, time.Minute}, OnFailure: ActionReboot,
+		After: []string{"db", "cache"}, Requires: []string{"net"},
+		Ready: Probe{Kind: ProbeHTTP, Port: 8080, Path: "/ready?deep=1", text: "http:8080/ready?deep=1"}, ReadyTimeout: 2 * time.Minute,
+		Health: Health{
+			Check:    Probe{Kind: ProbeExec, Argv: []string{"sh", "-c", "test -e /ok"}, text: `exec:sh -c "test -e /ok"`},
+			Interval: 5 * time.Second, Timeout: time.Second, Retries: 2, Grace: time.Minute,
+		},
+		StopSignal: unix.SIGINT, StopTimeout: 3 * time.Second, Critical: true, Console: true, OwnShim: true, LogDrop: true,
+	}
+	if len(problems) > 0 || !reflect.DeepEqual(got, want) {
 		t.Errorf("got %+v, %v; want %+v", got, problems, want)
 	}
 }
 
 func TestParseOneShotTakesEveryKey(t *testing.T) {
-	got, problems := ParseOneShot(false, map[string]string{"keelson.timeout": "5s", "keelson.on-failure": "retry:3", "keelson.console": "false"})
-	if want := (OneShot{5 * time.Second, ActionRetry, 3, false}); len(problems) > 0 || got != want {
+	got, problems := ParseOneShot(false, map[string]string{"keelson.timeout": "5s", "keelson.on-failure": "retry:3", "keelson.console": "false", "keelson.log": "drop"})
+	if want := (OneShot{5 * time.Second, ActionRetry, 3, false, true}); len(problems) > 0 || got != want {
 		t.Errorf("got %+v, %v; want %+v", got, problems, want)
 	}
 	if got, _ := ParseOneShot(true, map[string]string{"keelson.timeout": "none"}); got.Timeout != 0 {
@@ -47,10 +67,17 @@ func TestWrongValuesKeepTheDefault(t *testing.T) {
 		{"keelson.stop.timeout", "10"}, {"keelson.stop.timeout", "-1s"},
 		{"keelson.console", "yes"},
 		{"keelson.shim", "group"},
+		{"keelson.after", "a,,b"}, {"keelson.after", ""}, {"keelson.requires", "a b"}, {"keelson.requires", "../a"},
+		{"keelson.ready", "ready"}, {"keelson.ready", "none"}, {"keelson.ready", "tcp"}, {"keelson.ready", "tcp:0"}, {"keelson.ready", "tcp:65536"},
+		{"keelson.ready", "tcp:80/x"}, {"keelson.ready", "http:x/"}, {"keelson.ready", "http:80/a b"}, {"keelson.ready", "exec:"}, {"keelson.ready", "exec:'a"},
+		{"keelson.ready", `exec:a \`}, {"keelson.ready", "file:a"}, {"keelson.ready", "file:/"}, {"keelson.ready", "log:("}, {"keelson.ready", "log:"},
+		{"keelson.ready", "notify:x"}, {"keelson.ready", "started:"}, {"keelson.ready.timeout", "0s"}, {"keelson.ready.timeout", "90"},
+		{"keelson.health", "started"}, {"keelson.health", "file:/x"}, {"keelson.health", ""},
+		{"keelson.critical", "1"}, {"keelson.log", "keep"},
 		{"keelson.timeout", "10s"}, // a one-shot's key
 	} {
 		got, problems := ParseService(map[string]string{tc.key: tc.value})
-		if got != DefaultService() {
+		if !reflect.DeepEqual(got, DefaultService()) {
 			t.Errorf("%s=%q changed the policy to %+v", tc.key, tc.value, got)
 		}
 		if len(problems) != 1 || problems[0].Key != tc.key || problems[0].Want == "" {
@@ -100,5 +127,41 @@ func TestSignals(t *testing.T) {
 	got, _ = ParseService(map[string]string{stopSignalLabel: "SIGQUIT", "keelson.stop.signal": "INT"})
 	if got.StopSignal != unix.SIGINT {
 		t.Errorf("the user's signal must win over the image's: %d", got.StopSignal)
+	}
+}
+
+func TestHealthSettingsNeedACheck(t *testing.T) {
+	settings := map[string]string{"keelson.health.interval": "1s", "keelson.health.retries": "0"}
+	_, problems := ParseService(settings)
+	var keys []string
+	for _, p := range problems {
+		keys = append(keys, p.Key+": "+p.Want)
+	}
+	want := []string{
+		"keelson.health.retries: want a number of at least 1",
+		"keelson.health.interval: does nothing without keelson.health, which says how the service is checked",
+		"keelson.health.retries: does nothing without keelson.health, which says how the service is checked",
+	}
+	if !reflect.DeepEqual(keys, want) {
+		t.Errorf("got %q, want %q", keys, want)
+	}
+	settings = map[string]string{"keelson.health.interval": "1s", "keelson.health": "none"}
+	if _, problems := ParseService(settings); len(problems) > 0 {
+		t.Errorf("a check that is switched off: %v", problems)
+	}
+}
+
+func TestCommandsAreSplitIntoWords(t *testing.T) {
+	for text, want := range map[string][]string{
+		"redis-cli ping":      {"redis-cli", "ping"},
+		"  a\t b  ":           {"a", "b"},
+		`sh -c 'a "b" $c'`:    {"sh", "-c", `a "b" $c`},
+		`a "b \" \\ \n" c\ d`: {"a", `b " \ \n`, "c d"},
+		`a '' ""`:             {"a", "", ""},
+		`x"y"z`:               {"xyz"},
+	} {
+		if got, ok := splitWords(text); !ok || !reflect.DeepEqual(got, want) {
+			t.Errorf("%s: got %q, want %q", text, got, want)
+		}
 	}
 }
