@@ -24,9 +24,10 @@ func Order(services map[string]Service) []OrderProblem {
 	for _, name := range names {
 		s := services[name]
 		for _, k := range orderKeys(&s) {
+			value := strings.Join(*k.list, ",")
 			for _, other := range slices.Clone(*k.list) {
 				if _, ok := services[other]; !ok {
-					problems = append(problems, OrderProblem{name, []string{name}, Problem{k.name, strings.Join(*k.list, ","), noService(other, names)}})
+					problems = append(problems, OrderProblem{name, []string{name}, Problem{k.name, value, noService(other, names)}})
 					*k.list = without(*k.list, other)
 				}
 			}
@@ -70,9 +71,13 @@ func without(list []string, name string) []string {
 }
 
 func noService(name string, names []string) string {
-	best, bestDistance := "", 3
+	best, bestDistance := "", max(1, len(name)/3)+1
 	for _, n := range names {
-		if d := distance(name, n); d < bestDistance && d < len(name) {
+		d := distance(name, n)
+		if letters(n) == letters(name) { // two that were swapped count as one mistake
+			d = 1
+		}
+		if d < bestDistance {
 			best, bestDistance = n, d
 		}
 	}
@@ -81,6 +86,8 @@ func noService(name string, names []string) string {
 	}
 	return fmt.Sprintf("there is no service %s; there are %s", name, strings.Join(names, ", "))
 }
+
+func letters(name string) string { return string(slices.Sorted(slices.Values([]byte(name)))) }
 
 func before(s Service) []string { return append(slices.Clone(s.Requires), s.After...) }
 

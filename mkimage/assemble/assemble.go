@@ -13,6 +13,7 @@ import (
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
+	"keelson/internal/policy"
 	"keelson/mkimage/config"
 	"keelson/mkimage/images"
 	"keelson/mkimage/ocispec"
@@ -47,8 +48,9 @@ type builder struct {
 	ctx    context.Context
 	tree   *tree.Tree
 	users  map[string]uint32
-	loaded map[string]*loaded // by the name in the YAML
-	placed map[v1.Hash]string // image to the folder it lies in
+	loaded map[string]*loaded        // by the name in the YAML
+	placed map[v1.Hash]string        // image to the folder it lies in
+	kept   map[string]policy.Service // how each service is to be kept, by its name
 	result *Result
 }
 
@@ -71,12 +73,13 @@ func Build(ctx context.Context, opt Options) (*Result, error) {
 	b := &builder{
 		Options: opt, ctx: ctx, tree: tree.New(), users: ocispec.Users(opt.Config),
 		loaded: map[string]*loaded{}, placed: map[v1.Hash]string{},
+		kept: map[string]policy.Service{},
 	}
 	b.result = &Result{Root: b.tree, Cmdline: opt.Config.Kernel.Cmdline}
 	if err := b.load(); err != nil {
 		return nil, err
 	}
-	for _, step := range []func() error{b.kernel, b.init, b.containers, b.volumes, b.files} {
+	for _, step := range []func() error{b.kernel, b.init, b.containers, b.order, b.volumes, b.files} {
 		if err := step(); err != nil {
 			return nil, err
 		}

@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"path"
+	"slices"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
+	"keelson/internal/policy"
 	"keelson/mkimage/config"
 	"keelson/mkimage/ocispec"
 	"keelson/mkimage/tree"
@@ -65,6 +67,9 @@ func (b *builder) container(section, field, dir string, image *config.Image) err
 	if err != nil {
 		return err
 	}
+	if section == "services" {
+		b.kept[image.Name], _ = policy.ParseService(spec.Annotations) // problems were told with the YAML or the label
+	}
 	mounts, err := b.rootfs(l, dir, spec.Root.Readonly)
 	if err != nil {
 		return err
@@ -77,6 +82,26 @@ func (b *builder) container(section, field, dir string, image *config.Image) err
 		return err
 	}
 	return putJSON(root, "runtime.json", ocispec.Runtime(image.Runtime, label.Runtime, mounts))
+}
+
+// order refuses services that wait for one another or for one that is not there.
+// It is known only now that labels and YAML have been put together.
+func (b *builder) order() error {
+	var problems config.Problems
+	for _, p := range policy.Order(b.kept) {
+		i := slices.IndexFunc(b.Config.Services, func(s *config.Image) bool { return s.Name == p.Service })
+		field := fmt.Sprintf("services[%d]", i)
+		problem := b.Config.Problem(field+".annotations."+p.Key, "%q: %s", p.Value, p.Want)
+		if problem.Line == 0 {
+			problem = b.Config.Problem(field, "annotation %s of its image: %q: %s", p.Key, p.Value, p.Want)
+		}
+		problems = append(problems, problem)
+	}
+	if len(problems) > 0 {
+		slices.SortStableFunc(problems, func(a, b config.Problem) int { return a.Line - b.Line })
+		return problems
+	}
+	return nil
 }
 
 func putJSON(root *tree.Root, name string, v any) error {
