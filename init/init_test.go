@@ -153,6 +153,11 @@ func (b *box) expect(pattern string) []string {
 			case line := <-b.lines:
 				b.seen = append(b.seen, line)
 				b.untaken = append(b.untaken, line)
+			case err := <-b.ended:
+				b.ended <- err
+				if len(b.lines) == 0 {
+					b.t.Fatalf("PID 1 ended (%v) without %q:\n%s", err, pattern, strings.Join(b.seen, "\n"))
+				}
 			case <-late:
 				b.t.Fatalf("no %q in %s:\n%s", pattern, bound, strings.Join(b.seen, "\n"))
 			}

@@ -6,6 +6,8 @@ import (
 	"runtime"
 	"sync"
 	"syscall"
+
+	"keelson/internal/rtsignal"
 )
 
 // signals are the kinds PID 1 tells apart. Each has its own channel, so that a
@@ -40,6 +42,7 @@ func (s signals) watchAll() {
 			signal.Notify(s.rest, n)
 		}
 	}
+	_ = rtsignal.Ignore() // 32 to 34, which have no other way; it cannot fail for signals that exist
 }
 
 // again has the children looked at once more.

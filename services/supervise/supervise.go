@@ -25,6 +25,7 @@ import (
 	"keelson/internal/console"
 	"keelson/internal/modules"
 	"keelson/internal/policy"
+	"keelson/internal/rtsignal"
 	"keelson/internal/uevent"
 	"keelson/services/capture"
 	"keelson/services/daemon"
@@ -118,6 +119,8 @@ func Run(cfg Config) int {
 	// Caught by nobody rather than ignored: what is ignored stays so in every
 	// program started from here, down to the containers.
 	signal.Notify(make(chan os.Signal, 1), unix.SIGPIPE, unix.SIGHUP, unix.SIGINT)
+
+	_ = rtsignal.Default() // PID 1 ignores them, and that is inherited
 
 	s := &Supervisor{cfg: cfg, con: console.New(console.Devices(cfg.Cmdline)...)}
 	s.routeLog()
