@@ -39,13 +39,16 @@ type Result struct {
 	M1       Shape   `json:"m1"`
 	M5       Shape   `json:"m5"`
 	M20      Shape   `json:"m20"`
-	Each     float64 `json:"each_service_s"` // what a further service costs, from m5 to m20
-	Handover float64 `json:"handover_s"`     // from the start of /init to that of the next stage
-	Restart  float64 `json:"restart_s"`      // from the death of a healthy service to its exec
-	Poweroff float64 `json:"poweroff_s"`     // from poweroff(8) to the kernel's "Power down"
-	LeastRAM int     `json:"least_ram_mib"`  // that boots m1
-	Runtime  float64 `json:"runtime_mb"`     // the init's and the runtime's files
-	Initrd   float64 `json:"initrd_mb"`      // of m1, with gzip
+	Each     float64 `json:"each_service_s"`  // what a further service costs, from m5 to m20
+	Handover float64 `json:"handover_s"`      // from the start of /init to that of the next stage
+	Restart  float64 `json:"restart_s"`       // from the death of a healthy service to its exec
+	Ready    float64 `json:"restart_ready_s"` // from the death of a healthy service to its being ready, by a port
+	Chains   float64 `json:"chains_all_up_s"` // of 20 services in chains of five by requires
+	Storm    *Storm  `json:"storm"`
+	Poweroff float64 `json:"poweroff_s"`    // from poweroff(8) to the kernel's "Power down"
+	LeastRAM int     `json:"least_ram_mib"` // that boots m1
+	Runtime  float64 `json:"runtime_mb"`    // the init's and the runtime's files
+	Initrd   float64 `json:"initrd_mb"`     // of m1, with gzip
 }
 
 type bench struct {
@@ -90,6 +93,18 @@ func (b *bench) measure(ctx context.Context) (*Result, error) {
 	say("restart")
 	if r.Restart, err = b.span(ctx, victim, "bench: victim dies", "bench: victim runs"); err != nil {
 		return nil, fmt.Errorf("restart: %w", err)
+	}
+	say("kill to ready")
+	if r.Ready, err = b.killToReady(ctx, offset); err != nil {
+		return nil, fmt.Errorf("kill to ready: %w", err)
+	}
+	say("chains")
+	if r.Chains, err = b.chains(ctx, offset); err != nil {
+		return nil, fmt.Errorf("chains: %w", err)
+	}
+	say("storm")
+	if r.Storm, err = b.storm(ctx); err != nil {
+		return nil, fmt.Errorf("storm: %w", err)
 	}
 	say("poweroff")
 	if r.Poweroff, err = b.span(ctx, switchOff, "bench: off", "reboot: Power down"); err != nil {

@@ -8,8 +8,8 @@ import (
 // row is a line of the table: what was measured, beside the budget and the most that is hoped for.
 type row struct {
 	what                       string
-	format                     string // of each number
-	measured, budget, moonshot float64
+	format                     string  // of each number
+	measured, budget, moonshot float64 // 0 is none
 }
 
 func rows(r *Result) []row {
@@ -28,6 +28,12 @@ func rows(r *Result) []row {
 		{"idle m20: context switches", "%.1f /s", r.M20.SwitchesSec, 20, 5},
 		{"idle m20: CPU", "%.2f %%", r.M20.CPUPercent, 0.2, 0.05},
 		{"dead service -> running again", "%.0f ms", r.Restart * 1000, 90, 40},
+		{"dead service -> ready again", "%.0f ms", r.Ready * 1000, 0, 0},
+		{"20 services in chains of 5", "%.3f s", r.Chains, 0, 0},
+		{"restart storm: supervisor's CPU", "%.1f %%", r.Storm.CPUPercent, 10, 0},
+		{"restart storm: its memory grows", "%.1f MB", r.Storm.GrownMB, 0, 0},
+		{"restart storm: restarts", "%.1f /s", r.Storm.RestartsSec, 0, 0},
+		{"restart storm: dead -> running", "%.0f ms", r.Storm.Restart * 1000, 0, 0},
 		{"poweroff -> power down", "%.3f s", r.Poweroff, 0.5, 0.2},
 		{"init + runtime files", "%.1f MB", r.Runtime, 30, 24},
 		{"m1 initrd, gzip", "%.1f MB", r.Initrd, 14, 11},
@@ -39,12 +45,23 @@ func printTable(w io.Writer, r *Result) {
 	for _, row := range rows(r) {
 		mark := ""
 		switch {
+		case row.budget == 0:
 		case row.measured > row.budget:
 			mark = "over budget"
 		case row.measured <= row.moonshot:
 			mark = "moonshot"
 		}
-		fmt.Fprintf(w, "%-32s %12s %12s %12s  %s\n", row.what, fmt.Sprintf(row.format, row.measured),
-			fmt.Sprintf(row.format, row.budget), fmt.Sprintf(row.format, row.moonshot), mark)
+		fmt.Fprintf(w, "%-32s %12s %12s %12s  %s\n", row.what, row.number(row.measured),
+			row.aim(row.budget), row.aim(row.moonshot), mark)
 	}
+}
+
+func (r row) number(n float64) string { return fmt.Sprintf(r.format, n) }
+
+// aim is a number that is to be reached, or a dash where none was set.
+func (r row) aim(n float64) string {
+	if n == 0 {
+		return "-"
+	}
+	return r.number(n)
 }
