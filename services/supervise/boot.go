@@ -27,6 +27,7 @@ const scriptBound = 60 * time.Second
 func (s *Supervisor) boot(bootCtx, ctx context.Context) {
 	again := s.progress.Done("services")
 	s.step("hardware", func() { s.hardware(bootCtx) })
+	s.listenToButtons()
 	if !s.cfg.Container {
 		go s.watchHardware(ctx)
 	}
@@ -105,6 +106,7 @@ func (s *Supervisor) bootComplete(services time.Duration) {
 	if not > 0 {
 		s.con.Warn("keelson", "%s of %d not running", plural(not, "service"), running+not)
 	}
+	s.listenToButtons()
 	now := console.Now()
 	s.con.Line("keelson", "boot complete in %.3fs (kernel %.3fs, init %.3fs, hardware %.3fs, onboot %.3fs, services %.3fs); %s running",
 		now.Seconds(), s.cfg.InitStart.Seconds(), (s.cfg.InitDone - s.cfg.InitStart).Seconds(),
@@ -123,6 +125,7 @@ func (s *Supervisor) takenOver(ctx context.Context) {
 			running++
 		}
 	}
+	s.listenToButtons()
 	s.con.Line("keelson", "supervisor is back; %d of %s running", running, plural(len(s.services), "service"))
 	s.progress.SetDone("complete")
 }

@@ -114,6 +114,22 @@ func (s *Supervisor) needsOverlay() bool {
 	return len(found) > 0
 }
 
+// listenToButtons opens the power buttons that are there. The boot calls it once
+// the modules are loaded, and does not go on before: the kernel keeps no press for
+// whoever opens a button later, and people press when they read that the boot is
+// complete. The second call, just before that line, opens what has come in between
+// and whose event may still wait to be read. A button that comes later is opened by
+// watchHardware.
+func (s *Supervisor) listenToButtons() {
+	switch {
+	case s.cfg.Container:
+	case s.buttons == nil:
+		s.buttons = power.Listen()
+	default:
+		s.buttons.Rescan()
+	}
+}
+
 // watchHardware handles what comes and goes while the machine runs, and the
 // power button, until the context ends.
 func (s *Supervisor) watchHardware(ctx context.Context) {
@@ -127,7 +143,7 @@ func (s *Supervisor) watchHardware(ctx context.Context) {
 			s.con.Warn("hardware", "new devices will not be noticed: %v", err)
 		}
 	}
-	buttons := power.Listen()
+	buttons := s.buttons
 	defer buttons.Close()
 	go s.watchButtons(ctx, buttons)
 

@@ -25,6 +25,7 @@ import (
 	"keelson/internal/console"
 	"keelson/internal/modules"
 	"keelson/internal/policy"
+	"keelson/internal/power"
 	"keelson/internal/rtsignal"
 	"keelson/internal/uevent"
 	"keelson/services/capture"
@@ -94,6 +95,7 @@ type Supervisor struct {
 	resumed  bool // an earlier supervisor of this boot has been here
 	modules  *modules.Index
 	events   *uevent.Listener // nil where the kernel's device events cannot be had
+	buttons  *power.Buttons   // open before anybody is told that the boot is complete; nil in a container
 
 	mu    sync.Mutex
 	acted bool // a machine action was asked for, guarded by mu
