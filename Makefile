@@ -88,9 +88,9 @@ lint: $(STAMP)/go | host-build ## gofmt, go vet, staticcheck
 	CGO_ENABLED=1 $(GO) tool staticcheck $(call tags,$(SHIM_TAGS)) ./runc-shim/...
 
 .PHONY: unit
-unit: $(STAMP)/go | host-build ## the unit tests, with the race detector
-	$(GO) test -race $(call tags,$(SERVICE_TAGS)) $(PACKAGES)
-	CGO_ENABLED=1 $(GO) test -race $(call tags,$(SHIM_TAGS)) ./runc-shim/...
+unit: $(STAMP)/go $(B)/images/busybox/bin/busybox | host-build ## the unit tests, with the race detector
+	KEELSON_BUSYBOX=$(CURDIR)/$(word 2,$^) $(GO) test -race $(call tags,$(SERVICE_TAGS)) $(PACKAGES)
+	KEELSON_BUSYBOX=$(CURDIR)/$(word 2,$^) CGO_ENABLED=1 $(GO) test -race $(call tags,$(SHIM_TAGS)) ./runc-shim/...
 
 .PHONY: vmtest
 vmtest: build images | host-vm ## the tests that boot virtual machines (RUN=regexp for some of them)

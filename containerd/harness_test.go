@@ -22,6 +22,8 @@ import (
 	"github.com/containerd/typeurl/v2"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"keelson/internal/nstest"
 )
 
 // asDaemon in the environment makes the test binary the daemon itself, so
@@ -91,9 +93,9 @@ func newMachine(t *testing.T) *machine {
 	if err := exec.Command("unshare", "-m", "true").Run(); err != nil {
 		t.Skipf("this host gives no mount namespace: %v", err)
 	}
-	busybox, err := exec.LookPath("busybox")
+	busybox, err := nstest.Busybox()
 	if err != nil {
-		t.Skip("no busybox on this host: the containers are made of it (Debian package busybox-static)")
+		t.Fatal(err)
 	}
 	bin, err := tools()
 	if err != nil {

@@ -15,6 +15,8 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/proto"
+
+	"keelson/internal/nstest"
 )
 
 // bound is how long any one thing may take; what does not happen by then does
@@ -122,9 +124,13 @@ func rootfs(t *testing.T) string {
 			t.Fatal(err)
 		}
 	}
-	data, err := os.ReadFile("/bin/busybox")
+	busybox, err := nstest.Busybox()
 	if err != nil {
-		t.Fatalf("the tests need busybox-static: %v", err)
+		t.Fatal(err)
+	}
+	data, err := os.ReadFile(busybox)
+	if err != nil {
+		t.Fatal(err)
 	}
 	if err := os.WriteFile(filepath.Join(dir, "bin/busybox"), data, 0o755); err != nil {
 		t.Fatal(err)
