@@ -42,14 +42,15 @@ type Stream struct {
 	done     chan struct{} // closed when run has returned
 
 	mu       sync.Mutex
-	file     *os.File // nil where it could not be opened; guarded by mu
-	offset   int64    // the end of file after the last write, guarded by mu
-	total    int64    // bytes written since Open, whatever file they are in; guarded by mu
-	partial  []byte   // the line under way, guarded by mu
-	lost     int64    // bytes dropped since the last success, guarded by mu
-	failing  bool     // that the file cannot be written was said, guarded by mu
-	stuck    bool     // that the file cannot be rotated was said, guarded by mu
-	noSplice bool     // the file's file system does not know splice, guarded by mu
+	file     *os.File          // nil where it could not be opened; guarded by mu
+	offset   int64             // the end of file after the last write, guarded by mu
+	total    int64             // bytes written since Open, whatever file they are in; guarded by mu
+	partial  []byte            // the line under way, guarded by mu
+	lost     int64             // bytes dropped since the last success, guarded by mu
+	failing  bool              // that the file cannot be written was said, guarded by mu
+	stuck    bool              // that the file cannot be rotated was said, guarded by mu
+	watchers map[*watcher]bool // guarded by mu
+	noSplice bool              // the file's file system does not know splice, guarded by mu
 }
 
 // Open makes the FIFO if there is none, opens the file for appending, making
@@ -221,7 +222,7 @@ func (s *Stream) fail(reason error) {
 // show hands the lines that end in what was written from an offset on to onLine,
 // reading them back from the file.
 func (s *Stream) show(from int64) {
-	if s.onLine == nil {
+	if !s.wantsLines() {
 		return
 	}
 	buf := make([]byte, s.offset-from)
@@ -234,10 +235,10 @@ func (s *Stream) show(from int64) {
 		i := bytes.IndexByte(text[:min(len(text), lineBytes)], '\n')
 		switch {
 		case i >= 0:
-			s.onLine(string(text[:i]))
+			s.tell(text[:i])
 			text = text[i+1:]
 		case len(text) >= lineBytes:
-			s.onLine(string(text[:lineBytes]))
+			s.tell(text[:lineBytes])
 			text = text[lineBytes:]
 		default:
 			s.partial = bytes.Clone(text) // not a slice of something larger
@@ -276,8 +277,8 @@ func (s *Stream) Drain() {
 	})
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.onLine != nil && len(s.partial) > 0 {
-		s.onLine(string(s.partial))
+	if s.wantsLines() && len(s.partial) > 0 {
+		s.tell(s.partial)
 		s.partial = nil
 	}
 }

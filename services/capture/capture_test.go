@@ -373,3 +373,42 @@ func TestOutputIsOneTail(t *testing.T) {
 		}
 	}
 }
+
+func TestWatchSeesLinesSinceTheMark(t *testing.T) {
+	dir := t.TempDir()
+	o, err := OpenOutput(filepath.Join(dir, "io"), filepath.Join(dir, "log", "web"), nil, t.Logf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stdout, stderr := o.Paths()
+	say := func(path, text string) {
+		f, err := os.OpenFile(path, os.O_WRONLY, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		fmt.Fprint(f, text)
+		f.Close()
+	}
+	say(stderr, "before\n")
+	o.Drain()
+	o.Mark()
+	say(stdout, "since\n")
+	say(stderr, "rea")
+	o.Drain()
+	l := newLines()
+	held := make(chan struct{})
+	stuckCancel := o.Watch(func([]byte) { <-held }) // one that never comes back holds nobody up
+	cancel := o.Watch(func(line []byte) { l.add(string(line)) })
+	say(stderr, "dy\n")
+	if got := l.wait(t, 2); !slices.Equal(got, []string{"since", "ready"}) {
+		t.Errorf("got %q", got)
+	}
+	for range 3 * watchLines {
+		say(stdout, "more\n")
+	}
+	o.Drain()
+	cancel()
+	stuckCancel()
+	close(held)
+	o.Close(false)
+}
