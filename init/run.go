@@ -15,6 +15,7 @@ import (
 	"keelson/init/lifecycle"
 	"keelson/init/shutdown"
 	"keelson/internal/console"
+	"keelson/internal/hold"
 )
 
 const (
@@ -37,6 +38,7 @@ type pid1 struct {
 	started  time.Duration // of PID 1, since the kernel's start
 	launched time.Duration // of the first supervisor
 	settle   time.Time     // when to do what can wait; zero once done
+	hold     []int         // the pair that keeps the supervisor's open files; empty if it cannot be had
 }
 
 // run supervises until the machine ends. It returns in a container, and where
@@ -150,12 +152,19 @@ func (p *pid1) launch() lifecycle.Event {
 	if p.launched == 0 {
 		p.console.Flush(bannerFlush) // our first line before the supervisor's
 		p.launched = console.Now()
+		if in, out, err := hold.Pair(); err == nil {
+			p.hold = []int{in, out}
+		}
 	} else if p.boot.Cgroup != "" {
 		_ = cgroups.Prepare(p.kernel) // somebody may have removed it
 	}
 	prog := kernel.Program{Path: service, Args: []string{service, "supervise"}, Env: p.environment(os.Environ()), Cgroup: p.boot.Cgroup}
 	if !p.boot.Container {
 		prog.Console = "/dev/console"
+	}
+	if len(p.hold) > 0 {
+		prog.Files = p.hold
+		prog.Env = append(prog.Env, hold.Env+"=3,4")
 	}
 	pid, err := p.kernel.Start(prog)
 	if err != nil {

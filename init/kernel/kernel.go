@@ -87,6 +87,8 @@ type Program struct {
 	Console string
 	// Cgroup is the folder of a cgroup v2 to start in; empty: PID 1's own.
 	Cgroup string
+	// Files are open files of PID 1 that the program gets as 3 and up.
+	Files []int
 }
 
 // FileSystem is what Statfs says. Blocks and Files are 0 where the file system

@@ -233,6 +233,9 @@ func (Linux) Start(p Program) (int, error) {
 		Files: []uintptr{uintptr(null), uintptr(out), uintptr(errOut)},
 		Sys:   &syscall.SysProcAttr{Setsid: true},
 	}
+	for _, fd := range p.Files {
+		attr.Files = append(attr.Files, uintptr(fd))
+	}
 	if p.Cgroup != "" {
 		if fd, err := open(p.Cgroup, unix.O_RDONLY|unix.O_DIRECTORY); err == nil {
 			defer unix.Close(fd)

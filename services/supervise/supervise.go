@@ -30,6 +30,7 @@ import (
 	"keelson/internal/uevent"
 	"keelson/services/capture"
 	"keelson/services/daemon"
+	"keelson/services/logs"
 	"keelson/services/runner"
 	"keelson/services/task"
 )
@@ -88,6 +89,7 @@ func envTime(name string) time.Duration {
 type Supervisor struct {
 	cfg      Config
 	con      *console.Console
+	logs     *logs.Store
 	tasks    *task.Runtime
 	keeper   *daemon.Keeper
 	progress *progress
@@ -130,6 +132,7 @@ func Run(cfg Config) int {
 	if s.resumed, err = resume(cfg.RunDir, bootID(cfg)); err != nil {
 		s.con.Warn("keelson", "%v", err)
 	}
+	s.logging()
 	s.progress = openProgress(filepath.Join(cfg.RunDir, "boot.json"),
 		func(format string, a ...any) { s.con.Warn("keelson", format, a...) })
 	if s.resumed {
