@@ -39,6 +39,7 @@ STOCK_TAGS := grpcnotrace no_cri no_btrfs no_zfs no_devmapper no_tracing no_syst
 STOCK_SHIM_TAGS := no_grpc no_systemd no_tracing urfave_cli_no_docs osusergo netgo static_build
 STOCK_RUNC_TAGS := seccomp urfave_cli_no_docs netgo osusergo
 STOCK_VERSION = $(shell $(GO) list -m -f '{{.Version}}' $(STOCK))
+STOCK_BIN := $(addprefix $(BIN)/stock/,containerd ctr containerd-shim-runc-v2 runc)
 STOCK_LD = -s -w -buildid= -X $(STOCK)/version.Version=$(STOCK_VERSION) -X $(STOCK)/version.Package=$(STOCK)
 
 DEMOS := $(patsubst testdata/%.yml,%,$(wildcard testdata/*.yml))
@@ -88,9 +89,11 @@ lint: $(STAMP)/go | host-build ## gofmt, go vet, staticcheck
 	CGO_ENABLED=1 $(GO) tool staticcheck $(call tags,$(SHIM_TAGS)) ./runc-shim/...
 
 .PHONY: unit
-unit: $(STAMP)/go $(B)/images/busybox/bin/busybox | host-build ## the unit tests, with the race detector
-	KEELSON_BUSYBOX=$(CURDIR)/$(word 2,$^) $(GO) test -race $(call tags,$(SERVICE_TAGS)) $(PACKAGES)
-	KEELSON_BUSYBOX=$(CURDIR)/$(word 2,$^) CGO_ENABLED=1 $(GO) test -race $(call tags,$(SHIM_TAGS)) ./runc-shim/...
+unit: export KEELSON_BUSYBOX = $(CURDIR)/$(B)/images/busybox/bin/busybox
+unit: export KEELSON_STOCK = $(CURDIR)/$(BIN)/stock
+unit: $(STAMP)/go $(B)/images/busybox/bin/busybox $(STOCK_BIN) | host-build ## the unit tests, with the race detector
+	$(GO) test -race $(call tags,$(SERVICE_TAGS)) $(PACKAGES)
+	CGO_ENABLED=1 $(GO) test -race $(call tags,$(SHIM_TAGS)) ./runc-shim/...
 
 .PHONY: vmtest
 vmtest: build images | host-vm ## the tests that boot virtual machines (RUN=regexp for some of them)
@@ -166,7 +169,7 @@ $(B)/images/redis/usr/bin/redis-server: $(IMAGES)/redis.sh $(IMAGES)/debian.sh
 $(B)/images/guestagent/bin/guestagent: $(BIN)/guestagent $(B)/images/busybox/bin/busybox
 	rm -rf $(B)/images/guestagent && cp -a $(B)/images/busybox $(B)/images/guestagent && cp $(BIN)/guestagent $@
 
-$(B)/images/stock-runtime/usr/bin/runc: $(addprefix $(BIN)/stock/,containerd ctr containerd-shim-runc-v2 runc)
+$(B)/images/stock-runtime/usr/bin/runc: $(STOCK_BIN)
 	rm -rf $(B)/images/stock-runtime && mkdir -p $(@D) && cp $^ $(@D)/ && touch $@
 
 $(B)/images/init/init: $(IMAGES)/init.sh $(BIN)/init $(BIN)/service $(BIN)/containerd-shim-runc-v2

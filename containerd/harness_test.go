@@ -48,9 +48,21 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// tools builds the stock shim, runc and ctr from the pinned modules, once a run;
-// the build cache makes it quick.
+// stockTools in the environment is a folder with the stock shim, runc and ctr,
+// which make builds for an image as well. Without it they are built here.
+const stockTools = "KEELSON_STOCK"
+
+// tools finds the stock shim, runc and ctr, or builds them from the pinned
+// modules, once a run; the build cache makes it quick the second time.
 var tools = sync.OnceValues(func() (string, error) {
+	if dir := os.Getenv(stockTools); dir != "" {
+		for _, name := range []string{"containerd-shim-runc-v2", "ctr", "runc"} {
+			if _, err := os.Stat(filepath.Join(dir, name)); err != nil {
+				return "", fmt.Errorf("%s: %w", stockTools, err)
+			}
+		}
+		return dir, nil
+	}
 	dir, err := filepath.Abs("../build/cache/containerd-test")
 	if err != nil {
 		return "", err
