@@ -48,6 +48,14 @@ type Limit struct {
 	Window time.Duration
 }
 
+// String is the limit as it is written; "" for none.
+func (l Limit) String() string {
+	if l.Count == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%d/%v", l.Count, l.Window)
+}
+
 // Service is the policy of one service.
 type Service struct {
 	Restart    Restart

@@ -15,48 +15,75 @@ import (
 // State is where a service is in its life.
 type State string
 
-// The states. Starting, Running and Stopping have something under way that
-// ends by itself or is ended at a bound; Backoff has a timer armed; Stopped and
-// Failed are left only by a request.
+// The states. In Starting, Unhealthy and Stopping something is under way that
+// ends by itself or is ended at a bound; so is Running, unless it is ready by then.
+// Waiting is left when what it waits for has come; Backoff has a timer armed;
+// Stopped and Failed are left only by a request.
 const (
-	Stopped  State = "stopped"  // nothing runs: not started yet, ended for good, or asked to stop
-	Starting State = "starting" // mounts, container and task are being made
-	Running  State = "running"  // the task runs
-	Backoff  State = "backoff"  // it ended or could not start, and a timer will start it again
-	Stopping State = "stopping" // it was asked to stop and has not ended yet
-	Failed   State = "failed"   // it cannot be started, or was restarted too often
+	Unknown   State = "unknown"   // the supervisor has just come and has not looked at it yet
+	Waiting   State = "waiting"   // it is to be started, and others come first
+	Starting  State = "starting"  // mounts, container and task are being made
+	Running   State = "running"   // the task runs and is not known to be ready yet
+	Ready     State = "ready"     // the task runs and does its work
+	Unhealthy State = "unhealthy" // its health checks failed, and it is being killed for it
+	Backoff   State = "backoff"   // it ended or could not start, and a timer will start it again
+	Stopping  State = "stopping"  // it is to stop and has not ended yet
+	Stopped   State = "stopped"   // nothing runs: ended for good, or asked to stop
+	Failed    State = "failed"    // it cannot be started, or was restarted too often
 )
+
+// States lists every state, in the order of a life.
+var States = []State{Unknown, Waiting, Starting, Running, Ready, Unhealthy, Backoff, Stopping, Stopped, Failed}
+
+// Active reports whether something of the service may be there that has to be
+// stopped before what it uses.
+func (s State) Active() bool {
+	switch s {
+	case Unknown, Starting, Running, Ready, Unhealthy, Stopping:
+		return true
+	}
+	return false
+}
+
+// Up reports whether its task runs as it should.
+func (s State) Up() bool { return s == Running || s == Ready }
 
 // Event is something that happened to a service.
 type Event string
 
 // The events.
 const (
-	StartAsked  Event = "start asked"  // the boot, or a person
+	HeldUp      Event = "held up"      // it is to be started, but what comes before it is not there
+	StartBegun  Event = "start begun"  // nothing is in the way of its start
 	Started     Event = "started"      // the task runs
-	StartFailed Event = "start failed" // it could not be made or started
-	Exited      Event = "exited"       // the task's first process ended
-	RetryAt     Event = "retry set"    // a timer was armed after an end
-	TimerFired  Event = "timer fired"  // that timer
+	BecameReady Event = "became ready" // it said so, or its probe did
+	Sickened    Event = "sickened"     // too many health checks failed
+	RetrySet    Event = "retry set"    // a timer was armed after an end or a failed start
 	Ended       Event = "ended"        // an end that the policy does not follow by a start
 	GaveUp      Event = "gave up"      // the restart limit was reached, or the bundle cannot be used
-	StopAsked   Event = "stop asked"   // a person, or the shutdown
+	StopBegun   Event = "stop begun"   // asked for by a person or the shutdown, or by what became of another service
+	StopDone    Event = "stop done"    // everything of it has ended, and it is to stay so
 	Adopted     Event = "adopted"      // a restarted supervisor found the task running
 )
 
+// Events lists every event.
+var Events = []Event{HeldUp, StartBegun, Started, BecameReady, Sickened, RetrySet, Ended, GaveUp, StopBegun, StopDone, Adopted}
+
 // moves is every move there is: from a state, by an event, to a state.
 var moves = map[State]map[Event]State{
-	Stopped: {StartAsked: Starting, Adopted: Running, GaveUp: Failed, RetryAt: Backoff, Ended: Stopped, StopAsked: Stopped},
-	Starting: {
-		Started:   Running,
-		StopAsked: Stopping,
-		// A failed start is settled by what the policy makes of it.
-		RetryAt: Backoff, Ended: Stopped, GaveUp: Failed,
-	},
-	Running:  {StopAsked: Stopping, RetryAt: Backoff, Ended: Stopped, GaveUp: Failed},
-	Backoff:  {TimerFired: Starting, StartAsked: Starting, StopAsked: Stopped},
-	Stopping: {Exited: Stopped, StartFailed: Stopped, Started: Stopping, StopAsked: Stopping},
-	Failed:   {StartAsked: Starting, StopAsked: Failed},
+	Unknown:  {HeldUp: Waiting, StartBegun: Starting, Adopted: Running, RetrySet: Backoff, Ended: Stopped, GaveUp: Failed, StopBegun: Stopped},
+	Waiting:  {StartBegun: Starting, StopBegun: Stopped},
+	Starting: {Started: Running, RetrySet: Backoff, GaveUp: Failed, StopBegun: Stopping},
+	Running:  {BecameReady: Ready, RetrySet: Backoff, Ended: Stopped, GaveUp: Failed, StopBegun: Stopping},
+	Ready:    {Sickened: Unhealthy, RetrySet: Backoff, Ended: Stopped, GaveUp: Failed, StopBegun: Stopping},
+	// One that is killed for its health has failed, however it ends.
+	Unhealthy: {RetrySet: Backoff, GaveUp: Failed, StopBegun: Stopping},
+	Backoff:   {StartBegun: Starting, HeldUp: Waiting, StopBegun: Stopped},
+	// What follows a stop depends on why it was stopped: for good, to be started
+	// again, or because it was not ready in time.
+	Stopping: {StopDone: Stopped, StartBegun: Starting, HeldUp: Waiting, RetrySet: Backoff, GaveUp: Failed, StopBegun: Stopping},
+	Stopped:  {StartBegun: Starting, HeldUp: Waiting, StopBegun: Stopped},
+	Failed:   {StartBegun: Starting, HeldUp: Waiting, StopBegun: Failed},
 }
 
 // Next returns the state an event leads to, or an error if the state does not
@@ -85,8 +112,8 @@ type Machine struct {
 
 const keepMoves = 32
 
-// NewMachine returns a machine of a service that is stopped.
-func NewMachine() *Machine { return &Machine{state: Stopped} }
+// NewMachine returns a machine of a service that nobody has looked at yet.
+func NewMachine() *Machine { return &Machine{state: Unknown} }
 
 // State returns the present state.
 func (m *Machine) State() State { return m.state }

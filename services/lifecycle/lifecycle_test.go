@@ -8,42 +8,49 @@ import (
 	"keelson/internal/policy"
 )
 
-var (
-	states = []State{Stopped, Starting, Running, Backoff, Stopping, Failed}
-	events = []Event{StartAsked, Started, StartFailed, Exited, RetryAt, TimerFired, Ended, GaveUp, StopAsked, Adopted}
-)
-
 func TestWholeLives(t *testing.T) {
 	for name, tc := range map[string]struct {
 		events []Event
 		want   []State
 	}{
 		"runs, dies, comes back, is stopped": {
-			[]Event{StartAsked, Started, RetryAt, TimerFired, Started, StopAsked, Exited},
-			[]State{Starting, Running, Backoff, Starting, Running, Stopping, Stopped},
+			[]Event{StartBegun, Started, BecameReady, RetrySet, StartBegun, Started, StopBegun, StopDone},
+			[]State{Starting, Running, Ready, Backoff, Starting, Running, Stopping, Stopped},
+		},
+		"waits, is ready, loses what it requires, waits, is ready again": {
+			[]Event{HeldUp, StartBegun, Started, BecameReady, StopBegun, HeldUp, StartBegun, Started, BecameReady},
+			[]State{Waiting, Starting, Running, Ready, Stopping, Waiting, Starting, Running, Ready},
+		},
+		"is unhealthy and restarted": {
+			[]Event{StartBegun, Started, BecameReady, Sickened, RetrySet, StartBegun},
+			[]State{Starting, Running, Ready, Unhealthy, Backoff, Starting},
+		},
+		"is not ready in time": {
+			[]Event{StartBegun, Started, StopBegun, RetrySet, StartBegun, Started, StopBegun, GaveUp},
+			[]State{Starting, Running, Stopping, Backoff, Starting, Running, Stopping, Failed},
 		},
 		"never starts and is given up": {
-			[]Event{StartAsked, RetryAt, TimerFired, GaveUp, StopAsked, StartAsked},
+			[]Event{StartBegun, RetrySet, StartBegun, GaveUp, StopBegun, StartBegun},
 			[]State{Starting, Backoff, Starting, Failed, Failed, Starting},
 		},
 		"stopped while it is being started": {
-			[]Event{StartAsked, StopAsked, Started, Exited},
-			[]State{Starting, Stopping, Stopping, Stopped},
-		},
-		"stopped while its start fails": {
-			[]Event{StartAsked, StopAsked, StartFailed},
+			[]Event{StartBegun, StopBegun, StopDone},
 			[]State{Starting, Stopping, Stopped},
 		},
-		"stopped in backoff": {
-			[]Event{StartAsked, RetryAt, StopAsked, StartAsked},
-			[]State{Starting, Backoff, Stopped, Starting},
+		"stopped while it waits, and in backoff": {
+			[]Event{HeldUp, StopBegun, StartBegun, RetrySet, StopBegun},
+			[]State{Waiting, Stopped, Starting, Backoff, Stopped},
+		},
+		"restarted by a person": {
+			[]Event{StartBegun, Started, BecameReady, StopBegun, StopBegun, StartBegun},
+			[]State{Starting, Running, Ready, Stopping, Stopping, Starting},
 		},
 		"adopted by a new supervisor, then done": {
 			[]Event{Adopted, Ended},
 			[]State{Running, Stopped},
 		},
 		"found dead by a new supervisor": {
-			[]Event{RetryAt, TimerFired},
+			[]Event{RetrySet, StartBegun},
 			[]State{Backoff, Starting},
 		},
 	} {
@@ -67,8 +74,8 @@ func TestWholeLives(t *testing.T) {
 
 func TestImpossibleMovesAreRefusedAndChangeNothing(t *testing.T) {
 	refused := 0
-	for _, s := range states {
-		for _, e := range events {
+	for _, s := range States {
+		for _, e := range Events {
 			m := &Machine{state: s}
 			if _, ok := moves[s][e]; ok {
 				continue
@@ -85,7 +92,7 @@ func TestImpossibleMovesAreRefusedAndChangeNothing(t *testing.T) {
 }
 
 func TestNoStateIsADeadEnd(t *testing.T) {
-	for _, s := range states {
+	for _, s := range States {
 		reached := map[State]bool{s: true}
 		for queue := []State{s}; len(queue) > 0; queue = queue[1:] {
 			for _, to := range moves[queue[0]] {
@@ -95,8 +102,8 @@ func TestNoStateIsADeadEnd(t *testing.T) {
 				}
 			}
 		}
-		if !reached[Running] {
-			t.Errorf("a %s service can never run again", s)
+		if !reached[Ready] {
+			t.Errorf("a %s service can never be ready again", s)
 		}
 	}
 }
@@ -104,7 +111,7 @@ func TestNoStateIsADeadEnd(t *testing.T) {
 func TestMovesAreBounded(t *testing.T) {
 	m := NewMachine()
 	for range 1000 {
-		for _, e := range []Event{StartAsked, StopAsked, Exited} {
+		for _, e := range []Event{StartBegun, StopBegun, StopDone} {
 			if err := m.Apply(e, "", 0); err != nil {
 				t.Fatal(err)
 			}
@@ -121,7 +128,7 @@ func TestBackoffDoublesAndBeginsAnewAfterBeingWell(t *testing.T) {
 	var got []time.Duration
 	for _, ran := range []time.Duration{time.Second, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 10 * time.Second, 9 * time.Second, 0} {
 		d := r.Decide(p, ran, false, 0, 0)
-		if d.Event != RetryAt {
+		if d.Event != RetrySet {
 			t.Fatalf("got %+v", d)
 		}
 		got = append(got, d.Delay)
@@ -153,7 +160,7 @@ func TestLimitCountsWithinItsWindow(t *testing.T) {
 	for _, at := range []time.Duration{0, 30 * time.Second, 61 * time.Second, 62 * time.Second} {
 		got = append(got, r.Decide(p, 0, false, at, 0).Event)
 	}
-	if want := []Event{RetryAt, RetryAt, RetryAt, GaveUp}; !slices.Equal(got, want) {
+	if want := []Event{RetrySet, RetrySet, RetrySet, GaveUp}; !slices.Equal(got, want) {
 		t.Errorf("got %v, want %v", got, want)
 	}
 }
@@ -164,10 +171,10 @@ func TestRestartSettings(t *testing.T) {
 		success bool
 		want    Event
 	}{
-		{policy.RestartAlways, true, RetryAt},
-		{policy.RestartAlways, false, RetryAt},
+		{policy.RestartAlways, true, RetrySet},
+		{policy.RestartAlways, false, RetrySet},
 		{policy.RestartOnFailure, true, Ended},
-		{policy.RestartOnFailure, false, RetryAt},
+		{policy.RestartOnFailure, false, RetrySet},
 		{policy.RestartNever, true, Ended},
 		{policy.RestartNever, false, GaveUp},
 	} {

@@ -7,9 +7,9 @@ import (
 	"keelson/internal/policy"
 )
 
-// wellAfter is how long a service must have run before it counts as well: its
-// next restart is immediate and its backoff begins anew.
-const wellAfter = 10 * time.Second
+// WellAfter is how long a service must have been ready and healthy before it
+// counts as well: its next restart is immediate and its backoff begins anew.
+const WellAfter = 10 * time.Second
 
 // Restarts decides whether and when a service that ended is started again. It
 // is what a supervisor has to remember of a service across its own death, so
@@ -22,15 +22,19 @@ type Restarts struct {
 
 // Decision is what becomes of a service that ended or could not be started.
 type Decision struct {
-	Event  Event         // RetryAt, Ended or GaveUp
-	Delay  time.Duration // for RetryAt: until the start
+	Event  Event         // RetrySet, Ended or GaveUp
+	Delay  time.Duration // for RetrySet: until the start
 	Reason string        // for Ended and GaveUp, in words
 }
 
-// Decide says what follows an end. ran is how long the task had run, 0 for a
-// failed start; success says that it ended by itself with code 0; now is the
+// Forget makes what comes count from here on, as a person's request to start does;
+// the count since the boot stays.
+func (r *Restarts) Forget() { r.Delay, r.Times = 0, nil }
+
+// Decide says what follows an end. well is how long the service had been ready
+// and healthy, 0 for a failed start; success says that it ended by itself with code 0; now is the
 // time since the machine's start; jitter is a number in [-1, 1).
-func (r *Restarts) Decide(p policy.Service, ran time.Duration, success bool, now time.Duration, jitter float64) Decision {
+func (r *Restarts) Decide(p policy.Service, well time.Duration, success bool, now time.Duration, jitter float64) Decision {
 	switch {
 	case p.Restart == policy.RestartNever:
 		if success {
@@ -54,14 +58,14 @@ func (r *Restarts) Decide(p policy.Service, ran time.Duration, success bool, now
 		r.Times = append(r.Times, int64(now))
 	}
 	r.Count++
-	if ran >= wellAfter {
+	if well >= WellAfter {
 		r.Delay = 0
-		return Decision{Event: RetryAt}
+		return Decision{Event: RetrySet}
 	}
 	if r.Delay == 0 {
 		r.Delay = p.BackoffMin
 	} else {
 		r.Delay = min(2*r.Delay, p.BackoffMax)
 	}
-	return Decision{Event: RetryAt, Delay: r.Delay + time.Duration(jitter*0.1*float64(r.Delay))}
+	return Decision{Event: RetrySet, Delay: r.Delay + time.Duration(jitter*0.1*float64(r.Delay))}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"keelson/internal/policy"
 	"keelson/services/lifecycle"
 	"keelson/services/task"
 )
@@ -14,7 +15,7 @@ func (s *Service) begin(ctx context.Context) {
 	known := s.recall()
 	if s.loadErr != nil {
 		if !known && !s.cfg.Leaving {
-			s.cfg.Console.Error(s.b.Name, "cannot be started: %v", s.loadErr)
+			s.cfg.Console.Error(s.name, "cannot be started: %v", s.loadErr)
 		}
 		s.apply(lifecycle.GaveUp, s.loadErr.Error())
 		s.failed()
@@ -23,20 +24,34 @@ func (s *Service) begin(ctx context.Context) {
 	output, err := s.cfg.OpenOutput(s.b)
 	if err != nil {
 		// A service without a log is better than none.
-		s.cfg.Console.Warn(s.b.Name, "its output goes nowhere: %v", err)
+		s.cfg.Console.Warn(s.name, "its output goes nowhere: %v", err)
 	} else {
 		s.output = output
 	}
+	s.listen(ctx)
 	if known || s.cfg.Resumed {
 		s.adopt(ctx)
 		return
 	}
 	if s.cfg.Leaving {
-		s.settle()
+		s.apply(lifecycle.StopBegun, "the machine goes down")
 		return
 	}
-	s.apply(lifecycle.StartAsked, "boot")
-	s.start(ctx)
+	s.up(ctx, "boot")
+}
+
+// listen opens the socket on which the service says how it is.
+func (s *Service) listen(ctx context.Context) {
+	p := s.b.Service
+	if s.notify != nil || s.cfg.Notify == nil || p.Ready.Kind != policy.ProbeNotify && p.Health.Check.Kind != policy.ProbeNotify {
+		return
+	}
+	notify, err := s.cfg.Notify(ctx, s.b)
+	if err != nil {
+		s.cfg.Console.Warn(s.name, "what it says of itself cannot be heard: %v", err)
+		return
+	}
+	s.notify = notify
 }
 
 // adopt looks for the task that an earlier supervisor may have left, whatever it
@@ -45,10 +60,11 @@ func (s *Service) adopt(ctx context.Context) {
 	adopts := make(chan adoption, 1)
 	s.adopts = adopts
 	s.armStuck(startBound)
+	b, was := s.b, s.remembered.Process
 	go func() {
 		actx, cancel := context.WithTimeout(ctx, startBound)
 		defer cancel()
-		t, exit, err := s.cfg.Tasks.Adopt(actx, s.b, s.remembered.Process)
+		t, exit, err := s.cfg.Tasks.Adopt(actx, b, was)
 		adopts <- adoption{t, exit, err}
 	}()
 }
@@ -58,46 +74,107 @@ func (s *Service) adopted(ctx context.Context, a adoption) {
 	m := s.remembered
 	switch {
 	case ctx.Err() != nil: // the supervisor ends; nothing was decided
-	case a.err != nil && s.stopAsked:
-		s.cfg.Console.Error(s.b.Name, "cannot be stopped in order: %v", a.err)
-		s.settle()
+	case a.err != nil && s.leaving:
+		s.cfg.Console.Error(s.name, "cannot be stopped in order: %v", a.err)
+		s.apply(lifecycle.StopBegun, a.err.Error())
 	case a.err != nil:
 		if a.err.Error() != s.adoptError {
 			s.adoptError = a.err.Error()
-			s.cfg.Console.Warn(s.b.Name, "it is not known whether it runs: %v; asking again", a.err)
+			s.cfg.Console.Warn(s.name, "it is not known whether it runs: %v; asking again", a.err)
 		}
 		s.adoptDelay = min(max(2*s.adoptDelay, adoptMin), adoptMax)
-		s.adoptAgain = time.After(s.adoptDelay)
-		s.settle()
+		s.adoptAgain = s.cfg.after(s.adoptDelay)
+		s.set(func(p *public) { p.settled = true })
+		s.cfg.order().Changed(s.name)
 	case a.task != nil:
-		s.cfg.Console.Line(s.b.Name, "still running (pid %d)", a.task.PID())
-		s.holdTask(ctx, a.task)
-		s.apply(lifecycle.Adopted, "found running by a restarted supervisor")
-		if s.stopAsked {
-			s.stopping()
-		}
-	case s.stopAsked || s.cfg.Leaving:
-		s.settle()
+		s.adoptedTask(ctx, a.task)
+	case s.leaving || s.cfg.Leaving:
+		s.apply(lifecycle.StopBegun, "the machine goes down")
+	case s.down():
+		s.apply(lifecycle.StopBegun, "asked to stop")
+		s.clear(ctx, a)
 	case m.State == lifecycle.Failed:
 		s.apply(lifecycle.GaveUp, "found failed by a restarted supervisor")
 		s.failed() // should the last one have died before it could ask
 		s.clear(ctx, a)
+	case s.startAsked && (m.State == lifecycle.Stopped || m.State == lifecycle.Failed):
+		s.applyWaiting("asked to start")
+		s.clear(ctx, a)
 	case m.State == lifecycle.Stopped:
-		s.settle()
+		s.apply(lifecycle.Ended, "found stopped by a restarted supervisor")
+		s.clear(ctx, a)
+	case m.State == lifecycle.Waiting:
+		s.applyWaiting("found waiting by a restarted supervisor")
 		s.clear(ctx, a)
 	case m.State == lifecycle.Backoff:
 		s.backoff(max(m.RetryAt-s.cfg.Now(), 0), "found in backoff by a restarted supervisor")
 		s.remove(ctx, func() {}) // should the last one have died before it could
-	case a.exit == nil && m.State != lifecycle.Running && m.State != lifecycle.Stopping:
-		s.apply(lifecycle.StartAsked, "its start was cut short")
-		s.start(ctx)
+	case m.State == lifecycle.Stopping && m.Follow == followStart:
+		s.applyWaiting("its restart was cut short")
+		s.clear(ctx, a)
+	case a.exit == nil && (m.State == lifecycle.Starting || m.State == ""):
+		s.up(ctx, "its start was cut short")
 	default:
-		exit := a.exit
-		if exit == nil {
-			exit = &task.Exit{}
-		}
-		s.ended(ctx, *exit, s.ranUntil(*exit))
+		s.foundEnded(ctx, a.exit)
 	}
+}
+
+// adoptedTask goes on with a task that runs.
+func (s *Service) adoptedTask(ctx context.Context, t task.Task) {
+	m := s.remembered
+	s.cfg.Console.Line(s.name, "still running (pid %d)", t.PID())
+	s.resumeTask()
+	s.holdTask(ctx, t)
+	moves := []move{{lifecycle.Adopted, "found running by a restarted supervisor"}}
+	wasReady := m.ReadyAt > 0 && m.Process == t.Identity()
+	if wasReady {
+		s.set(func(p *public) { p.readyAt, p.wellSince, p.ups = m.ReadyAt, m.WellSince, 1 })
+		moves = append(moves, move{lifecycle.BecameReady, "it was ready before"})
+	}
+	s.startBegan = m.StartedAt
+	switch {
+	case s.leaving:
+		s.applyAll(moves...)
+		s.stop("the machine goes down", followNothing)
+	case s.down():
+		s.applyAll(moves...)
+		s.stop("asked to stop", followNothing)
+	case s.restartAsked:
+		s.applyAll(moves...)
+		s.stop("asked to restart", followStart)
+	case m.State == lifecycle.Stopping && m.Follow != followNothing:
+		s.applyAll(moves...)
+		s.stop(m.StopCause, m.Follow)
+	case m.State == lifecycle.Unhealthy && wasReady:
+		s.applyAll(moves...)
+		s.unhealthy(m.KilledFor)
+	case wasReady:
+		s.applyAll(moves...)
+		s.beginHealth()
+	default:
+		s.applyAll(moves...)
+		s.beginReady()
+	}
+}
+
+// foundEnded follows the end of a task while nobody looked.
+func (s *Service) foundEnded(ctx context.Context, exit *task.Exit) {
+	m := s.remembered
+	if exit == nil {
+		exit = &task.Exit{}
+	}
+	s.killedFor = ""
+	if m.State == lifecycle.Unhealthy {
+		s.killedFor = m.KilledFor
+	}
+	if m.State == lifecycle.Stopping && m.Follow == followFailure {
+		s.killedFor = m.StopCause
+	}
+	well := time.Duration(0)
+	if m.WellSince > 0 {
+		well = max(s.endOf(*exit)-m.WellSince, 0)
+	}
+	s.ended(ctx, *exit, max(s.endOf(*exit)-m.StartedAt, 0), well)
 }
 
 // clear removes what the earlier supervisor had no time to.
@@ -107,14 +184,12 @@ func (s *Service) clear(ctx context.Context, a adoption) {
 	}
 }
 
-// ranUntil returns how long the task ran that has ended.
-func (s *Service) ranUntil(e task.Exit) time.Duration {
-	s.mu.Lock()
-	ran := s.cfg.Now() - s.startedAt
-	s.mu.Unlock()
+// endOf returns when a task ended while nobody looked.
+func (s *Service) endOf(e task.Exit) time.Duration {
+	now := s.cfg.Now()
 	if e.At.IsZero() {
-		return max(ran, 0)
+		return now
 	}
 	// The shim's time is the wall clock's, which may have been set since.
-	return min(max(ran-time.Since(e.At), 0), max(ran, 0))
+	return min(now-time.Since(e.At), now)
 }

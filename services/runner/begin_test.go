@@ -32,24 +32,24 @@ func TestWhatIsFoundOfAnEarlierSupervisor(t *testing.T) {
 		removals int
 		line     string // that is said, or ""
 	}{
-		{"running, runs", lifecycle.Running, true, nil, lifecycle.Running, 0, 0, "still running (pid 50)"},
-		{"running, ended", lifecycle.Running, false, exit(3), lifecycle.Running, 1, 1, "exited with code 3 after 0.0s; restart 5 in "},
-		{"running, ended well", lifecycle.Running, false, exit(0), lifecycle.Running, 1, 1, "exited with code 0"},
-		{"running, gone", lifecycle.Running, false, nil, lifecycle.Running, 1, 1, "its exit code was lost"},
-		{"starting, runs", lifecycle.Starting, true, nil, lifecycle.Running, 0, 0, "still running"},
-		{"starting, not made", lifecycle.Starting, false, nil, lifecycle.Running, 1, 0, "running (pid 101)"},
-		{"starting, ended", lifecycle.Starting, false, exit(1), lifecycle.Running, 1, 1, "exited with code 1"},
-		{"backoff", lifecycle.Backoff, false, nil, lifecycle.Running, 1, 1, "running (pid 101)"},
-		{"backoff, not removed", lifecycle.Backoff, false, exit(1), lifecycle.Running, 1, 1, "running (pid 101)"},
-		{"backoff, but runs", lifecycle.Backoff, true, nil, lifecycle.Running, 0, 0, "still running"},
+		{"running, runs", lifecycle.Running, true, nil, lifecycle.Ready, 0, 0, "still running (pid 50)"},
+		{"running, ended", lifecycle.Running, false, exit(3), lifecycle.Ready, 1, 1, "exited with code 3 after 0.0s; restart 5 in "},
+		{"running, ended well", lifecycle.Running, false, exit(0), lifecycle.Ready, 1, 1, "exited with code 0"},
+		{"running, gone", lifecycle.Running, false, nil, lifecycle.Ready, 1, 1, "its exit code was lost"},
+		{"starting, runs", lifecycle.Starting, true, nil, lifecycle.Ready, 0, 0, "still running"},
+		{"starting, not made", lifecycle.Starting, false, nil, lifecycle.Ready, 1, 0, "running (pid 101)"},
+		{"starting, ended", lifecycle.Starting, false, exit(1), lifecycle.Ready, 1, 1, "exited with code 1"},
+		{"backoff", lifecycle.Backoff, false, nil, lifecycle.Ready, 1, 1, "running (pid 101)"},
+		{"backoff, not removed", lifecycle.Backoff, false, exit(1), lifecycle.Ready, 1, 1, "running (pid 101)"},
+		{"backoff, but runs", lifecycle.Backoff, true, nil, lifecycle.Ready, 0, 0, "still running"},
 		{"stopped", lifecycle.Stopped, false, nil, lifecycle.Stopped, 0, 0, ""},
 		{"stopped, not removed", lifecycle.Stopped, false, exit(0), lifecycle.Stopped, 0, 1, ""},
 		{"failed", lifecycle.Failed, false, nil, lifecycle.Failed, 0, 0, ""},
-		{"stopping, runs", lifecycle.Stopping, true, nil, lifecycle.Running, 0, 0, "still running"},
-		{"stopping, ended", lifecycle.Stopping, false, exit(0), lifecycle.Running, 1, 1, "exited with code 0"},
-		{"nothing known, runs", "", true, nil, lifecycle.Running, 0, 0, "still running"},
-		{"nothing known, ended", "", false, exit(2), lifecycle.Running, 1, 1, "exited with code 2"},
-		{"nothing known, nothing there", "", false, nil, lifecycle.Running, 1, 0, "running (pid 101)"},
+		{"stopping, runs", lifecycle.Stopping, true, nil, lifecycle.Ready, 0, 0, "still running"},
+		{"stopping, ended", lifecycle.Stopping, false, exit(0), lifecycle.Ready, 1, 1, "exited with code 0"},
+		{"nothing known, runs", "", true, nil, lifecycle.Ready, 0, 0, "still running"},
+		{"nothing known, ended", "", false, exit(2), lifecycle.Ready, 1, 1, "exited with code 2"},
+		{"nothing known, nothing there", "", false, nil, lifecycle.Ready, 1, 0, "running (pid 101)"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -86,7 +86,7 @@ func TestWhatIsFoundOfAnEarlierSupervisor(t *testing.T) {
 				if acted := len(l.acted) > 0; acted != (tc.state == lifecycle.Failed) {
 					t.Errorf("the machine was asked for %v", l.acted)
 				}
-				l.svc.Stop()
+				l.svc.Leave()
 				l.ends(time.Minute)
 			})
 		})
@@ -107,7 +107,7 @@ func TestAnEndWhileNobodyLookedFollowsThePolicy(t *testing.T) {
 			t.Error("the boot waits for it")
 		}
 		l.said("0s web: exited with code 0 after 0.0s; not restarted (keelson.restart: on-failure)")
-		l.svc.Stop()
+		l.svc.Leave()
 		l.ends(0)
 	})
 }
@@ -121,11 +121,11 @@ func TestACorruptMemoryIsNoReasonToStartASecond(t *testing.T) {
 			return newTask(50), nil, nil
 		}
 		l.run()
-		l.is(lifecycle.Running, 0)
+		l.is(lifecycle.Ready, 0)
 		if !strings.Contains(l.shown()[0], "set aside") {
 			t.Errorf("the console shows %q", l.shown())
 		}
-		l.svc.Stop()
+		l.svc.Leave()
 		l.ends(0)
 	})
 }
@@ -134,7 +134,7 @@ func TestAMemoryThatCannotBeWrittenIsNotLeftStale(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLife(t, nil)
 		l.run()
-		l.is(lifecycle.Running, 1)
+		l.is(lifecycle.Ready, 1)
 		// From here on no new file can take the old one's place.
 		if err := os.Mkdir(filepath.Join(l.cfg.MemoryDir, "web.json.new"), 0o700); err != nil {
 			t.Fatal(err)
@@ -142,7 +142,7 @@ func TestAMemoryThatCannotBeWrittenIsNotLeftStale(t *testing.T) {
 		if err := os.WriteFile(filepath.Join(l.cfg.MemoryDir, "web.json.new", "x"), nil, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		l.svc.Stop()
+		l.svc.Leave()
 		l.ends(0)
 		if _, err := os.Stat(l.svc.memoryPath()); err == nil {
 			t.Error("the memory still says that it runs")
@@ -188,8 +188,8 @@ func TestNothingIsStartedBesideWhatMayRun(t *testing.T) {
 		}
 		there.Store(true)
 		l.until(time.Hour + adoptMax)
-		l.is(lifecycle.Running, 0)
-		l.svc.Stop()
+		l.is(lifecycle.Ready, 0)
+		l.svc.Leave()
 		l.ends(time.Hour + adoptMax)
 	})
 }
@@ -206,7 +206,7 @@ func TestStopWhileItIsNotKnownWhetherItRuns(t *testing.T) {
 		}
 		l.run()
 		l.until(time.Second) // between the fourth time and the fifth
-		l.svc.Stop()
+		l.svc.Leave()
 		l.ends(1500 * time.Millisecond)
 		l.is(lifecycle.Stopped, 0)
 		if shown := l.shown(); !strings.Contains(shown[len(shown)-1], "stopped in") {
@@ -222,7 +222,7 @@ func TestStopWhileItIsNotKnownWhetherItRuns(t *testing.T) {
 		}
 		l.run()
 		l.until(time.Second)
-		l.svc.Stop()
+		l.svc.Leave()
 		l.ends(time.Second + stuckBound)
 	})
 }
@@ -246,7 +246,7 @@ func TestOnTheWayDownNothingIsStarted(t *testing.T) {
 					return nil, nil, nil
 				}
 				l.run()
-				l.svc.Stop()
+				l.svc.Leave()
 				l.ends(0)
 				if l.starts > 0 || stopped != runs || !slices.Equal(l.acted, []policy.Action(nil)) {
 					t.Errorf("%q, runs %v: %d starts, stopped %v, asked for %v", state, runs, l.starts, stopped, l.acted)
@@ -263,7 +263,7 @@ func TestTheSupervisorsEndLeavesEverythingAsItIs(t *testing.T) {
 		l.until(time.Second)
 		l.cancel()
 		l.ends(time.Second)
-		l.is(lifecycle.Running, 1)
+		l.is(lifecycle.Ready, 1)
 		if l.removals > 0 {
 			t.Error("the task was removed")
 		}

@@ -58,6 +58,8 @@ func (f *fakeTask) Wait(ctx context.Context) (task.Exit, error) {
 
 func (f *fakeTask) Stop(unix.Signal) (bool, error) { return f.onStop(f), nil }
 
+func (f *fakeTask) Signal(sig unix.Signal) error { f.ends(128 + int(sig)); return nil }
+
 func (f *fakeTask) Kill() error {
 	if f.onKill != nil {
 		f.onKill(f)
@@ -206,12 +208,8 @@ func (l *life) is(want lifecycle.State, starts int) {
 
 // settled reports whether whoever waits for the first start goes on.
 func (l *life) settled() bool {
-	select {
-	case <-l.svc.Settled():
-		return true
-	default:
-		return false
-	}
+	st, _ := l.svc.Status()
+	return st.Settled
 }
 
 // remember leaves what an earlier supervisor would have.

@@ -1,10 +1,12 @@
 package runner
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"time"
 
+	"keelson/internal/api"
 	"keelson/internal/pidfd"
 	"keelson/services/lifecycle"
 	"keelson/services/store"
@@ -12,50 +14,129 @@ import (
 
 // memory is what the next supervisor has to know of a service.
 type memory struct {
-	State     lifecycle.State    `json:"state"`
-	Restarts  lifecycle.Restarts `json:"restarts"`
-	Process   pidfd.Identity     `json:"process"`
-	StartedAt time.Duration      `json:"started_at"`
-	RetryAt   time.Duration      `json:"retry_at,omitempty"`
+	State     lifecycle.State          `json:"state"`
+	Restarts  lifecycle.Restarts       `json:"restarts"`
+	Process   pidfd.Identity           `json:"process"`
+	StartedAt time.Duration            `json:"started_at"`
+	ReadyAt   time.Duration            `json:"ready_at,omitempty"`
+	WellSince time.Duration            `json:"well_since,omitempty"`
+	RetryAt   time.Duration            `json:"retry_at,omitempty"`
+	With      map[string]time.Duration `json:"with,omitempty"`
+	Down      bool                     `json:"down,omitempty"`
+	Sick      bool                     `json:"sick,omitempty"`
+	Status    string                   `json:"status,omitempty"`
+	Health    api.Health               `json:"health"`
+	LastExit  *api.Exit                `json:"last_exit,omitempty"`
+	// Of a service that is stopped or killed: what follows, and why.
+	Follow    follow `json:"follow,omitempty"`
+	StopCause string `json:"stop_cause,omitempty"`
+	KilledFor string `json:"killed_for,omitempty"`
 }
 
 func (s *Service) memoryPath() string {
-	return filepath.Join(s.cfg.MemoryDir, s.b.Name+".json")
+	return filepath.Join(s.cfg.MemoryDir, s.name+".json")
 }
 
 // recall reads what the earlier supervisor remembered, if there was one.
 func (s *Service) recall() (known bool) {
 	known, err := store.Load(s.memoryPath(), &s.remembered)
 	if err != nil {
-		s.cfg.Console.Warn(s.b.Name, "%v", err)
+		s.cfg.Console.Warn(s.name, "%v", err)
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	m := s.remembered
-	s.restarts, s.startedAt, s.retryAt = m.Restarts, m.StartedAt, m.RetryAt
+	s.set(func(p *public) {
+		p.restarts, p.startedAt, p.retryAt = m.Restarts, m.StartedAt, m.RetryAt
+		p.down, p.sick, p.lastExit = m.Down, m.Sick, m.LastExit
+	})
 	return known
 }
 
-// apply makes a move and remembers it. A move the table does not have is a
-// defect: it is said, and the service goes on from where it was.
-func (s *Service) apply(e lifecycle.Event, cause string) {
+// resumeTask takes over what was remembered of a task that still runs.
+func (s *Service) resumeTask() {
+	m := s.remembered
+	s.set(func(p *public) { p.with, p.status, p.health = m.With, m.Status, m.Health })
+}
+
+// move is a move to make.
+type move struct {
+	event lifecycle.Event
+	cause string
+}
+
+// apply makes a move and remembers it.
+func (s *Service) apply(e lifecycle.Event, cause string) { s.applyAll(move{e, cause}) }
+
+// applyAll makes moves at the same moment and remembers where they led. A move
+// the table does not have is a defect: it is said, and the service goes on from
+// where it was.
+func (s *Service) applyAll(moves ...move) {
+	now := s.cfg.Now()
+	var events []api.Event
+	var refused []error
 	s.mu.Lock()
-	err := s.machine.Apply(e, cause, s.cfg.Now())
-	m := memory{s.machine.State(), s.restarts, s.process, s.startedAt, s.retryAt}
+	for _, m := range moves {
+		from := s.machine.State()
+		if err := s.machine.Apply(m.event, m.cause, now); err != nil {
+			refused = append(refused, fmt.Errorf("%w (%s)", err, m.cause))
+			continue
+		}
+		to := s.machine.State()
+		switch to {
+		case lifecycle.Ready, lifecycle.Unhealthy, lifecycle.Backoff, lifecycle.Stopped, lifecycle.Failed:
+			s.pub.settled = true
+		}
+		events = append(events, api.Event{Kind: "state", Service: s.name, From: string(from), To: string(to), Cause: m.cause})
+	}
 	s.mu.Unlock()
-	if err != nil {
-		s.cfg.Console.Error(s.b.Name, "%v (%s)", err, cause)
-		return
+	for _, err := range refused {
+		s.cfg.Console.Error(s.name, "%v", err)
+	}
+	for _, e := range events {
+		s.cfg.publish(e)
+	}
+	s.save()
+	s.announce()
+	s.cfg.order().Changed(s.name)
+}
+
+// set changes what others may look at.
+func (s *Service) set(change func(*public)) {
+	s.mu.Lock()
+	change(&s.pub)
+	s.mu.Unlock()
+	s.announce()
+}
+
+// announce wakes those that wait for a change.
+func (s *Service) announce() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	close(s.changed)
+	s.changed = make(chan struct{})
+}
+
+// save remembers the service as it is.
+func (s *Service) save() {
+	s.mu.Lock()
+	p := s.pub
+	m := memory{
+		State: s.machine.State(), Restarts: p.restarts, Process: p.process,
+		StartedAt: p.startedAt, ReadyAt: p.readyAt, WellSince: p.wellSince, RetryAt: p.retryAt,
+		With: p.with, Down: p.down, Sick: p.sick, Status: p.status, Health: p.health, LastExit: p.lastExit,
+		Follow: s.follow, StopCause: s.stopCause, KilledFor: s.killedFor,
+	}
+	s.mu.Unlock()
+	if m.State == lifecycle.Unknown { // what was remembered still holds
+		was := s.remembered
+		was.Down = m.Down
+		m = was
 	}
 	if err := store.Save(s.memoryPath(), m); err != nil {
 		// What is not true any more is worse than nothing.
 		_ = os.Remove(s.memoryPath())
 		if err.Error() != s.memoryError {
 			s.memoryError = err.Error()
-			s.cfg.Console.Warn(s.b.Name, "a restarted supervisor will not remember this service: %v", err)
+			s.cfg.Console.Warn(s.name, "a restarted supervisor will not remember this service: %v", err)
 		}
-	}
-	if m.State != lifecycle.Starting && m.State != lifecycle.Stopping {
-		s.settle()
 	}
 }

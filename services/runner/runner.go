@@ -1,11 +1,15 @@
-// Package runner owns the life of one service: it starts it, waits for its end,
-// applies its policy, stops it, and takes it over from an earlier supervisor.
+// Package runner owns the life of one service: it starts it when what comes
+// before it is there, finds out whether it is ready and healthy, waits for its
+// end, applies its policy, stops it, does what is asked of it, and takes it over
+// from an earlier supervisor.
 //
 // It promises that no path leaves a service wedged. What may hang (a start, a
-// removal, a look for an earlier task) is done beside the loop that serves the
-// service, which at any time hears a request to stop and gives up what the
-// kernel does not give back. It must never start a service whose task may run:
-// until that is known, it asks again.
+// removal, a probe, a look for an earlier task) is done beside the loop that
+// serves the service, which at any time hears a request and gives up what the
+// kernel does not give back. After whatever has happened the loop looks at what
+// has become possible or due (consider): nothing depends on an event being seen
+// once. It must never start a service whose task may run: until that is known, it
+// asks again.
 package runner
 
 import (
@@ -13,9 +17,9 @@ import (
 	"sync"
 	"time"
 
+	"keelson/internal/api"
 	"keelson/internal/bundle"
 	"keelson/internal/pidfd"
-	"keelson/internal/policy"
 	"keelson/services/lifecycle"
 	"keelson/services/task"
 )
@@ -39,74 +43,32 @@ const (
 	adoptMax = 5 * time.Second
 )
 
-// Tasks is what a service needs of the container runtime; *task.Runtime is one.
-type Tasks interface {
-	Start(ctx context.Context, b *bundle.Bundle, io task.Streams) (task.Task, error)
-	Adopt(ctx context.Context, b *bundle.Bundle, was pidfd.Identity) (task.Task, *task.Exit, error)
-	Remove(ctx context.Context, b *bundle.Bundle)
-}
-
-// Console is where a service's life is shown.
-type Console interface {
-	Line(name, format string, a ...any)
-	Warn(name, format string, a ...any)
-	Error(name, format string, a ...any)
-}
-
-// Output is where a service's output goes; *capture.Output is one.
-type Output interface {
-	Paths() (stdout, stderr string)
-	Mark()
-	Drain()
-	Tail(lines int) []string
-	Close(keep bool)
-}
-
-// Config is what the services of a machine have in common.
-type Config struct {
-	Tasks   Tasks
-	Console Console
-	// OpenOutput makes the pipes of a service and begins to copy what comes.
-	OpenOutput func(b *bundle.Bundle) (Output, error)
-	// MemoryDir holds what the next supervisor has to know, a file for each service.
-	MemoryDir string
-	// Now is the time since the machine's start.
-	Now func() time.Duration
-	// Jitter returns a number in [-1, 1).
-	Jitter func() float64
-	// Act asks for the end of the machine because a service has failed.
-	Act func(a policy.Action, why string)
-	// Resumed says that an earlier supervisor of this boot may have started the
-	// services.
-	Resumed bool
-	// Leaving says that the machine is going down: what runs is taken over, and
-	// nothing is started.
-	Leaving bool
-}
-
 // Service keeps one service. Its fields without a word belong to the goroutine
-// of Run; the ones others look at are guarded by mu.
+// of Run; the ones others look at are guarded by mu, which is never held while
+// anything else is called.
 type Service struct {
 	cfg     *Config
+	name    string
+	ctx     context.Context // Run's
 	b       *bundle.Bundle
-	loadErr error // the bundle cannot be used
+	next    *bundle.Bundle // read again; in force from the next start, nil if there is none
+	loadErr error          // the bundle cannot be used
 
-	stopRequest chan struct{} // closed by Stop
-	stopOnce    sync.Once
-	settled     chan struct{} // closed when the first start has come to something
-	settleOnce  sync.Once
-	over        chan struct{} // closed when Run has returned
+	requests  chan request
+	leave     chan struct{} // closed by Leave
+	leaveOnce sync.Once
+	wake      chan struct{} // what others do may concern this one; holds one
+	over      chan struct{} // closed when Run has returned
 
-	mu        sync.Mutex
-	machine   *lifecycle.Machine // guarded by mu
-	restarts  lifecycle.Restarts // guarded by mu
-	process   pidfd.Identity     // the task's first process, guarded by mu
-	startedAt time.Duration      // since the machine's start, guarded by mu
-	retryAt   time.Duration      // when the timer of Backoff fires, guarded by mu
+	mu      sync.Mutex
+	machine *lifecycle.Machine // guarded by mu
+	pub     public             // guarded by mu
+	changed chan struct{}      // closed at the next change, guarded by mu
 
-	stopAsked bool
-	output    Output // nil where it could not be opened
-	task      task.Task
+	leaving bool // the machine goes down
+	output  Output
+	notify  <-chan Message
+	task    task.Task
 
 	// What is under way beside the loop, at most one of them: nil where it is not.
 	adopts  chan adoption
@@ -121,18 +83,61 @@ type Service struct {
 	retry, kill, died <-chan time.Time
 	again             <-chan time.Time // when a stop signal nobody heard is sent again
 	adoptAgain        <-chan time.Time
+	saveAgain         <-chan time.Time // when what was said with STATUS= is remembered
+
+	watch     watch // of readiness and health
+	follow    follow
+	signalled bool // the stop signal was sent
 
 	remembered  memory // of the earlier supervisor
 	adoptDelay  time.Duration
 	adoptError  string // the last one, not to be said again
 	startBegan  time.Duration
 	stopBegan   time.Duration
-	due         bool   // the backoff was over before the removal
+	stopCause   string // why it stops, where nobody asked
+	killedFor   string // why it is killed, while it is unhealthy
+	due         bool   // the backoff is over
 	afterRemove func() // what the loop does once the removal is done
 	deaf        bool   // it was killed because it cannot hear the stop signal
 	lastFailure string // the last failed start, not to be told at length again
 	memoryError string // the last one, not to be said again
+	// What a person asked for before it was known what runs.
+	startAsked, restartAsked bool
+	saidWaiting              string // the last hopeless wait that was said
 }
+
+// public is what others may look at of a service.
+type public struct {
+	bundle    *bundle.Bundle
+	problem   string // why it cannot be used
+	restarts  lifecycle.Restarts
+	process   pidfd.Identity           // the task's first process
+	startedAt time.Duration            // of the task
+	readyAt   time.Duration            // of the task, 0 while it is not
+	wellSince time.Duration            // ready and healthy, 0 while it is not
+	retryAt   time.Duration            // when the timer of Backoff fires
+	with      map[string]time.Duration // when each required one became ready, at the start
+	down      bool                     // a person asked it to stop
+	comes     bool                     // it stops and will be started again
+	sick      bool                     // it has not been well since it last was not
+	stuck     string                   // what the kernel does not give back
+	status    string                   // STATUS=
+	health    api.Health               // but for Check
+	lastExit  *api.Exit
+	ups       int  // how often it became ready
+	failures  int  // ends and failed starts
+	settled   bool // its first start has come to something
+	over      bool // Run has returned
+}
+
+// follow is what comes after a stop.
+type follow string
+
+const (
+	followNothing follow = ""       // it stays stopped
+	followStart   follow = "start"  // it is started again
+	followFailure follow = "failed" // it was not ready in time: the policy decides
+)
 
 type startResult struct {
 	task task.Task
@@ -148,102 +153,165 @@ type adoption struct {
 // New makes a service of a bundle. With an error of the bundle's loading it
 // fails as its policy says.
 func New(cfg *Config, b *bundle.Bundle, loadErr error) *Service {
-	return &Service{
-		cfg: cfg, b: b, loadErr: loadErr,
-		machine:     lifecycle.NewMachine(),
-		stopRequest: make(chan struct{}), settled: make(chan struct{}), over: make(chan struct{}),
+	s := &Service{
+		cfg: cfg, name: b.Name, b: b, loadErr: loadErr,
+		machine:  lifecycle.NewMachine(),
+		requests: make(chan request), leave: make(chan struct{}), over: make(chan struct{}),
+		wake: make(chan struct{}, 1), changed: make(chan struct{}),
 	}
+	s.pub.bundle = b
+	if loadErr != nil {
+		s.pub.problem = loadErr.Error()
+	}
+	return s
 }
 
 // Name is the service's.
-func (s *Service) Name() string { return s.b.Name }
+func (s *Service) Name() string { return s.name }
 
-// Stop asks the service to stop for good; Over tells when it has.
-func (s *Service) Stop() { s.stopOnce.Do(func() { close(s.stopRequest) }) }
+// Leave asks the service to stop because the machine goes down; Over tells when
+// it has. Nothing else is done any more.
+func (s *Service) Leave() { s.leaveOnce.Do(func() { close(s.leave) }) }
 
-// Settled is closed when the first start, or what an earlier supervisor left,
-// has come to something.
-func (s *Service) Settled() <-chan struct{} { return s.settled }
+// Wake makes the service look at the others again.
+func (s *Service) Wake() {
+	select {
+	case s.wake <- struct{}{}:
+	default: // it is about to look
+	}
+}
 
 // Over is closed when Run has returned.
 func (s *Service) Over() <-chan struct{} { return s.over }
 
-// State returns the present state.
-func (s *Service) State() lifecycle.State {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.machine.State()
-}
-
-// Run keeps the service until it is asked to stop and has stopped, or until the
-// context ends: then everything is left as it is, for the next supervisor.
+// Run keeps the service until the machine goes down and it has stopped, or until
+// the context ends: then everything is left as it is, for the next supervisor.
 func (s *Service) Run(ctx context.Context) {
-	defer close(s.over)
-	defer s.settle()
+	defer func() {
+		s.set(func(p *public) { p.over, p.settled = true, true })
+		s.cfg.order().Changed(s.name)
+		close(s.over)
+	}()
+	s.ctx = ctx
 	s.begin(ctx)
-	stopRequest := s.stopRequest
-	for !s.done() {
-		select {
-		case <-ctx.Done():
-			return
-		case <-stopRequest:
-			stopRequest = nil
-			s.stopAsked = true
-			s.stopping()
-		case a := <-s.adopts:
-			s.adopts, s.stuck = nil, nil
-			s.adopted(ctx, a)
-		case <-s.adoptAgain:
-			s.adoptAgain = nil
-			s.adopt(ctx)
-		case r := <-s.starts:
-			s.starts, s.stuck = nil, nil
-			s.started(ctx, r)
-		case e := <-s.exits:
-			s.exited(ctx, e)
-		case <-s.removed:
-			s.removed, s.stuck = nil, nil
-			s.afterRemove()
-			if s.due {
-				s.due = false
-				s.restart(ctx)
-			}
-		case <-s.retry:
-			s.retry = nil
-			if s.due = s.removed != nil; !s.due {
-				s.restart(ctx)
-			}
-		case <-s.kill:
-			s.kill, s.again = nil, nil
-			s.cfg.Console.Warn(s.b.Name, "has not stopped %v after %s: killed", s.b.Service.StopTimeout, signalName(s.b.Service.StopSignal))
-			s.killAll()
-		case <-s.again:
-			s.again = nil
-			s.signalStop()
-		case <-s.died:
-			s.died = nil
-			s.cfg.Console.Error(s.b.Name, "cannot be killed: its processes are stuck in the kernel")
-			s.close()
-			return
-		case <-s.stuck:
-			s.stuck = nil
-			s.hung()
-			if s.stopAsked {
-				s.close()
-				return
-			}
+	for s.consider(ctx); !s.done(); s.consider(ctx) {
+		if !s.step(ctx) {
+			break
 		}
 	}
-	s.close()
+	if ctx.Err() == nil {
+		s.close()
+	}
 }
 
-// done reports whether the service was asked to stop and nothing is left to do.
+// step waits for one thing to happen and deals with it. It reports false when
+// there is nothing more that this service can wait for.
+func (s *Service) step(ctx context.Context) bool {
+	leave := s.leave
+	if s.leaving {
+		leave = nil
+	}
+	select {
+	case <-ctx.Done():
+		return false
+	case <-leave:
+		s.leaving = true
+		s.stop("the machine goes down", followNothing)
+	case r := <-s.requests:
+		r.reply <- s.handle(ctx, r)
+	case <-s.wake:
+	case a := <-s.adopts:
+		s.adopts, s.stuck = nil, nil
+		s.unstuck()
+		s.adopted(ctx, a)
+	case <-s.adoptAgain:
+		s.adoptAgain = nil
+		s.adopt(ctx)
+	case r := <-s.starts:
+		s.starts, s.stuck = nil, nil
+		s.started(ctx, r)
+	case e := <-s.exits:
+		s.exited(ctx, e)
+	case <-s.removed:
+		s.removed, s.stuck = nil, nil
+		s.unstuck()
+		then := s.afterRemove
+		s.afterRemove = nil
+		then()
+	case <-s.retry:
+		s.retry, s.due = nil, true
+	case <-s.saveAgain:
+		s.saveAgain = nil
+		s.save()
+	case m := <-s.notify:
+		s.heard(m)
+	case r := <-s.watch.results:
+		s.checked(r)
+	case <-s.watch.cut:
+		s.cutCheck()
+	case <-s.watch.next:
+		s.watch.next = nil
+		s.checkNow()
+	case <-s.watch.limit:
+		s.watch.limit = nil
+		s.notReadyInTime()
+	case <-s.watch.matched:
+		s.nowReady()
+	case <-s.kill:
+		s.kill, s.again = nil, nil
+		s.cfg.Console.Warn(s.name, "has not stopped %v after %s: killed", s.b.Service.StopTimeout, signalName(s.b.Service.StopSignal))
+		s.killAll()
+	case <-s.again:
+		s.again = nil
+		s.signalStop()
+	case <-s.died:
+		s.died = nil
+		s.stuckFor("cannot be killed: its processes are stuck in the kernel")
+		return !s.leaving
+	case <-s.stuck:
+		s.stuck = nil
+		s.hung()
+		return !s.leaving
+	}
+	return true
+}
+
+// consider does what has become possible or due.
+func (s *Service) consider(ctx context.Context) {
+	if ctx.Err() != nil {
+		return
+	}
+	switch state := s.State(); state {
+	case lifecycle.Waiting:
+		if s.removed == nil {
+			s.up(ctx, "")
+		}
+	case lifecycle.Backoff:
+		if s.due && s.removed == nil {
+			s.due = false
+			s.up(ctx, "the backoff is over")
+		}
+	case lifecycle.Starting, lifecycle.Running, lifecycle.Ready:
+		if why := s.cfg.order().Lost(s.name, s.with()); why != "" {
+			s.set(func(p *public) { p.sick = true })
+			s.stop(why, followStart)
+		}
+	}
+	if s.State() == lifecycle.Stopping && s.task != nil && !s.signalled && len(s.cfg.order().StopFirst(s.name)) == 0 {
+		s.signalStop()
+	}
+}
+
+// done reports whether the machine goes down and nothing is left to do.
 func (s *Service) done() bool {
-	if !s.stopAsked || s.adopts != nil || s.adoptAgain != nil || s.starts != nil || s.removed != nil {
+	if !s.leaving || s.adopts != nil || s.adoptAgain != nil || s.starts != nil || s.removed != nil {
 		return false
 	}
-	st := s.State()
-	return st == lifecycle.Stopped || st == lifecycle.Failed
+	switch s.State() {
+	case lifecycle.Stopped, lifecycle.Failed:
+		return true
+	}
+	return false
 }
 
 // hung says what the kernel or the runtime does not give back. The loop goes on
@@ -256,13 +324,17 @@ func (s *Service) hung() {
 	case s.adopts != nil:
 		what = "the look for its task"
 	}
-	s.cfg.Console.Error(s.b.Name, "%s hangs: a mount, a device or the runtime does not answer", what)
-	s.settle()
+	s.stuckFor(what + " hangs: a mount, a device or the runtime does not answer")
 }
 
-func (s *Service) settle() { s.settleOnce.Do(func() { close(s.settled) }) }
+func (s *Service) stuckFor(why string) {
+	s.cfg.Console.Error(s.name, "%s", why)
+	s.set(func(p *public) { p.stuck, p.settled = why, true })
+	s.cfg.order().Changed(s.name)
+}
 
 func (s *Service) close() {
+	s.endWatch()
 	if s.output != nil {
 		s.output.Close(true)
 	}
@@ -273,9 +345,10 @@ func (s *Service) close() {
 func (s *Service) remove(ctx context.Context, then func()) {
 	removed := make(chan struct{})
 	s.removed, s.afterRemove = removed, then
-	s.stuck = time.After(stuckBound)
+	s.stuck = s.cfg.after(stuckBound)
+	b := s.b
 	go func() {
 		defer close(removed)
-		s.cfg.Tasks.Remove(context.WithoutCancel(ctx), s.b)
+		s.cfg.Tasks.Remove(context.WithoutCancel(ctx), b)
 	}()
 }

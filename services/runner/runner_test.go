@@ -29,7 +29,7 @@ func TestAFailedStartBacksOffUntilItStarts(t *testing.T) {
 		}
 		l.is(lifecycle.Backoff, 1)
 		l.until(time.Second)
-		l.is(lifecycle.Running, 4)
+		l.is(lifecycle.Ready, 4)
 		l.said(
 			"0s web: ERROR: failed to start: no shim; restart 1 in 100ms",
 			"0s web: | last words",
@@ -38,7 +38,7 @@ func TestAFailedStartBacksOffUntilItStarts(t *testing.T) {
 			"300ms web: | last words",
 			"700ms web: running (pid 104), started in 0.000s",
 		)
-		l.svc.Stop()
+		l.svc.Leave()
 		l.ends(time.Second)
 	})
 }
@@ -56,8 +56,8 @@ func TestAnEndIsFollowedByARestart(t *testing.T) {
 		}
 		l.run()
 		l.until(30 * time.Second)
-		l.is(lifecycle.Running, 3)
-		l.svc.Stop()
+		l.is(lifecycle.Ready, 3)
+		l.svc.Leave()
 		l.ends(30 * time.Second)
 		l.is(lifecycle.Stopped, 3)
 		l.said(
@@ -91,8 +91,8 @@ func TestARestartWaitsForTheRemoval(t *testing.T) {
 		l.until(2 * time.Second)
 		l.is(lifecycle.Backoff, 1)
 		l.until(3 * time.Second)
-		l.is(lifecycle.Running, 2)
-		l.svc.Stop()
+		l.is(lifecycle.Ready, 2)
+		l.svc.Leave()
 		l.ends(3 * time.Second)
 	})
 }
@@ -107,7 +107,7 @@ func TestStopWhileStarting(t *testing.T) {
 		l.run()
 		l.until(time.Second)
 		l.is(lifecycle.Starting, 1)
-		l.svc.Stop()
+		l.svc.Leave()
 		l.ends(time.Second)
 		l.is(lifecycle.Stopped, 1)
 		l.said()
@@ -123,7 +123,7 @@ func TestStopWhileAStartSucceeds(t *testing.T) {
 		}
 		l.run()
 		l.until(time.Second)
-		l.svc.Stop()
+		l.svc.Leave()
 		l.ends(2 * time.Second)
 		l.is(lifecycle.Stopped, 1)
 		l.said("2s web: stopped in 1.000s (killed by SIGTERM)")
@@ -137,7 +137,7 @@ func TestStopInBackoff(t *testing.T) {
 		l.run()
 		l.until(5 * time.Second)
 		l.is(lifecycle.Backoff, 6)
-		l.svc.Stop()
+		l.svc.Leave()
 		l.ends(5 * time.Second)
 		l.is(lifecycle.Stopped, 6)
 	})
@@ -153,7 +153,7 @@ func TestOneThatIgnoresTheSignalIsKilledAtItsBound(t *testing.T) {
 		}
 		l.run()
 		l.until(time.Minute)
-		l.svc.Stop()
+		l.svc.Leave()
 		l.ends(70 * time.Second)
 		l.is(lifecycle.Stopped, 1)
 		l.said(
@@ -174,7 +174,7 @@ func TestOneThatCannotBeKilledIsGivenUp(t *testing.T) {
 			return f, nil
 		}
 		l.run()
-		l.svc.Stop()
+		l.svc.Leave()
 		l.ends(7 * time.Second)
 		l.is(lifecycle.Stopping, 1)
 		l.said(
@@ -204,7 +204,7 @@ func TestOneThatCannotHearTheSignalIsKilledAtOnce(t *testing.T) {
 			l.onStart = deaf
 			l.run()
 			l.until(tc.age)
-			l.svc.Stop()
+			l.svc.Leave()
 			l.ends(tc.over)
 			l.is(lifecycle.Stopped, 1)
 		})
@@ -225,7 +225,7 @@ func TestTheLimitEndsInTheAction(t *testing.T) {
 		if !slices.Equal(l.acted, []policy.Action{policy.ActionReboot}) {
 			t.Errorf("the machine was asked for %v", l.acted)
 		}
-		l.svc.Stop()
+		l.svc.Leave()
 		l.ends(time.Minute)
 	})
 }
@@ -243,7 +243,7 @@ func TestABundleThatCannotBeUsedFails(t *testing.T) {
 		if !l.settled() || !slices.Equal(l.acted, []policy.Action{policy.ActionHalt}) {
 			t.Errorf("settled %v, asked for %v", l.settled(), l.acted)
 		}
-		l.svc.Stop()
+		l.svc.Leave()
 		l.ends(0)
 	})
 }
@@ -263,7 +263,7 @@ func TestAHungStartHoldsUpNobody(t *testing.T) {
 		}
 		l.is(lifecycle.Starting, 1)
 		l.until(5 * time.Minute)
-		l.svc.Stop()
+		l.svc.Leave()
 		l.ends(5*time.Minute + stuckBound)
 		l.said(
 			"3m30s web: ERROR: its start hangs: a mount, a device or the runtime does not answer",
@@ -286,7 +286,7 @@ func TestAHungRemovalHoldsUpNoStop(t *testing.T) {
 			}
 			l.run()
 			l.until(asked)
-			l.svc.Stop()
+			l.svc.Leave()
 			l.ends(asked + stuckBound)
 			close(back)
 		})
@@ -310,14 +310,14 @@ func TestAHungRemovalIsSaidAndWaitedFor(t *testing.T) {
 		}
 		l.run()
 		l.until(time.Minute)
-		l.is(lifecycle.Running, 2)
+		l.is(lifecycle.Ready, 2)
 		l.said(
 			"0s web: running (pid 101), started in 0.000s",
 			"0s web: exited with code 0 after 0.0s; restart 1 in 100ms",
 			"30s web: ERROR: its removal hangs: a mount, a device or the runtime does not answer",
 			"1m0s web: running (pid 102), started in 0.000s",
 		)
-		l.svc.Stop()
+		l.svc.Leave()
 		l.ends(time.Minute)
 	})
 }
@@ -341,7 +341,7 @@ func TestRestartsLeaveNothingBehind(t *testing.T) {
 			t.Errorf("%d starts, %d removals", l.starts, l.removals)
 		}
 		l.mu.Unlock()
-		l.svc.Stop()
+		l.svc.Leave()
 		<-l.svc.Over()
 		l.cancel()
 	})

@@ -6,23 +6,52 @@ import (
 	"strings"
 	"time"
 
+	"keelson/internal/api"
 	"keelson/internal/pidfd"
 	"keelson/internal/policy"
 	"keelson/services/lifecycle"
 	"keelson/services/task"
 )
 
-// restart starts the service after its backoff.
-func (s *Service) restart(ctx context.Context) {
-	if s.State() != lifecycle.Backoff {
-		return // it was asked to stop meanwhile
+// up starts the service, or lets it wait for what comes before it.
+func (s *Service) up(ctx context.Context, cause string) {
+	waitsFor, with := s.cfg.order().Gate(s.name)
+	waiting := s.State() == lifecycle.Waiting
+	if len(waitsFor) > 0 {
+		if !waiting {
+			s.applyWaiting(cause)
+		}
+		s.sayWaiting(waitsFor)
+		return
 	}
-	s.apply(lifecycle.TimerFired, "the backoff is over")
+	if waiting {
+		cause = "nothing to wait for any more"
+	}
+	s.set(func(p *public) { p.with = with })
+	s.saidWaiting = ""
+	s.apply(lifecycle.StartBegun, cause)
 	s.start(ctx)
+}
+
+func (s *Service) applyWaiting(cause string) { s.apply(lifecycle.HeldUp, cause) }
+
+// sayWaiting says once what a service waits for that will not come by itself.
+func (s *Service) sayWaiting(waitsFor []string) {
+	words := strings.Join(waitsFor, ", ")
+	if words != s.saidWaiting && s.cfg.order().Hopeless(s.name) {
+		s.saidWaiting = words
+		s.cfg.Console.Warn(s.name, "waits for %s", words)
+	}
 }
 
 // start begins a start beside the loop.
 func (s *Service) start(ctx context.Context) {
+	if s.next != nil {
+		s.b, s.next = s.next, nil
+		b := s.b
+		s.set(func(p *public) { p.bundle = b })
+	}
+	s.listen(ctx)
 	sctx, cancel := context.WithTimeout(ctx, startBound)
 	s.cancelStart = cancel
 	s.startBegan = s.cfg.Now()
@@ -34,61 +63,76 @@ func (s *Service) start(ctx context.Context) {
 		s.output.Mark()
 		streams.Stdout, streams.Stderr = s.output.Paths()
 	}
+	b := s.b
 	go func() {
-		t, err := s.cfg.Tasks.Start(sctx, s.b, streams)
+		t, err := s.cfg.Tasks.Start(sctx, b, streams)
 		results <- startResult{t, err}
 	}()
 }
 
 // armStuck limits what was begun, more tightly where the service is to stop.
 func (s *Service) armStuck(d time.Duration) {
-	if s.stopAsked {
+	if s.leaving || s.State() == lifecycle.Stopping {
 		d = min(d, stuckBound)
 	}
-	s.stuck = time.After(d)
+	s.stuck = s.cfg.after(d)
 }
 
 // started settles a start.
 func (s *Service) started(ctx context.Context, r startResult) {
 	s.cancelStart()
+	s.unstuck()
 	stopping := s.State() == lifecycle.Stopping
 	switch {
 	case r.err != nil && stopping:
-		s.apply(lifecycle.StartFailed, r.err.Error())
+		s.stoppedThen(ctx, r.err.Error())
 	case r.err != nil && ctx.Err() != nil: // the supervisor ends; nothing was decided
 	case r.err != nil:
-		cause := strings.TrimPrefix(r.err.Error(), s.b.ID+": ")
-		if cause == s.lastFailure {
-			s.decide("failed to start for the same reason", false, 0)
-			return
-		}
-		s.lastFailure = cause
-		s.decide("failed to start: "+cause, false, 0)
-		s.showTail()
+		s.startFailed(strings.TrimPrefix(r.err.Error(), s.b.ID+": "))
 	default:
-		s.lastFailure = ""
-		s.mu.Lock()
-		s.startedAt = s.cfg.Now()
-		s.mu.Unlock()
+		s.set(func(p *public) {
+			p.startedAt, p.readyAt, p.wellSince = s.cfg.Now(), 0, 0
+			p.status, p.health = "", api.Health{}
+		})
 		s.holdTask(ctx, r.task)
-		s.apply(lifecycle.Started, fmt.Sprintf("pid %d", r.task.PID()))
-		if stopping {
-			s.signalStop()
+		cause := fmt.Sprintf("pid %d", r.task.PID())
+		if stopping { // too late to be cancelled
+			s.save()
 			return
 		}
-		s.cfg.Console.Line(s.b.Name, "running (pid %d), started in %.3fs", r.task.PID(), (s.cfg.Now() - s.startBegan).Seconds())
+		s.cfg.Console.Line(s.name, "running (pid %d), started in %.3fs", r.task.PID(), (s.cfg.Now() - s.startBegan).Seconds())
+		if !s.canTell(s.b.Service.Ready) {
+			s.isReady()
+			s.lastFailure = ""
+			s.applyAll(move{lifecycle.Started, cause}, move{lifecycle.BecameReady, "it has started"})
+			s.beginHealth()
+			return
+		}
+		s.apply(lifecycle.Started, cause)
+		s.beginReady()
 	}
+}
+
+// startFailed decides what follows a start that has failed.
+func (s *Service) startFailed(cause string) {
+	s.set(func(p *public) { p.sick = true })
+	if cause == s.lastFailure {
+		s.decide("failed to start for the same reason", "failed to start: "+cause, false, 0)
+		return
+	}
+	s.lastFailure = cause
+	s.decide("failed to start: "+cause, "failed to start: "+cause, false, 0)
+	s.showTail()
 }
 
 // holdTask begins to wait for a running task.
 func (s *Service) holdTask(ctx context.Context, t task.Task) {
 	s.task = t
+	s.signalled = false
 	exits := make(chan task.Exit, 1)
 	s.exits = exits
 	id := t.Identity()
-	s.mu.Lock()
-	s.process = id
-	s.mu.Unlock()
+	s.set(func(p *public) { p.process = id })
 	go func() {
 		if e, err := t.Wait(ctx); err == nil {
 			exits <- e
@@ -98,22 +142,64 @@ func (s *Service) holdTask(ctx context.Context, t task.Task) {
 
 // exited settles the end of a task.
 func (s *Service) exited(ctx context.Context, e task.Exit) {
+	s.unstuck()
+	failedSince := s.watch.failedSince
+	s.endWatch()
 	s.exits, s.kill, s.died, s.again = nil, nil, nil, nil
-	s.task = nil
-	s.mu.Lock()
-	s.process = pidfd.Identity{}
-	ran := s.cfg.Now() - s.startedAt
-	s.mu.Unlock()
-	if s.State() == lifecycle.Stopping {
-		s.remove(ctx, func() { s.stopped(e) })
+	s.task, s.signalled = nil, false
+	now := s.cfg.Now()
+	var ran, well time.Duration
+	s.set(func(p *public) {
+		ran = now - p.startedAt
+		if p.wellSince > 0 {
+			well = now - p.wellSince
+			if failedSince > 0 {
+				well = failedSince - p.wellSince
+			}
+		}
+		p.process = pidfd.Identity{}
+		p.readyAt, p.wellSince, p.status, p.health = 0, 0, "", api.Health{}
+	})
+	if s.State() == lifecycle.Stopping && s.follow != followFailure {
+		s.noteExit(e, ran)
+		s.remove(ctx, func() { s.stopped(ctx, e) })
 		return
 	}
-	s.ended(ctx, e, ran)
+	s.ended(ctx, e, ran, well)
 }
 
-// ended decides what follows the end of a task that nobody asked for.
-func (s *Service) ended(ctx context.Context, e task.Exit, ran time.Duration) {
-	s.decide(fmt.Sprintf("%s after %.1fs", e, ran.Seconds()), e.Success(), ran)
+// noteExit keeps how the task ended, and returns it in words.
+func (s *Service) noteExit(e task.Exit, ran time.Duration) string {
+	reason := e.String()
+	if s.cfg.Explain != nil {
+		if more := s.cfg.Explain(s.b, e); more != "" {
+			reason += ": " + more
+		}
+	}
+	last := &api.Exit{Code: e.Status, Reason: reason, At: s.cfg.Now(), Ran: ran}
+	if sig, ok := e.Signal(); ok {
+		last.Signal = signalName(sig)
+	}
+	s.set(func(p *public) { p.lastExit = last })
+	return reason
+}
+
+// ended decides what follows the end of a task that was not asked for.
+func (s *Service) ended(ctx context.Context, e task.Exit, ran, well time.Duration) {
+	cause, success := s.noteExit(e, ran), e.Success()
+	cause = fmt.Sprintf("%s after %.1fs", cause, ran.Seconds())
+	s.set(func(p *public) { p.sick = true })
+	switch {
+	case s.follow == followFailure:
+		s.setFollow(followNothing)
+		s.startFailed(s.stopCause)
+	case s.killedFor != "":
+		s.killedFor = ""
+		s.decide(cause+", for it was unhealthy", cause+", for it was unhealthy", false, well)
+		success = false
+	default:
+		s.decide(cause, cause, success, well)
+	}
 	// The shim has copied the last output when the task is removed; a restart
 	// waits for its delay meanwhile.
 	s.remove(ctx, func() {
@@ -121,28 +207,32 @@ func (s *Service) ended(ctx context.Context, e task.Exit, ran time.Duration) {
 			return
 		}
 		s.output.Drain()
-		if !e.Success() {
+		if !success {
 			s.showTail()
 		}
 	})
 }
 
 // decide applies the policy to an end or a failed start and says so.
-func (s *Service) decide(cause string, success bool, ran time.Duration) {
-	s.mu.Lock()
-	d := s.restarts.Decide(s.b.Service, ran, success, s.cfg.Now(), s.cfg.Jitter())
-	count := s.restarts.Count
-	s.mu.Unlock()
-	say := s.cfg.Console.Error
+func (s *Service) decide(say, cause string, success bool, well time.Duration) {
+	var d lifecycle.Decision
+	var count int
+	now, jitter := s.cfg.Now(), s.cfg.Jitter()
+	s.set(func(p *public) {
+		d = p.restarts.Decide(s.b.Service, well, success, now, jitter)
+		count = p.restarts.Count
+		p.failures++
+	})
+	tell := s.cfg.Console.Error
 	if success {
-		say = s.cfg.Console.Line
+		tell = s.cfg.Console.Line
 	}
-	if d.Event == lifecycle.RetryAt {
-		say(s.b.Name, "%s; restart %d in %s", cause, count, roundDelay(d.Delay))
+	if d.Event == lifecycle.RetrySet {
+		tell(s.name, "%s; restart %d in %s", say, count, roundDelay(d.Delay))
 		s.backoff(d.Delay, cause)
 		return
 	}
-	say(s.b.Name, "%s; %s", cause, d.Reason)
+	tell(s.name, "%s; %s", say, d.Reason)
 	s.apply(d.Event, cause+"; "+d.Reason)
 	if d.Event == lifecycle.GaveUp {
 		s.failed()
@@ -151,17 +241,16 @@ func (s *Service) decide(cause string, success bool, ran time.Duration) {
 
 // backoff arms the timer of the next start.
 func (s *Service) backoff(delay time.Duration, cause string) {
-	s.mu.Lock()
-	s.retryAt = s.cfg.Now() + delay
-	s.mu.Unlock()
-	s.retry = time.After(delay)
-	s.apply(lifecycle.RetryAt, cause)
+	at := s.cfg.Now() + delay
+	s.set(func(p *public) { p.retryAt = at })
+	s.retry, s.due = s.cfg.after(delay), false
+	s.apply(lifecycle.RetrySet, cause)
 }
 
 // failed does what the user asked for should the service fail for good.
 func (s *Service) failed() {
 	if a := s.b.Service.OnFailure; a != policy.ActionNone && !s.cfg.Leaving {
-		s.cfg.Act(a, fmt.Sprintf("service %s has failed (keelson.on-failure: %s)", s.b.Name, a))
+		s.cfg.Act(a, fmt.Sprintf("service %s has failed (keelson.on-failure: %s)", s.name, a))
 	}
 }
 
@@ -172,7 +261,7 @@ func (s *Service) showTail() {
 		return
 	}
 	for _, line := range s.output.Tail(tailLines) {
-		s.cfg.Console.Line(s.b.Name, "| %s", line)
+		s.cfg.Console.Line(s.name, "| %s", line)
 	}
 }
 

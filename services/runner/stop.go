@@ -1,51 +1,79 @@
 package runner
 
 import (
+	"context"
 	"fmt"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"keelson/services/lifecycle"
-	"keelson/services/task"
 )
 
-// stopping handles the request to stop, in whatever state it comes.
-func (s *Service) stopping() {
-	s.stopBegan = s.cfg.Now()
-	was := s.State()
-	s.apply(lifecycle.StopAsked, "asked to stop")
-	if s.adopts != nil || s.starts != nil || s.removed != nil {
+// stop begins to stop the service, in whatever state it is. The signal is sent
+// by consider, as soon as those have stopped that need this one.
+func (s *Service) stop(cause string, then follow) {
+	switch state := s.State(); state {
+	case lifecycle.Unknown: // what is found will be dealt with as was asked
+		if s.leaving {
+			s.armStuck(stuckBound)
+		}
+		s.save()
+		return
+	case lifecycle.Waiting, lifecycle.Backoff, lifecycle.Stopped, lifecycle.Failed:
+		if then == followNothing {
+			s.retry, s.due = nil, false
+			s.apply(lifecycle.StopBegun, cause)
+		}
+		if s.leaving && s.removed != nil {
+			s.armStuck(stuckBound)
+		}
+		return
+	case lifecycle.Stopping:
+		s.setFollow(then)
+		s.apply(lifecycle.StopBegun, cause)
+		if s.leaving && (s.starts != nil || s.removed != nil) {
+			s.armStuck(stuckBound)
+		}
+		return
+	}
+	s.endWatch()
+	s.setFollow(then)
+	s.stopBegan, s.stopCause, s.killedFor = s.cfg.Now(), cause, "" // until the signal is sent
+	s.apply(lifecycle.StopBegun, cause)
+	if s.starts != nil {
+		s.cancelStart()
 		s.armStuck(stuckBound)
 	}
-	switch was {
-	case lifecycle.Starting:
-		s.cancelStart()
-	case lifecycle.Running:
-		s.signalStop()
-	case lifecycle.Backoff:
-		s.retry, s.due = nil, false
-	}
+}
+
+// setFollow says what comes after the stop.
+func (s *Service) setFollow(f follow) {
+	s.follow = f
+	s.set(func(p *public) { p.comes = f != followNothing })
 }
 
 // signalStop sends the stop signal and arms the bound after which it is killed.
 // A service that cannot hear the signal is killed at once, unless it is so
 // young that it may not have come to installing its handler.
 func (s *Service) signalStop() {
+	if !s.signalled {
+		s.signalled, s.stopBegan = true, s.cfg.Now()
+	}
 	if s.kill == nil {
-		s.kill = time.After(s.b.Service.StopTimeout)
+		s.kill = s.cfg.after(s.b.Service.StopTimeout)
 	}
 	heard, err := s.task.Stop(s.b.Service.StopSignal)
 	if err != nil {
-		s.cfg.Console.Warn(s.b.Name, "%v", err)
+		s.cfg.Console.Warn(s.name, "%v", err)
 	}
 	s.mu.Lock()
-	age := s.cfg.Now() - s.startedAt
+	age := s.cfg.Now() - s.pub.startedAt
 	s.mu.Unlock()
 	switch {
 	case heard || err != nil:
 	case age < handlerBound:
-		s.again = time.After(handlerBound - age)
+		s.again = s.cfg.after(handlerBound - age)
 	default:
 		s.deaf, s.kill = true, nil
 		s.killAll()
@@ -54,23 +82,64 @@ func (s *Service) signalStop() {
 
 func (s *Service) killAll() {
 	if err := s.task.Kill(); err != nil {
-		s.cfg.Console.Warn(s.b.Name, "%v", err)
+		s.cfg.Console.Warn(s.name, "%v", err)
 	}
-	s.died = time.After(killBound)
+	s.died = s.cfg.after(killBound)
 }
 
-// stopped says that the service has stopped as it was asked to.
-func (s *Service) stopped(e task.Exit) {
+// stopped says that the service has stopped as it was to.
+func (s *Service) stopped(ctx context.Context, e fmt.Stringer) {
 	if s.output != nil {
 		s.output.Drain()
 	}
-	s.apply(lifecycle.Exited, e.String())
 	how := e.String()
 	if s.deaf {
 		how += ", as it has no handler for " + signalName(s.b.Service.StopSignal)
 		s.deaf = false
 	}
-	s.cfg.Console.Line(s.b.Name, "stopped in %.3fs (%s)", (s.cfg.Now() - s.stopBegan).Seconds(), how)
+	why := ""
+	if s.follow == followStart {
+		why = ": " + s.stopCause
+	}
+	s.cfg.Console.Line(s.name, "stopped in %.3fs (%s)%s", (s.cfg.Now() - s.stopBegan).Seconds(), how, why)
+	s.stoppedThen(ctx, e.String())
+}
+
+// stoppedThen does what follows a stop.
+func (s *Service) stoppedThen(ctx context.Context, how string) {
+	then := s.follow
+	s.setFollow(followNothing)
+	switch {
+	case s.leaving || then == followNothing:
+		s.apply(lifecycle.StopDone, how)
+	case then == followStart:
+		s.up(ctx, s.stopCause)
+	default:
+		s.startFailed(s.stopCause)
+	}
+}
+
+// unstuck takes back that something hangs.
+func (s *Service) unstuck() {
+	s.mu.Lock()
+	was := s.pub.stuck
+	s.mu.Unlock()
+	if was != "" {
+		s.set(func(p *public) { p.stuck = "" })
+	}
+}
+
+func (s *Service) down() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.pub.down
+}
+
+// with returns when each required service became ready, at the last start.
+func (s *Service) with() map[string]time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.pub.with
 }
 
 func signalName(sig unix.Signal) string {

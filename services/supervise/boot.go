@@ -81,30 +81,57 @@ func (s *Supervisor) step(name string, do func()) {
 	s.progress.setSpan(name, console.Now()-began)
 }
 
-// settled waits until the first start of every service has come to something.
+// The boot says who it is waiting for after sayFirst, then after twice as long each
+// time.
+const sayFirst = 10 * time.Second
+
+// settled waits until the first start of every service has come to something:
+// those that are ready, have failed, or wait for one that did. The bounds of the
+// services end it.
 func (s *Supervisor) settled(ctx context.Context) bool {
-	for _, svc := range s.services {
+	wait := sayFirst
+	say := time.After(wait)
+	for {
+		moved := s.roster.Moved()
+		left := s.roster.Unsettled()
+		if len(left) == 0 {
+			return ctx.Err() == nil
+		}
 		select {
-		case <-svc.Settled():
+		case <-moved:
+		case <-say:
+			s.con.Line("keelson", "still waiting for %s", strings.Join(left, ", "))
+			wait *= 2
+			say = time.After(wait)
 		case <-ctx.Done():
 			return false
 		}
 	}
-	return true
+}
+
+// count returns how many services there are, how many of them are up, and what the
+// others are, in words.
+func (s *Supervisor) count() (all, up int, others []string) {
+	for _, i := range s.roster.All() {
+		all++
+		if lifecycle.State(i.State).Up() {
+			up++
+			continue
+		}
+		words := i.Name + " (" + i.State + ")"
+		if len(i.WaitingFor) > 0 {
+			words = i.Name + " (waiting for " + strings.Join(i.WaitingFor, ", ") + ")"
+		}
+		others = append(others, words)
+	}
+	return all, up, others
 }
 
 // bootComplete is the line people wait for.
 func (s *Supervisor) bootComplete(services time.Duration) {
-	running, not := 0, 0
-	for _, svc := range s.services {
-		if svc.State() == lifecycle.Running {
-			running++
-		} else {
-			not++
-		}
-	}
-	if not > 0 {
-		s.con.Warn("keelson", "%s of %d not running", plural(not, "service"), running+not)
+	all, running, others := s.count()
+	if len(others) > 0 {
+		s.con.Warn("keelson", "%s of %d not running: %s", plural(len(others), "service"), all, strings.Join(others, ", "))
 	}
 	s.listenToButtons()
 	now := console.Now()
@@ -119,14 +146,9 @@ func (s *Supervisor) takenOver(ctx context.Context) {
 	if !s.settled(ctx) {
 		return
 	}
-	running := 0
-	for _, svc := range s.services {
-		if svc.State() == lifecycle.Running {
-			running++
-		}
-	}
+	all, running, _ := s.count()
 	s.listenToButtons()
-	s.con.Line("keelson", "supervisor is back; %d of %s running", running, plural(len(s.services), "service"))
+	s.con.Line("keelson", "supervisor is back; %d of %s running", running, plural(all, "service"))
 	s.progress.SetDone("complete")
 }
 

@@ -10,29 +10,26 @@ import (
 )
 
 // shutdown takes everything down in order: services, each within its own
-// bound and all at once; then the onshutdown containers, one after the other;
+// bound and as parallel as their order allows; then the onshutdown containers, one after the other;
 // then the image's shutdown scripts. File systems and power are PID 1's, which
 // also has the bound on all of this.
 func (s *Supervisor) shutdown(ctx context.Context) {
 	began := console.Now()
 	running := 0
-	if s.cfg.StopKind != "" {
-		s.findRunning(ctx)
-	}
-	for _, svc := range s.services {
-		switch svc.State() {
-		case lifecycle.Running, lifecycle.Starting:
-			running++
+	if s.roster != nil {
+		if s.cfg.StopKind != "" {
+			s.findRunning(ctx)
 		}
-		svc.Stop()
-	}
-	if running > 0 {
-		s.con.Line("keelson", "stopping %s", plural(running, "service"))
-	}
-	for _, svc := range s.services {
-		select {
-		case <-svc.Over():
-		case <-ctx.Done():
+		for _, i := range s.roster.All() {
+			if state := lifecycle.State(i.State); state.Active() && state != lifecycle.Unknown {
+				running++
+			}
+		}
+		if running > 0 {
+			s.con.Line("keelson", "stopping %s", plural(running, "service"))
+		}
+		s.roster.Leave()
+		if !s.left(ctx) {
 			return
 		}
 	}
@@ -50,6 +47,21 @@ func (s *Supervisor) shutdown(ctx context.Context) {
 		}
 	}
 	s.scripts(ctx, "/etc/shutdown.d", 10*time.Second)
+}
+
+// left waits until every service has stopped, each within its bounds.
+func (s *Supervisor) left(ctx context.Context) bool {
+	for {
+		moved := s.roster.Moved()
+		if len(s.roster.Left()) == 0 {
+			return true
+		}
+		select {
+		case <-moved:
+		case <-ctx.Done():
+			return false
+		}
+	}
 }
 
 // findBound is how long a supervisor that was started on the way down looks for

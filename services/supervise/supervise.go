@@ -31,6 +31,7 @@ import (
 	"keelson/services/capture"
 	"keelson/services/daemon"
 	"keelson/services/logs"
+	"keelson/services/roster"
 	"keelson/services/runner"
 	"keelson/services/task"
 )
@@ -93,8 +94,8 @@ type Supervisor struct {
 	tasks    *task.Runtime
 	keeper   *daemon.Keeper
 	progress *progress
-	services []*runner.Service
-	resumed  bool // an earlier supervisor of this boot has been here
+	roster   *roster.Roster // every service; nil until the boot has come to them
+	resumed  bool           // an earlier supervisor of this boot has been here
 	modules  *modules.Index
 	events   *uevent.Listener // nil where the kernel's device events cannot be had
 	buttons  *power.Buttons   // open before anybody is told that the boot is complete; nil in a container
@@ -281,7 +282,7 @@ func (s *Supervisor) loadServices(ctx context.Context) {
 	if err != nil {
 		s.con.Error("keelson", "%v", err)
 	}
-	cfg := &runner.Config{
+	cfg := runner.Config{
 		Tasks: s.tasks, Console: s.con, MemoryDir: filepath.Join(s.cfg.RunDir, "services"), Now: console.Now,
 		Jitter:     func() float64 { return 2*rand.Float64() - 1 },
 		Act:        s.machineAction,
@@ -289,17 +290,23 @@ func (s *Supervisor) loadServices(ctx context.Context) {
 		Leaving:    s.cfg.StopKind != "",
 		OpenOutput: s.serviceOutput,
 	}
+	var loaded []roster.Loaded
+	var warnings []roster.Warning
 	for _, dir := range dirs {
-		b, loadErr := bundle.Load(bundle.Services, dir)
-		if !s.progress.Done("services") && !cfg.Leaving {
-			for _, w := range b.Warnings {
-				s.con.Warn(b.Name, "%s", w)
-			}
+		b, err := bundle.Load(bundle.Services, dir)
+		loaded = append(loaded, roster.Loaded{Bundle: b, Err: err})
+		for _, text := range b.Warnings {
+			warnings = append(warnings, roster.Warning{Service: b.Name, Text: text})
 		}
-		svc := runner.New(cfg, b, loadErr)
-		s.services = append(s.services, svc)
-		go svc.Run(ctx)
 	}
+	services, wrong := roster.New(cfg, loaded)
+	if !s.progress.Done("services") && !cfg.Leaving {
+		for _, w := range append(warnings, wrong...) {
+			s.con.Warn(w.Service, "%s", w.Text)
+		}
+	}
+	s.roster = services
+	services.Run(ctx)
 }
 
 // serviceOutput opens a service's logs.

@@ -29,6 +29,8 @@ type Task interface {
 	Wait(ctx context.Context) (Exit, error)
 	// Stop sends the stop signal and reports whether anybody will hear it.
 	Stop(sig unix.Signal) (heard bool, err error)
+	// Signal sends a signal to the first process.
+	Signal(sig unix.Signal) error
 	// Kill ends everything in the container at once.
 	Kill() error
 }
@@ -51,13 +53,21 @@ type Exit struct {
 // Success reports whether the task ended by itself with code 0.
 func (e Exit) Success() bool { return e.Known && e.Status == 0 }
 
+// Signal returns the signal it was killed by, if it was.
+func (e Exit) Signal() (unix.Signal, bool) {
+	if e.Known && e.Status > 128 && e.Status <= 128+64 {
+		return unix.Signal(e.Status - 128), true
+	}
+	return 0, false
+}
+
 // String is the exit in words.
 func (e Exit) String() string {
+	sig, signalled := e.Signal()
 	switch {
 	case !e.Known:
 		return "ended, its exit code was lost with its shim or containerd"
-	case e.Status > 128 && e.Status <= 128+64:
-		sig := unix.Signal(e.Status - 128)
+	case signalled:
 		if name := unix.SignalName(sig); name != "" {
 			return "killed by " + name
 		}
@@ -133,6 +143,9 @@ func (t *running) status(ctx context.Context) Exit {
 		}
 	}
 }
+
+// Signal sends a signal to the first process.
+func (t *running) Signal(sig unix.Signal) error { return t.process.Signal(sig) }
 
 // Kill ends everything in the container at once: the whole cgroup, or where
 // there is no cgroup2 the first process, and with it its pid namespace. It

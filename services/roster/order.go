@@ -1,0 +1,171 @@
+package roster
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"keelson/services/lifecycle"
+	"keelson/services/runner"
+)
+
+func (r *Roster) status(name string) runner.Status {
+	st, _ := r.services[name].Status()
+	return st
+}
+
+// Gate says what a service has to wait for before it is started.
+func (r *Roster) Gate(name string) (waitsFor []string, with map[string]time.Duration) {
+	requires, after, leaving := r.orderOf(name)
+	if leaving {
+		return []string{"nothing: the machine goes down"}, nil
+	}
+	with = map[string]time.Duration{}
+	for _, other := range requires {
+		if st := r.status(other); ready(st) {
+			with[other] = st.ReadyAt
+		} else {
+			waitsFor = append(waitsFor, words(other, st))
+		}
+	}
+	for _, other := range after {
+		if slices.Contains(requires, other) {
+			continue
+		}
+		if st := r.status(other); !ready(st) && !r.cameToNothing(other) {
+			waitsFor = append(waitsFor, words(other, st))
+		}
+	}
+	return waitsFor, with
+}
+
+func ready(st runner.Status) bool { return st.State == lifecycle.Ready && st.ReadyAt > 0 }
+
+// words is a service that another one waits for, and why it is not there.
+func words(name string, st runner.Status) string { return fmt.Sprintf("%s (%s)", name, st.State) }
+
+// cameToNothing reports whether a service has tried to become ready and has not, or
+// does not try: what is only ordered after it need not wait for it.
+func (r *Roster) cameToNothing(name string) bool {
+	st := r.status(name)
+	switch st.State {
+	case lifecycle.Backoff, lifecycle.Unhealthy, lifecycle.Stopped, lifecycle.Failed:
+		return true
+	case lifecycle.Stopping:
+		return !st.Comes
+	case lifecycle.Waiting:
+		return r.waitsInVain(name)
+	}
+	return st.Over
+}
+
+// waitsInVain reports whether something that a service requires has come to nothing.
+func (r *Roster) waitsInVain(name string) bool {
+	requires, _, _ := r.orderOf(name)
+	return slices.ContainsFunc(requires, r.cameToNothing)
+}
+
+// Hopeless reports whether something that a waiting service requires will not come
+// by itself.
+func (r *Roster) Hopeless(name string) bool {
+	requires, _, _ := r.orderOf(name)
+	return slices.ContainsFunc(requires, func(other string) bool {
+		switch r.status(other).State {
+		case lifecycle.Stopped, lifecycle.Failed:
+			return true
+		case lifecycle.Waiting:
+			return r.Hopeless(other)
+		}
+		return false
+	})
+}
+
+// Lost says why a service that was started with these may not go on.
+func (r *Roster) Lost(name string, with map[string]time.Duration) string {
+	requires, _, leaving := r.orderOf(name)
+	if leaving {
+		return "" // everything is stopped in order
+	}
+	for _, other := range requires {
+		st := r.status(other)
+		if st.State == lifecycle.Unknown {
+			continue // a restarted supervisor has yet to look
+		}
+		if !ready(st) {
+			return fmt.Sprintf("%s, which it requires, is %s", other, st.State)
+		}
+		if was := with[other]; was != 0 && was != st.ReadyAt {
+			return fmt.Sprintf("%s, which it requires, was started again", other)
+		}
+	}
+	return ""
+}
+
+// StopFirst names those that have to be stopped before a service is: those that
+// require it, and when the machine goes down those that are ordered after it too.
+// One that cannot be stopped is not waited for.
+func (r *Roster) StopFirst(name string) []string {
+	r.mu.Lock()
+	var users []string
+	for _, other := range r.names {
+		if o := r.order[other]; slices.Contains(o.Requires, name) || r.leaving && slices.Contains(o.After, name) {
+			users = append(users, other)
+		}
+	}
+	r.mu.Unlock()
+	return slices.DeleteFunc(users, func(other string) bool {
+		st := r.status(other)
+		return !st.State.Active() || st.Over || st.Stuck != "" || st.State == lifecycle.Unknown && st.Settled
+	})
+}
+
+// waitsFor says in words what a service waits for at present, if it does.
+func (r *Roster) waitsFor(name string) []string {
+	switch r.status(name).State {
+	case lifecycle.Waiting:
+		list, _ := r.Gate(name)
+		return list
+	case lifecycle.Stopping:
+		var list []string
+		for _, other := range r.StopFirst(name) {
+			list = append(list, words(other, r.status(other)))
+		}
+		return list
+	}
+	return nil
+}
+
+// Unsettled says in words which services are still on their first way up: not those
+// that are ready, have failed, or wait for one that did.
+func (r *Roster) Unsettled() []string {
+	var list []string
+	for _, name := range r.names {
+		st := r.status(name)
+		if st.Settled || st.State == lifecycle.Waiting && r.waitsInVain(name) {
+			continue
+		}
+		list = append(list, words(name, st))
+	}
+	return list
+}
+
+// Leave begins to stop everything, because the machine goes down.
+func (r *Roster) Leave() {
+	r.mu.Lock()
+	r.leaving = true
+	r.mu.Unlock()
+	for _, name := range r.names {
+		r.services[name].Leave()
+	}
+}
+
+// Left says in words which services have not stopped yet, after Leave.
+func (r *Roster) Left() []string {
+	var list []string
+	for _, name := range r.names {
+		if st := r.status(name); !st.Over {
+			list = append(list, words(name, st))
+		}
+	}
+	return list
+}

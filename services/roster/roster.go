@@ -1,0 +1,199 @@
+// Package roster owns all services of a machine and the order between them: which
+// are started after which, which go down with which, and what people ask of them.
+//
+// It promises that services start and stop as parallel as their order allows, that
+// what one waits for can be said in words at any time, and that an order that
+// cannot be followed is told and left out: an appliance must boot. Each service
+// decides for itself (package runner); this package only answers what the others
+// are, from their present state, so that there is no event that could be missed. No
+// lock of a service is held while it asks, and none of ours while a service is told.
+package roster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+
+	"keelson/internal/api"
+	"keelson/internal/bundle"
+	"keelson/internal/policy"
+	"keelson/services/runner"
+)
+
+// ErrUnknown says that there is no service of that name.
+var ErrUnknown = errors.New("no such service")
+
+// Loaded is a service's folder as it was read.
+type Loaded struct {
+	Bundle *bundle.Bundle
+	Err    error // it cannot be used
+}
+
+// Warning is something about a service that people should know.
+type Warning struct{ Service, Text string }
+
+// Roster is the services of a machine.
+type Roster struct {
+	names    []string
+	services map[string]*runner.Service
+
+	mu       sync.Mutex
+	order    map[string]policy.Service    // whose After and Requires are in force, guarded by mu
+	problems map[string][]string          // what is wrong with the order, guarded by mu
+	tell     map[string][]*runner.Service // who looks again when a service has moved, guarded by mu
+	leaving  bool                         // the machine goes down, guarded by mu
+	moved    chan struct{}                // closed at the next move of any, guarded by mu
+}
+
+// New makes the services, which are not kept before Run. What is wrong with the
+// order between them comes back as warnings.
+func New(cfg runner.Config, loaded []Loaded) (*Roster, []Warning) {
+	r := &Roster{services: map[string]*runner.Service{}, order: map[string]policy.Service{}, problems: map[string][]string{}, moved: make(chan struct{})}
+	cfg.Order = r
+	dirs := map[string]string{}
+	for _, l := range loaded {
+		name := l.Bundle.Name
+		r.names = append(r.names, name)
+		r.services[name] = runner.New(&cfg, l.Bundle, l.Err)
+		r.order[name] = l.Bundle.Service
+		dirs[name] = l.Bundle.Dir
+	}
+	slices.Sort(r.names)
+	var warnings []Warning
+	for _, p := range policy.Order(r.order) {
+		text := orderText(dirs, p) + "; they are started without it"
+		warnings = append(warnings, Warning{p.Service, text})
+		for _, m := range p.Members {
+			r.problems[m] = append(r.problems[m], text)
+		}
+	}
+	r.tell = r.listeners()
+	return r, warnings
+}
+
+// Run begins to keep every service, as long as ctx lasts.
+func (r *Roster) Run(ctx context.Context) {
+	for _, name := range r.names {
+		go r.services[name].Run(ctx)
+	}
+}
+
+// Names returns the names of all services, sorted.
+func (r *Roster) Names() []string { return slices.Clone(r.names) }
+
+// Info returns what there is to know of a service, but for figures and its log.
+func (r *Roster) Info(name string) (api.Service, bool) {
+	svc := r.services[name]
+	if svc == nil {
+		return api.Service{}, false
+	}
+	i := svc.Info()
+	r.mu.Lock()
+	o := r.order[name]
+	i.Requires, i.After = slices.Clone(o.Requires), slices.Clone(o.After)
+	i.Problems = append(i.Problems, r.problems[name]...)
+	for _, other := range r.names {
+		if slices.Contains(r.order[other].Requires, name) {
+			i.RequiredBy = append(i.RequiredBy, other)
+		}
+	}
+	r.mu.Unlock()
+	i.WaitingFor = r.waitsFor(name)
+	return i, true
+}
+
+// All returns Info of every service, sorted by name.
+func (r *Roster) All() []api.Service {
+	all := make([]api.Service, 0, len(r.names))
+	for _, name := range r.names {
+		i, _ := r.Info(name)
+		all = append(all, i)
+	}
+	return all
+}
+
+// Critical reports whether every service with keelson.critical does its work, and
+// if not, which does not and why. One is taken to be well until it has been seen
+// not to be, and one that a person stopped is not missed.
+func (r *Roster) Critical() (ok bool, who string) {
+	for _, name := range r.names {
+		svc := r.services[name]
+		if !svc.Bundle().Service.Critical {
+			continue
+		}
+		if st, _ := svc.Status(); st.Sick && !st.Down {
+			return false, fmt.Sprintf("%s (%s: %s)", name, st.State, st.Cause)
+		}
+	}
+	return true, ""
+}
+
+func (r *Roster) find(name string) (*runner.Service, error) {
+	if svc := r.services[name]; svc != nil {
+		return svc, nil
+	}
+	if len(r.names) == 0 {
+		return nil, fmt.Errorf("%w: %s; the image has none", ErrUnknown, name)
+	}
+	return nil, fmt.Errorf("%w: %s; there are %s", ErrUnknown, name, strings.Join(r.names, ", "))
+}
+
+// Moved returns a channel that is closed when a service has moved.
+func (r *Roster) Moved() <-chan struct{} {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.moved
+}
+
+// Changed is told by a service that it has moved.
+func (r *Roster) Changed(name string) {
+	r.mu.Lock()
+	tell := r.tell[name]
+	close(r.moved)
+	r.moved = make(chan struct{})
+	r.mu.Unlock()
+	for _, svc := range tell {
+		svc.Wake()
+	}
+}
+
+// listeners returns for each service those that may have to do something when it
+// has moved: all that come after it, however indirectly, for they may wait, and
+// those right before it, which are stopped after it.
+func (r *Roster) listeners() map[string][]*runner.Service {
+	tell := map[string][]*runner.Service{}
+	for _, name := range r.names {
+		reach := map[string]bool{}
+		for queue := []string{name}; len(queue) > 0; queue = queue[1:] {
+			for _, other := range r.names {
+				if o := r.order[other]; !reach[other] && (slices.Contains(o.After, queue[0]) || slices.Contains(o.Requires, queue[0])) {
+					reach[other] = true
+					queue = append(queue, other)
+				}
+			}
+		}
+		for _, before := range r.before(name) {
+			reach[before] = true
+		}
+		for _, other := range slices.Sorted(maps.Keys(reach)) {
+			tell[name] = append(tell[name], r.services[other])
+		}
+	}
+	return tell
+}
+
+// before returns those that come right before a service. mu is held, or nobody
+// else has the roster yet.
+func (r *Roster) before(name string) []string {
+	return append(slices.Clone(r.order[name].Requires), r.order[name].After...)
+}
+
+func (r *Roster) orderOf(name string) (requires, after []string, leaving bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.order[name].Requires, r.order[name].After, r.leaving
+}

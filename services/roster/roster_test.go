@@ -1,0 +1,327 @@
+package roster
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"keelson/internal/policy"
+)
+
+// threeTier is what people write: db, app that requires it, proxy after app.
+func threeTier(t *testing.T) *world {
+	w := newWorld(t, map[string]map[string]string{
+		"db": keys(), "app": keys("requires", "db"), "proxy": keys("after", "app"),
+	})
+	for _, name := range []string{"db", "app", "proxy"} {
+		w.change(name, func(a *act) { a.readyTime, a.stopTime = time.Second, time.Second })
+	}
+	return w
+}
+
+func TestThreeTiersComeUpAndGoDownInOrder(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := threeTier(t)
+		w.run()
+		w.are(keys("db", "running", "app", "waiting: db (running)", "proxy", "waiting: app (waiting)"))
+		if got := strings.Join(w.r.Unsettled(), ", "); got != "app (waiting), db (running), proxy (waiting)" {
+			t.Errorf("the boot waits for %q", got)
+		}
+		w.until(10 * time.Second)
+		w.are(keys("db", "ready", "app", "ready", "proxy", "ready"))
+		if left := w.r.Unsettled(); len(left) > 0 {
+			t.Errorf("the boot waits for %q", left)
+		}
+		w.end()
+		w.happened("0s +db", "1s +app", "2s +proxy", "11s -proxy", "12s -app", "13s -db")
+	})
+}
+
+func TestWhatIsRequiredTakesItsUsersDownAndUpWithIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := threeTier(t)
+		w.run()
+		w.until(20 * time.Second)
+		w.history = nil
+		w.task("db").ends(3) // it had been well: started again at once
+		synctest.Wait()
+		w.until(20*time.Second + 500*time.Millisecond)
+		w.are(keys("db", "running", "app", "stopping", "proxy", "ready"))
+		w.until(30 * time.Second)
+		w.are(keys("db", "ready", "app", "ready", "proxy", "ready"))
+		w.happened("20s -db", "20s +db", "21s -app", "21s +app")
+		if w.said("app: stopped in 1.000s (killed by SIGTERM): db, which it requires, is ") != 1 {
+			t.Errorf("the console shows %q", w.lines)
+		}
+		w.end()
+	})
+}
+
+// The second life of what is required may be ready before its user has looked.
+func TestAUserNeverOutlivesWhatItRequires(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, map[string]map[string]string{"db": keys("ready", "started"), "app": keys("requires", "db", "ready", "started")})
+		w.run()
+		w.until(20 * time.Second)
+		w.history = nil
+		w.task("db").ends(0)
+		w.until(21 * time.Second)
+		w.are(keys("db", "ready", "app", "ready"))
+		w.happened("20s -db", "20s +db", "20s -app", "20s +app")
+		w.end()
+	})
+}
+
+func TestWaitingSaysForWhat(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, map[string]map[string]string{
+			"db": keys("restart.limit", "2/1h"), "app": keys("requires", "db"), "web": keys("requires", "app"), "log": keys("after", "db,app"),
+		})
+		w.change("db", func(a *act) { a.startErr = errors.New("no disk") })
+		w.run()
+		w.are(keys("db", "backoff", "app", "waiting: db (backoff)", "web", "waiting: app (waiting)", "log", "ready"))
+		if left := w.r.Unsettled(); len(left) > 0 {
+			t.Errorf("the boot waits for %q", left)
+		}
+		if w.said("waits for") > 0 {
+			t.Errorf("a wait that may end was said: %q", w.lines)
+		}
+		w.until(time.Second)
+		w.are(keys("db", "failed", "app", "waiting: db (failed)", "web", "waiting: app (waiting)"))
+		if w.said("app: warning: waits for db (failed)") != 1 || w.said("web: warning: waits for app (waiting)") != 1 {
+			t.Errorf("the console shows %q", w.lines)
+		}
+		if err := w.r.Start(context.Background(), "web"); err == nil || !strings.Contains(err.Error(), "web waits for app (waiting)") {
+			t.Errorf("its start says %v", err)
+		}
+		w.change("db", func(a *act) { a.startErr = nil })
+		if err := w.r.Start(context.Background(), "web"); err != nil {
+			t.Error(err)
+		}
+		synctest.Wait()
+		w.are(keys("db", "ready", "app", "ready", "web", "ready"))
+		w.end()
+	})
+}
+
+func TestAStopSticksAlsoUnderTheNextSupervisor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := threeTier(t)
+		w.run()
+		w.until(20 * time.Second)
+		w.history = nil
+		if err := w.r.Stop(context.Background(), "db"); err != nil {
+			t.Error(err)
+		}
+		synctest.Wait()
+		w.are(keys("db", "stopped", "app", "waiting: db (stopped)", "proxy", "ready"))
+		w.happened("21s -app", "22s -db")
+		w.cancel() // the supervisor dies
+		synctest.Wait()
+		w.cfg.Resumed = true
+		w.make(map[string]map[string]string{"db": keys(), "app": keys("requires", "db"), "proxy": keys("after", "app")})
+		w.run()
+		w.until(time.Minute)
+		w.are(keys("db", "stopped", "app", "waiting: db (stopped)", "proxy", "ready"))
+		w.happened()
+		if err := w.r.Start(context.Background(), "db"); err != nil {
+			t.Error(err)
+		}
+		w.until(2 * time.Minute)
+		w.are(keys("db", "ready", "app", "ready", "proxy", "ready"))
+		w.happened("1m0s +db", "1m1s +app")
+		w.end()
+	})
+}
+
+func TestRestartTakesUsersAlong(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := threeTier(t)
+		w.run()
+		w.until(20 * time.Second)
+		w.history = nil
+		if err := w.r.Restart(context.Background(), "db"); err != nil {
+			t.Error(err)
+		}
+		w.are(keys("db", "ready", "app", "ready", "proxy", "ready"))
+		w.happened("21s -app", "22s -db", "22s +db", "23s +app")
+		w.end()
+	})
+}
+
+func TestEveryRequestIsAnsweredInEveryState(t *testing.T) {
+	for name, prepare := range map[string]func(*world){
+		"starting":  func(w *world) { w.change("web", func(a *act) { a.startTime = time.Hour }) },
+		"running":   func(w *world) { w.change("web", func(a *act) { a.never = true }) },
+		"ready":     func(*world) {},
+		"backoff":   func(w *world) { w.change("web", func(a *act) { a.startErr = errors.New("no") }) },
+		"failed":    func(w *world) { w.change("limited", func(a *act) { a.startErr = errors.New("no") }) },
+		"waiting":   func(w *world) { w.change("limited", func(a *act) { a.startErr = errors.New("no") }) },
+		"stopping":  func(w *world) { w.change("web", func(a *act) { a.stopTime = 5 * time.Second }) },
+		"stopped":   func(*world) {},
+		"unhealthy": func(w *world) { w.change("web", func(a *act) { a.stopTime = 5 * time.Second }) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			for _, request := range []string{"start", "stop", "restart", "kill", "leave"} {
+				synctest.Test(t, func(t *testing.T) {
+					w := newWorld(t, map[string]map[string]string{
+						"web":     keys("health", "tcp:80", "health.interval", "1s", "health.retries", "1"),
+						"limited": keys("restart", "never"), "user": keys("requires", "limited"),
+					})
+					prepare(w)
+					w.run()
+					w.until(500 * time.Millisecond)
+					who := "web"
+					ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+					defer cancel()
+					switch name {
+					case "failed":
+						who = "limited"
+					case "waiting":
+						who = "user"
+					case "stopped":
+						_ = w.r.Stop(ctx, who)
+					case "stopping":
+						go func() { _ = w.r.Stop(ctx, who) }()
+					case "unhealthy":
+						w.change("web", func(a *act) { a.never = true })
+						w.until(2 * time.Second)
+					}
+					synctest.Wait()
+					if i, _ := w.r.Info(who); i.State != name {
+						t.Fatalf("it is %s", i.State)
+					}
+					w.change(who, func(a *act) { a.never, a.startErr = false, nil })
+					var err error
+					began := w.now()
+					switch request {
+					case "start":
+						err = w.r.Start(ctx, who)
+					case "stop":
+						err = w.r.Stop(ctx, who)
+					case "restart":
+						err = w.r.Restart(ctx, who)
+					case "kill":
+						_ = w.r.Kill(who, unix.SIGUSR1)
+					}
+					if took := w.now() - began; took > 20*time.Second {
+						t.Errorf("%s took %v", request, took)
+					}
+					hung := name == "starting" && (request == "start" || request == "restart")
+					if hung != (err != nil) && !(name == "unhealthy" && request == "start") && !(name == "waiting" && err != nil) {
+						t.Errorf("%s: %v", request, err)
+					}
+					synctest.Wait()
+					w.end()
+				})
+			}
+		})
+	}
+}
+
+func TestShutdownDoesNotWaitForWhatCannotBeKilled(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, map[string]map[string]string{"db": keys(), "app": keys("requires", "db"), "web": keys("requires", "app")})
+		w.change("web", func(a *act) { a.stuck = true })
+		w.change("app", func(a *act) { a.deaf = true })
+		w.run()
+		w.until(time.Minute)
+		w.history = nil
+		began := w.now()
+		w.end()
+		// web: 10 s to stop and 5 to die; app: 10 s to stop; db: at once.
+		if took := w.now() - began; took != 25*time.Second {
+			t.Errorf("it took %v", took)
+		}
+		w.happened("1m25s -app", "1m25s -db")
+	})
+}
+
+func TestAnOrderThatCannotBeIsSaidAndLeftOut(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, map[string]map[string]string{
+			"a": keys("requires", "b"), "b": keys("after", "a"), "c": keys("requires", "nowhere"),
+		})
+		w.run()
+		w.are(keys("a", "ready", "b", "ready", "c", "ready"))
+		if len(w.warnings) != 2 {
+			t.Fatalf("warnings: %q", w.warnings)
+		}
+		for i, want := range []string{"there is no service nowhere", "a cycle: a -> b -> a"} {
+			if got := w.warnings[i].Text; !strings.Contains(got, want) || !strings.Contains(got, "config.json: annotations: keelson.requires") || !strings.Contains(got, "started without") {
+				t.Errorf("warning %q", got)
+			}
+		}
+		if i, _ := w.r.Info("b"); len(i.Problems) != 1 {
+			t.Errorf("b's problems: %q", i.Problems)
+		}
+		w.end()
+	})
+}
+
+func TestNotReadyInTimeIsAFailedStart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, map[string]map[string]string{"web": keys("ready.timeout", "5s", "restart.limit", "1/1h", "on-failure", "reboot")})
+		w.change("web", func(a *act) { a.never = true })
+		w.run()
+		w.until(time.Minute)
+		w.are(keys("web", "failed"))
+		w.happened("0s +web", "5s -web", "5.1s +web", "10.1s -web")
+		for _, want := range []string{
+			"5s web: ERROR: not ready within 5s: connection refused",
+			"5s web: ERROR: failed to start: not ready within 5s: connection refused; restart 1 in 100ms",
+		} {
+			if w.said(want) != 1 {
+				t.Errorf("%q was not said: %q", want, w.lines)
+			}
+		}
+		if len(w.acted) != 1 || w.acted[0] != policy.ActionReboot {
+			t.Errorf("the machine was asked for %v", w.acted)
+		}
+		w.end()
+	})
+}
+
+func TestUnhealthyIsKilledAndRestarted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, map[string]map[string]string{
+			"web": keys("health", "http:80/", "health.interval", "10s", "health.retries", "2", "critical", "true"), "app": keys("requires", "web"),
+		})
+		w.run()
+		w.until(25 * time.Second)
+		if i, _ := w.r.Info("web"); i.Health.State != "healthy" {
+			t.Errorf("its health is %+v", i.Health)
+		}
+		w.history = nil
+		w.change("web", func(a *act) { a.never, a.deaf = true, true })
+		w.until(35 * time.Second)
+		if i, _ := w.r.Info("web"); i.Health.Failures != 1 || i.State != "ready" {
+			t.Errorf("it is %s, its health %+v", i.State, i.Health)
+		}
+		w.until(45 * time.Second)
+		w.are(keys("web", "unhealthy"))
+		if ok, who := w.r.Critical(); ok || !strings.Contains(who, "web (unhealthy: ") {
+			t.Errorf("critical: %v, %q", ok, who)
+		}
+		w.change("web", func(a *act) { a.never = false })
+		w.until(51 * time.Second)
+		w.are(keys("web", "ready", "app", "ready"))
+		if ok, _ := w.r.Critical(); ok {
+			t.Error("it counts as well before its first health check")
+		}
+		w.until(61 * time.Second)
+		if ok, who := w.r.Critical(); !ok {
+			t.Errorf("%s does not count as well", who)
+		}
+		w.happened("40s -app", "50s -web", "50s +web", "50s +app")
+		if w.said("web: ERROR: killed by SIGKILL after 50.0s, for it was unhealthy; restart 1 in 0s") != 1 {
+			t.Errorf("the console shows %q", w.lines)
+		}
+		w.end()
+	})
+}

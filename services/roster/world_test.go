@@ -1,0 +1,287 @@
+package roster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"keelson/internal/bundle"
+	"keelson/internal/pidfd"
+	"keelson/internal/policy"
+	"keelson/services/runner"
+	"keelson/services/task"
+)
+
+// act is how the tasks of one service behave. Its zero value starts at once, is
+// ready at once where it is probed, and ends at the stop signal.
+type act struct {
+	startTime time.Duration
+	startErr  error
+	readyTime time.Duration // from the start on
+	never     bool          // never ready
+	stopTime  time.Duration
+	deaf      bool // does not end at the stop signal
+	stuck     bool // nor at SIGKILL
+}
+
+// world is a machine of fakes: its container runtime and its console.
+type world struct {
+	t      *testing.T
+	begin  time.Time
+	cfg    runner.Config
+	r      *Roster
+	cancel context.CancelFunc
+
+	mu       sync.Mutex
+	acts     map[string]*act
+	running  map[string]*fakeTask
+	history  []string // "1s +db", "2s -db": tasks that started and ended
+	lines    []string
+	acted    []policy.Action
+	pids     int
+	warnings []Warning
+}
+
+type fakeTask struct {
+	w     *world
+	name  string
+	pid   int
+	began time.Time
+	end   chan task.Exit
+	once  sync.Once
+}
+
+func (f *fakeTask) PID() int                 { return f.pid }
+func (f *fakeTask) Identity() pidfd.Identity { return pidfd.Identity{PID: f.pid, Start: 7} }
+
+func (f *fakeTask) Wait(ctx context.Context) (task.Exit, error) {
+	select {
+	case e := <-f.end:
+		return e, nil
+	case <-ctx.Done():
+		return task.Exit{}, ctx.Err()
+	}
+}
+
+func (f *fakeTask) Stop(unix.Signal) (bool, error) {
+	if a := f.w.act(f.name); !a.deaf && !a.stuck {
+		time.AfterFunc(a.stopTime, func() { f.ends(128 + 15) })
+	}
+	return true, nil
+}
+
+func (f *fakeTask) Signal(sig unix.Signal) error { f.ends(128 + int(sig)); return nil }
+
+func (f *fakeTask) Kill() error {
+	if !f.w.act(f.name).stuck {
+		f.ends(128 + 9)
+	}
+	return nil
+}
+
+func (f *fakeTask) ends(status int) {
+	f.once.Do(func() {
+		f.w.mu.Lock()
+		f.w.history = append(f.w.history, fmt.Sprintf("%v -%s", f.w.now().Round(100*time.Millisecond), f.name))
+		delete(f.w.running, f.name)
+		f.w.mu.Unlock()
+		f.end <- task.Exit{Status: status, Known: true}
+	})
+}
+
+// newWorld makes services of annotations. Each is probed for its readiness unless
+// it says otherwise.
+func newWorld(t *testing.T, services map[string]map[string]string) *world {
+	// The machine is a nanosecond old: a time of 0 is none.
+	w := &world{t: t, begin: time.Now().Add(-time.Nanosecond), acts: map[string]*act{}, running: map[string]*fakeTask{}}
+	w.cfg = runner.Config{
+		Tasks: w, Console: w, MemoryDir: t.TempDir(), Now: w.now,
+		Jitter:     func() float64 { return 0 },
+		Act:        func(a policy.Action, _ string) { w.mu.Lock(); w.acted = append(w.acted, a); w.mu.Unlock() },
+		OpenOutput: func(*bundle.Bundle) (runner.Output, error) { return nil, errors.New("no logs here") },
+		Probe:      w.probe,
+	}
+	w.make(services)
+	return w
+}
+
+func (w *world) make(services map[string]map[string]string) {
+	w.t.Helper()
+	var loaded []Loaded
+	for name, annotations := range services {
+		b := &bundle.Bundle{Name: name, ID: name, Dir: "/containers/services/" + name, Section: bundle.Services}
+		with := map[string]string{"keelson.ready": "tcp:80"}
+		for k, v := range annotations {
+			with["keelson."+k] = v
+		}
+		var problems []policy.Problem
+		if b.Service, problems = policy.ParseService(with); len(problems) > 0 {
+			w.t.Fatal(problems)
+		}
+		if w.acts[name] == nil {
+			w.acts[name] = &act{}
+		}
+		loaded = append(loaded, Loaded{Bundle: b})
+	}
+	w.r, w.warnings = New(w.cfg, loaded)
+}
+
+func (w *world) run() {
+	ctx, cancel := context.WithCancel(context.Background())
+	w.cancel = cancel
+	w.r.Run(ctx)
+	synctest.Wait()
+}
+
+// end lets the machine go down and everything with it.
+func (w *world) end() {
+	w.t.Helper()
+	w.r.Leave()
+	for _, name := range w.r.names {
+		<-w.r.services[name].Over()
+	}
+	w.cancel()
+	synctest.Wait()
+}
+
+func (w *world) until(at time.Duration) {
+	time.Sleep(at - w.now())
+	synctest.Wait()
+}
+
+func (w *world) now() time.Duration { return time.Since(w.begin) }
+
+func (w *world) act(name string) act {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return *w.acts[name]
+}
+
+func (w *world) change(name string, f func(*act)) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	f(w.acts[name])
+}
+
+func (w *world) task(name string) *fakeTask {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.running[name]
+}
+
+func (w *world) Start(ctx context.Context, b *bundle.Bundle, _ task.Streams) (task.Task, error) {
+	a := w.act(b.Name)
+	select {
+	case <-time.After(a.startTime):
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	if a.startErr != nil {
+		return nil, a.startErr
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.pids++
+	f := &fakeTask{w: w, name: b.Name, pid: 100 + w.pids, began: time.Now(), end: make(chan task.Exit, 1)}
+	if w.running[b.Name] != nil {
+		w.t.Errorf("%s is started beside itself", b.Name)
+	}
+	w.running[b.Name] = f
+	w.history = append(w.history, fmt.Sprintf("%v +%s", w.now().Round(100*time.Millisecond), b.Name))
+	return f, nil
+}
+
+func (w *world) Adopt(_ context.Context, b *bundle.Bundle, _ pidfd.Identity) (task.Task, *task.Exit, error) {
+	if f := w.task(b.Name); f != nil {
+		return f, nil, nil
+	}
+	return nil, nil, nil
+}
+
+func (w *world) Remove(context.Context, *bundle.Bundle) {}
+
+// probe is both the look for readiness and the health check of every service.
+func (w *world) probe(_ context.Context, _ policy.Probe, t task.Task) error {
+	f := t.(*fakeTask)
+	if a := w.act(f.name); a.never || time.Since(f.began) < a.readyTime {
+		return errors.New("connection refused")
+	}
+	return nil
+}
+
+func (w *world) say(mark, name, format string, a ...any) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.lines = append(w.lines, fmt.Sprintf("%v %s: %s", w.now().Round(100*time.Millisecond), name, mark+fmt.Sprintf(format, a...)))
+}
+
+func (w *world) Line(name, format string, a ...any)  { w.say("", name, format, a...) }
+func (w *world) Warn(name, format string, a ...any)  { w.say("warning: ", name, format, a...) }
+func (w *world) Error(name, format string, a ...any) { w.say("ERROR: ", name, format, a...) }
+
+// said reports how many console lines hold the text.
+func (w *world) said(text string) (n int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, line := range w.lines {
+		if strings.Contains(line, text) {
+			n++
+		}
+	}
+	return n
+}
+
+// happened fails the test unless exactly these tasks started and ended since the
+// last call; those of the same moment may come in any order.
+func (w *world) happened(want ...string) {
+	w.t.Helper()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	byTime := func(list []string) []string {
+		list = slices.Clone(list)
+		slices.SortStableFunc(list, func(a, b string) int {
+			ta, na, _ := strings.Cut(a, " ")
+			tb, nb, _ := strings.Cut(b, " ")
+			if ta != tb {
+				return 0
+			}
+			return strings.Compare(na, nb)
+		})
+		return list
+	}
+	if !slices.Equal(byTime(w.history), byTime(want)) {
+		w.t.Errorf("what happened is\n\t%s\nnot\n\t%s\nthe console shows\n\t%s", strings.Join(w.history, "\n\t"), strings.Join(want, "\n\t"), strings.Join(w.lines, "\n\t"))
+	}
+	w.history = nil
+}
+
+// are fails the test unless each service is in its state, and waits for this.
+func (w *world) are(want map[string]string) {
+	w.t.Helper()
+	for name, state := range want {
+		i, _ := w.r.Info(name)
+		got := i.State
+		if len(i.WaitingFor) > 0 {
+			got += ": " + strings.Join(i.WaitingFor, ", ")
+		}
+		if got != state {
+			w.t.Errorf("%s is %q, not %q", name, got, state)
+		}
+	}
+}
+
+func keys(pairs ...string) map[string]string {
+	m := map[string]string{}
+	for i := 0; i < len(pairs); i += 2 {
+		m[pairs[i]] = pairs[i+1]
+	}
+	return m
+}

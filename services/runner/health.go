@@ -1,0 +1,139 @@
+package runner
+
+import (
+	"fmt"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"keelson/internal/api"
+	"keelson/internal/policy"
+	"keelson/services/lifecycle"
+)
+
+// What is known of a service's health.
+const (
+	healthUnknown   = "unknown"
+	healthHealthy   = "healthy"
+	healthUnhealthy = "unhealthy"
+)
+
+// statusDelay is how long what a service says with STATUS= may take to be remembered.
+const statusDelay = time.Second
+
+// healthy notes a check that went well.
+func (s *Service) healthy() {
+	now := s.cfg.Now()
+	s.watch.failedSince = 0
+	var was api.Health
+	s.set(func(p *public) {
+		was = p.health
+		p.health = api.Health{State: healthHealthy, At: now}
+		p.sick = false
+		if was.State != healthHealthy || was.Failures > 0 {
+			p.wellSince = now
+		}
+	})
+	if was.State == healthHealthy && was.Failures == 0 {
+		return
+	}
+	s.save()
+	s.cfg.publish(api.Event{Kind: "health", Service: s.name, From: was.State, To: healthHealthy})
+	if was.Failures > 0 {
+		s.cfg.Console.Line(s.name, "healthy again")
+	}
+}
+
+// unwell notes a check that failed.
+func (s *Service) unwell(reason string) {
+	h, now := s.b.Service.Health, s.cfg.Now()
+	failures := 0
+	s.set(func(p *public) {
+		p.health.At, p.health.Reason = now, reason
+		if now-p.startedAt >= h.Grace {
+			p.health.Failures++
+		}
+		failures = p.health.Failures
+	})
+	if failures == 0 {
+		return // within its grace
+	}
+	if s.watch.failedSince == 0 {
+		s.watch.failedSince = now
+	}
+	s.cfg.publish(api.Event{Kind: "health", Service: s.name, Cause: reason})
+	if failures >= h.Retries {
+		s.unhealthy(fmt.Sprintf("%s failed %s, the last time: %s", h.Check.String(), times(failures), reason))
+		return
+	}
+	s.cfg.Console.Warn(s.name, "health check %d of %d failed: %s", failures, h.Retries, reason)
+	s.save()
+}
+
+// unhealthy begins to kill the service for its health: with its stop signal first,
+// so that it can write down what it has to.
+func (s *Service) unhealthy(why string) {
+	s.cfg.Console.Error(s.name, "unhealthy: %s", why)
+	since := s.watch.failedSince
+	s.endWatch()
+	s.watch.failedSince = since
+	s.killedFor = why
+	s.set(func(p *public) { p.health.State, p.sick = healthUnhealthy, true })
+	s.apply(lifecycle.Sickened, why)
+	s.signalStop()
+}
+
+// heard deals with what the service said of itself.
+func (s *Service) heard(m Message) {
+	if s.task == nil {
+		return // of a task that has ended
+	}
+	state, now := s.State(), s.cfg.Now()
+	status := m.Status
+	switch {
+	case status != "":
+	case m.Errno != 0:
+		status = fmt.Sprintf("error %d (%v)", m.Errno, unix.Errno(m.Errno))
+	case m.Stopping:
+		status = "stopping"
+	case m.Reloading:
+		status = "reloading"
+	}
+	if status != "" {
+		s.set(func(p *public) { p.status = status })
+		if s.saveAgain == nil {
+			s.saveAgain = s.cfg.after(statusDelay)
+		}
+	}
+	if m.ExtendTimeout > 0 {
+		switch {
+		case s.watch.limit != nil && now+m.ExtendTimeout > s.watch.limitAt:
+			s.watch.limitAt = now + m.ExtendTimeout
+			s.watch.limit = s.cfg.after(m.ExtendTimeout)
+		case s.kill != nil && now+m.ExtendTimeout > s.stopBegan+s.b.Service.StopTimeout && !s.leaving:
+			s.kill = s.cfg.after(m.ExtendTimeout)
+		}
+	}
+	if m.Ready && s.watch.probe.Kind == policy.ProbeNotify && !s.watch.health {
+		s.nowReady()
+	}
+	if state == lifecycle.Ready && s.watch.health && s.watch.probe.Kind == policy.ProbeNotify {
+		switch {
+		case m.WatchdogTrigger:
+			s.unhealthy("it said so itself: WATCHDOG=trigger")
+		case m.Watchdog:
+			s.watch.next = s.cfg.after(s.b.Service.Health.Interval)
+			s.healthy()
+		}
+	}
+}
+
+func times(n int) string {
+	switch n {
+	case 1:
+		return "once"
+	case 2:
+		return "twice"
+	}
+	return fmt.Sprintf("%d times", n)
+}
