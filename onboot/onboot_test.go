@@ -62,6 +62,8 @@ func (f *fakeTask) Stop(unix.Signal) (bool, error) {
 	return !f.deaf, nil
 }
 
+func (f *fakeTask) Signal(unix.Signal) error { return nil }
+
 func (f *fakeTask) Kill() error {
 	if !f.stuck {
 		f.ends(128 + 9)
