@@ -126,7 +126,7 @@ func TestStopWhileAStartSucceeds(t *testing.T) {
 		l.svc.Leave()
 		l.ends(2 * time.Second)
 		l.is(lifecycle.Stopped, 1)
-		l.said("2s web: stopped in 1.000s (killed by SIGTERM)")
+		l.said("2s web: stopped in 0.000s (killed by SIGTERM)")
 	})
 }
 
