@@ -70,7 +70,10 @@ func openConsole(r boot.Result) *console.Console {
 	if r.Container {
 		return console.New("/proc/self/fd/1")
 	}
-	return console.New(console.Devices(r.Cmdline)...)
+	c := console.New(console.Devices(r.Cmdline)...)
+	level, _ := console.LevelOf(r.Cmdline) // the supervisor says what is wrong with it
+	c.SetLevel(level)
+	return c
 }
 
 // report says how the boot went.

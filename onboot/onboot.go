@@ -29,6 +29,7 @@ type Console interface {
 	Line(name, format string, a ...any)
 	Warn(name, format string, a ...any)
 	Error(name, format string, a ...any)
+	Output(name, line string)
 }
 
 // Tasks is what a one-shot needs of the container runtime.
@@ -61,6 +62,8 @@ type Runner struct {
 	// OpenOutput makes the log pipes of a one-shot; onLine is nil where its
 	// output is not to be shown.
 	OpenOutput func(b *bundle.Bundle, onLine func(string)) (Output, error)
+	// ShowOutput shows the output of those too whose annotation says not to.
+	ShowOutput bool
 	// Resumed says that an earlier supervisor of this boot may have started one.
 	Resumed bool
 	// Now is the time since the machine's start.
@@ -147,8 +150,9 @@ func (r *Runner) show(b *bundle.Bundle, tail []string) {
 func (r *Runner) once(ctx context.Context, b *bundle.Bundle, place string) (tail []string, err error) {
 	began := r.Now()
 	var onLine func(string)
-	if b.OneShot.Console {
-		onLine = func(line string) { r.Console.Line(b.Label(), "| %s", line) }
+	shown := b.OneShot.Console || r.ShowOutput
+	if shown {
+		onLine = func(line string) { r.Console.Output(b.Label(), line) }
 	}
 	output, err := r.OpenOutput(b, onLine)
 	if err != nil {
@@ -187,7 +191,7 @@ func (r *Runner) once(ctx context.Context, b *bundle.Bundle, place string) (tail
 		r.Console.Line(b.Label(), "%s: done in %.3fs", place, took.Seconds())
 		return nil, nil
 	}
-	if !b.OneShot.Console {
+	if !shown {
 		tail = output.Tail(tailLines)
 	}
 	if timedOut {

@@ -169,6 +169,7 @@ func (b *boot) say(mark, name, format string, a ...any) {
 func (b *boot) Line(name, format string, a ...any)  { b.say("", name, format, a...) }
 func (b *boot) Warn(name, format string, a ...any)  { b.say("warning: ", name, format, a...) }
 func (b *boot) Error(name, format string, a ...any) { b.say("ERROR: ", name, format, a...) }
+func (b *boot) Output(name, line string)            { b.say("| ", name, "%s", line) }
 
 type output struct{}
 

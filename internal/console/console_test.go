@@ -70,9 +70,10 @@ func (f *fakeTTY) ops() deviceOps {
 			}
 			return f.out.Write(b)
 		},
-		wait:  func(int, time.Duration) {},
+		wait:  func(int, time.Duration) bool { return true },
 		close: func(int) {},
 		pause: func(time.Duration) {},
+		now:   Now,
 	}
 }
 
@@ -82,7 +83,9 @@ func start(f *fakeTTY) *Console {
 	d := newDevice("/dev/ttyX")
 	d.ops = f.ops()
 	go d.run()
-	return &Console{devices: []*device{d}}
+	c := newConsole()
+	c.devices = []*device{d}
+	return c
 }
 
 func TestHungTerminalBlocksNobodyAndDropsAreSaid(t *testing.T) {
@@ -133,7 +136,7 @@ func TestHungUpTerminalComesBack(t *testing.T) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	out := f.out.String()
-	if strings.Contains(out, "lost\n") || !strings.Contains(out, "kept\n") || !strings.Contains(out, "1 lines dropped") {
+	if strings.Contains(out, "lost\n") || !strings.Contains(out, "kept\n") || !strings.Contains(out, "1 line dropped") {
 		t.Errorf("got %q", out)
 	}
 }

@@ -14,23 +14,34 @@ type device struct {
 	path string
 	ops  deviceOps
 
-	mu      sync.Mutex
-	queue   [][]byte      // guarded by mu
-	queued  int           // bytes in queue, guarded by mu
-	dropped int           // lines not taken since the last one that was, guarded by mu
-	busy    bool          // the writer holds a line, guarded by mu
-	idle    chan struct{} // closed when queue is empty and the writer idle; nil if nobody waits; guarded by mu
-	wake    chan struct{}
+	mu       sync.Mutex
+	queue    []queued      // guarded by mu
+	bytes    int           // in queue, guarded by mu
+	output   int           // bytes in queue that are containers' output, guarded by mu
+	dropped  int           // lines not taken since the last one that was, guarded by mu
+	busy     bool          // the writer holds a line, guarded by mu
+	idle     chan struct{} // closed when queue is empty and the writer idle; nil if nobody waits; guarded by mu
+	dropping time.Duration // since when dropped counts, guarded by mu
+	wake     chan struct{}
 }
+
+type queued struct {
+	line   []byte
+	output bool
+}
+
+// sayEvery is how often a device that is never idle says what it drops.
+const sayEvery = 5 * time.Second
 
 // deviceOps are the system calls a device needs; a test replaces them.
 type deviceOps struct {
 	open  func(path string) (int, error)
 	write func(fd int, b []byte) (int, error)
-	// wait returns when fd may take more, or after the limit.
-	wait  func(fd int, limit time.Duration)
+	// wait reports whether fd takes more, or nothing ever again, within the limit.
+	wait  func(fd int, limit time.Duration) bool
 	close func(fd int)
 	pause func(time.Duration)
+	now   func() time.Duration
 }
 
 func systemOps() deviceOps {
@@ -39,12 +50,14 @@ func systemOps() deviceOps {
 			return unix.Open(path, unix.O_WRONLY|unix.O_NOCTTY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 		},
 		write: unix.Write,
-		wait: func(fd int, limit time.Duration) {
+		wait: func(fd int, limit time.Duration) bool {
 			p := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}
-			_, _ = unix.Poll(p, int(limit/time.Millisecond))
+			n, err := unix.Poll(p, int(limit/time.Millisecond))
+			return n > 0 || err != nil && err != unix.EINTR
 		},
 		close: func(fd int) { _ = unix.Close(fd) },
 		pause: time.Sleep,
+		now:   Now,
 	}
 }
 
@@ -53,13 +66,19 @@ func newDevice(path string) *device {
 }
 
 // put queues a line, or counts it as dropped where the queue is full.
-func (d *device) put(line []byte) {
+func (d *device) put(line []byte, output bool) {
 	d.mu.Lock()
-	if d.queued+len(line) > queueBytes {
+	if d.bytes+len(line) > queueBytes || output && d.output+len(line) > outputBytes {
+		if d.dropped == 0 {
+			d.dropping = d.ops.now()
+		}
 		d.dropped++
 	} else {
-		d.queue = append(d.queue, line)
-		d.queued += len(line)
+		d.queue = append(d.queue, queued{line, output})
+		d.bytes += len(line)
+		if output {
+			d.output += len(line)
+		}
 	}
 	d.mu.Unlock()
 	select {
@@ -69,23 +88,26 @@ func (d *device) put(line []byte) {
 }
 
 // next takes the next line to write. What was dropped is said once the queue
-// has drained, unless the device is down: then the next line has to get through
-// first, so that a dead console is not tried again and again.
+// has drained, or every now and then if it never does, unless the device is down:
+// then the next line has to get through first, so that a dead console is not tried
+// again and again.
 func (d *device) next(down bool) (line []byte, drops int, ok bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if len(d.queue) > 0 {
-		line := d.queue[0]
-		d.queue = d.queue[1:]
-		d.queued -= len(line)
-		d.busy = true
-		return line, 0, true
-	}
-	if d.dropped > 0 && !down {
+	if d.dropped > 0 && !down && (len(d.queue) == 0 || d.ops.now()-d.dropping >= sayEvery) {
 		n := d.dropped
-		d.dropped = 0
+		d.dropped, d.busy = 0, true
+		return Format(d.ops.now(), "console", fmt.Sprintf("warning: %s dropped: %s was too slow or away", lines(n), d.path)), n, true
+	}
+	if len(d.queue) > 0 {
+		q := d.queue[0]
+		d.queue = d.queue[1:]
+		d.bytes -= len(q.line)
+		if q.output {
+			d.output -= len(q.line)
+		}
 		d.busy = true
-		return Format(Now(), "console", fmt.Sprintf("warning: %d lines dropped: %s was too slow or away", n, d.path)), n, true
+		return q.line, 0, true
 	}
 	d.busy = false
 	if d.idle != nil {
@@ -115,6 +137,9 @@ func (d *device) run() {
 	}
 }
 
+// waitBound is how long a stopped terminal is waited for at a time.
+const waitBound = 30 * time.Second
+
 // write puts one line on the device, opening it if need be, and returns the
 // descriptor for the next one. It gives a line up, and returns -1, only when
 // the device is gone and stays gone for a few tries.
@@ -131,6 +156,13 @@ func (d *device) write(fd int, line []byte) int {
 				continue
 			}
 		}
+		// A terminal says that it takes more once fewer than 256 bytes wait in it, and
+		// a serial line has room for 4096: so a line goes in one piece, and PID 1's and
+		// the supervisor's do not come to stand within each other. There is no bound
+		// here for a stopped terminal: the queue has one.
+		if !d.ops.wait(fd, waitBound) {
+			continue
+		}
 		n, err := d.ops.write(fd, line)
 		if n > 0 {
 			line = line[n:]
@@ -138,9 +170,8 @@ func (d *device) write(fd int, line []byte) int {
 		}
 		switch err {
 		case nil, unix.EINTR:
-		case unix.EAGAIN:
-			// Flow control or a slow line: no bound here, the queue has one.
-			d.ops.wait(fd, time.Second)
+		case unix.EAGAIN: // although it said so
+			d.ops.pause(20 * time.Millisecond)
 		default:
 			// EIO after a hang-up: the terminal has to be opened anew.
 			d.ops.close(fd)

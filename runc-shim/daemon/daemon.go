@@ -16,6 +16,8 @@ import (
 	"os"
 	"runtime"
 
+	"github.com/sirupsen/logrus"
+
 	"keelson/runc-shim/version"
 )
 
@@ -92,6 +94,7 @@ func run(f flags) error {
 	level := slog.LevelInfo
 	if f.debug {
 		level = slog.LevelDebug
+		logrus.SetLevel(logrus.DebugLevel) // libcontainer's, also in a container's first process
 	}
 	slog.SetDefault(slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level})))
 	switch f.action {

@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"path"
 	"path/filepath"
 	"runtime"
 	"runtime/debug"
@@ -56,16 +57,16 @@ func serve(ctx context.Context, f flags) error {
 	dump := make(chan os.Signal, 1)
 	signal.Notify(dump, syscall.SIGUSR1)
 
-	l, path, err := listener(f)
+	l, socket, err := listener(f)
 	if err != nil {
 		return err
 	}
-	server, err := ttrpc.NewServer(ttrpc.WithServerHandshaker(ttrpc.UnixSocketRequireSameUser()))
+	server, err := ttrpc.NewServer(ttrpc.WithServerHandshaker(ttrpc.UnixSocketRequireSameUser()), ttrpc.WithUnaryServerInterceptor(logCall))
 	if err != nil {
 		return err
 	}
 	publisher := events.New(f.namespace, events.NewTTRPC(os.Getenv("TTRPC_ADDRESS")))
-	life := newLifetime(path)
+	life := newLifetime(socket)
 	if f.external {
 		if err := task.Adopt(ctx); err != nil {
 			return err
@@ -98,7 +99,7 @@ func serve(ctx context.Context, f flags) error {
 		break
 	}
 	life.close()
-	if rerr := os.Remove(path); rerr != nil && !errors.Is(rerr, os.ErrNotExist) {
+	if rerr := os.Remove(socket); rerr != nil && !errors.Is(rerr, os.ErrNotExist) {
 		slog.Warn("remove shim socket", "error", rerr)
 	}
 	life.unlock()
@@ -108,6 +109,30 @@ func serve(ctx context.Context, f flags) error {
 	publisher.Close(sctx)
 	service.Close()
 	return err
+}
+
+// logCall tells of each request in the debug log, and what came of it.
+func logCall(ctx context.Context, unmarshal ttrpc.Unmarshaler, info *ttrpc.UnaryServerInfo, method ttrpc.Method) (any, error) {
+	if !slog.Default().Enabled(ctx, slog.LevelDebug) {
+		return method(ctx, unmarshal)
+	}
+	began, about := time.Now(), []any{"call", path.Base(info.FullMethod)}
+	answer, err := method(ctx, func(request any) error {
+		err := unmarshal(request)
+		if r, ok := request.(interface{ GetID() string }); ok {
+			about = append(about, "id", r.GetID())
+		}
+		if r, ok := request.(interface{ GetExecID() string }); ok && r.GetExecID() != "" {
+			about = append(about, "exec", r.GetExecID())
+		}
+		return err
+	})
+	about = append(about, "took", time.Since(began).Round(time.Microsecond))
+	if err != nil {
+		about = append(about, "error", err)
+	}
+	slog.Debug("task", about...)
+	return answer, err
 }
 
 // A counted listener tells the lifetime of every connection.

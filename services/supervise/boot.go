@@ -176,7 +176,7 @@ func (s *Supervisor) oneShots(section bundle.Section) *onboot.Runner {
 		s.con.Warn("keelson", "%v", err)
 	}
 	return &onboot.Runner{
-		Tasks: s.tasks, Console: s.con, Progress: s.progress, Now: console.Now, Resumed: s.resumed,
+		Tasks: s.tasks, Console: s.con, Progress: s.progress, Now: console.Now, Resumed: s.resumed, ShowOutput: s.words.runcConsole,
 		OpenOutput: func(b *bundle.Bundle, onLine func(string)) (onboot.Output, error) {
 			return s.openOutput(b, filepath.Join(s.cfg.OneShotLog, string(section), b.ID), onLine)
 		},

@@ -17,8 +17,9 @@ type consoleHandler struct {
 	attrs []slog.Attr
 }
 
-// Enabled leaves out what only a developer wants.
-func (h consoleHandler) Enabled(_ context.Context, l slog.Level) bool { return l >= slog.LevelInfo }
+// Enabled lets everything through: the console has a level of its own, and what it
+// does not show is in the log.
+func (h consoleHandler) Enabled(context.Context, slog.Level) bool { return true }
 
 // Handle writes one record as a line.
 func (h consoleHandler) Handle(_ context.Context, r slog.Record) error {
@@ -42,6 +43,8 @@ func (h consoleHandler) Handle(_ context.Context, r slog.Record) error {
 		say = h.s.con.Error
 	case r.Level >= slog.LevelWarn:
 		say = h.s.con.Warn
+	case r.Level < slog.LevelInfo:
+		say = h.s.con.Debug
 	}
 	say(name, "%s%s", r.Message, rest.String())
 	return nil

@@ -2,10 +2,12 @@ package supervise
 
 import (
 	"os"
+	"strings"
 	"time"
 
 	"keelson/internal/console"
 	"keelson/internal/hold"
+	"keelson/services/logs"
 	"keelson/services/memlog"
 )
 
@@ -18,7 +20,20 @@ const ownMemlogd = "/etc/init.d/002-logging"
 // logging lets others write to and read from the machine's logs. It is there
 // before the first container runs.
 func (s *Supervisor) logging() {
+	var wrong []error
+	s.words, wrong = readWords(s.cfg.Cmdline)
+	s.con.SetLevel(s.words.level)
 	s.openLogs()
+	s.con.Tap(func(at time.Duration, name string, priority int, text string) {
+		for line := range strings.SplitSeq(text, "\n") {
+			s.logs.Append(logs.Record{At: at, Source: name, Stream: logs.Event, Text: []byte(line), Priority: priority})
+		}
+	})
+	if !s.resumed {
+		for _, err := range wrong {
+			s.con.Warn("keelson", "%v", err)
+		}
+	}
 	if imageHasMemlogd() {
 		return // its sockets, not ours
 	}

@@ -129,6 +129,6 @@ func (s *Supervisor) readScript(pipe string) (*capture.Stream, error) {
 	name := filepath.Base(pipe)
 	file := filepath.Join(s.cfg.OneShotLog, filepath.Base(filepath.Dir(pipe)), name+".log")
 	return capture.Open(pipe, file,
-		func(line string) { s.con.Line(name, "| %s", line) },
+		func(line string) { s.con.Output(name, line) },
 		func(format string, a ...any) { s.con.Warn(name, format, a...) })
 }

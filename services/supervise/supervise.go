@@ -90,6 +90,7 @@ func envTime(name string) time.Duration {
 type Supervisor struct {
 	cfg      Config
 	con      *console.Console
+	words    words
 	logs     *logs.Store
 	tasks    *task.Runtime
 	keeper   *daemon.Keeper
@@ -192,7 +193,7 @@ func (s *Supervisor) startContainerd(ctx context.Context) error {
 		stdout, stderr = s.daemonOutput(rc)
 	}
 	s.keeper = daemon.New(daemon.Config{
-		Binary: containerdBinary, Options: rc.Options(),
+		Binary: containerdBinary, Options: s.words.containerdOptions(rc.Options()),
 		Address: containerdSocket, Root: containerdRoot, State: containerdState,
 		CgroupDir: s.ownCgroup("containerd", 24<<20),
 		PIDFile:   filepath.Join(s.cfg.RunDir, "containerd.json"),
@@ -244,7 +245,7 @@ func (s *Supervisor) daemonOutput(rc daemon.RuntimeConfig) (stdout, stderr *os.F
 			s.con.Warn("containerd", "%s: %s: %v", runtimeConfig, name, err)
 		}
 		stream, err := capture.Open(filepath.Join(s.cfg.RunDir, "io", ownPipes, "containerd", name), filepath.Join(s.cfg.LogDir, "containerd."+name+".log"),
-			func(line string) { s.con.Line("containerd", "| %s", line) },
+			func(line string) { s.con.Output("containerd", line) },
 			func(format string, a ...any) { s.con.Warn("containerd", format, a...) })
 		if err != nil {
 			s.con.Warn("containerd", "its output goes nowhere: %v", err)
@@ -312,8 +313,8 @@ func (s *Supervisor) loadServices(ctx context.Context) {
 // serviceOutput opens a service's logs.
 func (s *Supervisor) serviceOutput(b *bundle.Bundle) (runner.Output, error) {
 	var onLine func(string)
-	if b.Service.Console {
-		onLine = func(line string) { s.con.Line(b.Name, "| %s", line) }
+	if b.Service.Console || s.words.runcConsole {
+		onLine = func(line string) { s.con.Output(b.Name, line) }
 	}
 	return s.openOutput(b, filepath.Join(s.cfg.LogDir, b.Name), onLine)
 }
