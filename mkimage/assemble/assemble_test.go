@@ -383,6 +383,9 @@ func TestErrors(t *testing.T) {
 			"t.yml:4: onboot[0]: there is no command to run: the image has neither entry point nor command; give command: in the YAML"},
 		{"source that is not there", "files:\n  - path: a\n    source: b\n", "t.yml:2: files[0]: a: source: open " + filepath.Join(dir, "b") + ": no such file or directory"},
 		{"source that is a folder", "files:\n  - path: a\n    source: .\n", "t.yml:2: files[0]: a: source: " + dir + " is not a regular file; give one file each"},
+		{"a file below a file", "init: [keelson/init]\nfiles:\n  - {path: init/a, contents: x}\n", "t.yml:3: files[0]: init/a: /init is a file already, so nothing can lie in it"},
+		{"a folder for a file", "init: [keelson/init]\nfiles:\n  - {path: init, directory: true}\n", "t.yml:3: files[0]: init: there is a file of this name already, so it cannot be a folder"},
+		{"a file for a full folder", "init: [keelson/init]\nfiles:\n  - {path: usr, contents: x}\n", "t.yml:3: files[0]: usr: there is a folder with files of this name already, so it cannot be a file"},
 		{"archive that is not there", "init: [./none.tar]\n", "t.yml:1: init[0]: open " + filepath.Join(dir, "none.tar") + ": no such file or directory"},
 	} {
 		t.Run(test.name, func(t *testing.T) {

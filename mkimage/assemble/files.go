@@ -68,10 +68,32 @@ func (b *builder) file(root *tree.Root, f config.File) error {
 			return err
 		}
 	}
+	if err := fits(root, f.Path, in); err != nil {
+		return err
+	}
 	if err := parents(root, f.Path, mode, in); err != nil {
 		return err
 	}
 	return root.Put(f.Path, in)
+}
+
+// fits refuses an entry that would take something of an image away to make
+// place for itself: a file for a folder, or a folder with all that is in it.
+func fits(root *tree.Root, name string, in *tree.Inode) error {
+	name = path.Clean("/" + name)
+	for dir := path.Dir(name); dir != "/"; dir = path.Dir(dir) {
+		if root.Exists(dir) && !root.IsDir(dir) {
+			return fmt.Errorf("%s is a file already, so nothing can lie in it", dir)
+		}
+	}
+	switch old := root.Lookup(name); {
+	case old == nil:
+	case in.IsDir() && root.Exists(name) && !root.IsDir(name):
+		return errors.New("there is a file of this name already, so it cannot be a folder")
+	case old.IsDir() && in.Type == tree.File(0, nil).Type && !root.Empty(name):
+		return errors.New("there is a folder with files of this name already, so it cannot be a file")
+	}
+	return nil
 }
 
 func (b *builder) contents(f config.File, in *tree.Inode) error {

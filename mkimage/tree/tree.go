@@ -311,6 +311,19 @@ func (r *Root) follow(name string) (*Inode, error) {
 	return nil, fmt.Errorf("%s: more than %d symbolic links on the way", name, maxLinks)
 }
 
+// IsDir says whether there is a folder at name, all links followed.
+func (r *Root) IsDir(name string) bool {
+	in, err := r.follow(name)
+	return err == nil && in.IsDir()
+}
+
+// Empty says whether nothing lies below name, its last element not followed if
+// it is a link.
+func (r *Root) Empty(name string) bool {
+	n, err := r.find(name)
+	return err != nil || n == nil || len(n.children) == 0
+}
+
 // Exists says whether there is something at name, all links followed.
 func (r *Root) Exists(name string) bool {
 	in, err := r.follow(name)
