@@ -42,7 +42,7 @@ func TestExitsAreKeptWhenContainerdRemovesThem(t *testing.T) {
 	if _, ok := r.readExit(web, 0); !ok {
 		t.Error("without a number the exit is not found")
 	}
-	r.hold(web, nil)
+	r.hold(web, nil, nil)
 	if e, ok := r.readExit(web, 0); ok {
 		t.Errorf("the next task has the exit of the one before: %v", e)
 	}

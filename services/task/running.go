@@ -15,6 +15,7 @@ import (
 
 	"keelson/internal/bundle"
 	"keelson/internal/pidfd"
+	"keelson/services/resources"
 )
 
 // Task is a running task. None of its methods needs a containerd that lives.
@@ -40,6 +41,7 @@ type running struct {
 	bundle  *bundle.Bundle
 	runtime *Runtime
 	process *pidfd.Process
+	watch   *resources.Watch
 }
 
 // Exit is how a task ended.
@@ -48,6 +50,8 @@ type Exit struct {
 	Known  bool
 	PID    int // 0 where it is not known
 	At     time.Time
+	// Ending is what its cgroup said of it at the end.
+	Ending resources.Ending
 }
 
 // Success reports whether the task ended by itself with code 0.
@@ -61,8 +65,25 @@ func (e Exit) Signal() (unix.Signal, bool) {
 	return 0, false
 }
 
+// OutOfMemory reports whether the kernel brought the task's end about by killing
+// processes of it for want of memory: its first process, or another one without
+// which that could not go on.
+func (e Exit) OutOfMemory() bool { return e.Ending.OOM != nil && !e.Success() }
+
 // String is the exit in words.
 func (e Exit) String() string {
+	sig, _ := e.Signal()
+	switch {
+	case !e.OutOfMemory():
+		return e.words()
+	case !e.Known || sig == unix.SIGKILL:
+		return "killed by the kernel: " + e.Ending.OOM.Cause()
+	default: // it has missed one of its own
+		return e.words() + " when " + e.Ending.OOM.String()
+	}
+}
+
+func (e Exit) words() string {
 	sig, signalled := e.Signal()
 	switch {
 	case !e.Known:
@@ -77,8 +98,8 @@ func (e Exit) String() string {
 	}
 }
 
-func (r *Runtime) hold(b *bundle.Bundle, process *pidfd.Process) *running {
-	t := &running{bundle: b, runtime: r, process: process}
+func (r *Runtime) hold(b *bundle.Bundle, process *pidfd.Process, watch *resources.Watch) *running {
+	t := &running{bundle: b, runtime: r, process: process, watch: watch}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.tasks == nil {
@@ -108,7 +129,13 @@ func (t *running) Wait(ctx context.Context) (Exit, error) {
 		return Exit{}, err
 	}
 	// It has ended, even if the caller's time is up meanwhile.
-	return t.status(context.WithoutCancel(ctx)), nil
+	ending := t.watch.End() // now, while it has its cgroup
+	e := t.status(context.WithoutCancel(ctx))
+	e.Ending = ending
+	if t.runtime.OnEnd != nil {
+		t.runtime.OnEnd(t.bundle, e)
+	}
+	return e, nil
 }
 
 // exitBound is how long an exit code may take to reach us after the process has

@@ -23,6 +23,7 @@ import (
 	"keelson/internal/bundle"
 	"keelson/internal/pidfd"
 	"keelson/internal/prepare"
+	"keelson/services/resources"
 )
 
 // Streams are the paths of the FIFOs a task writes to; an empty one is /dev/null.
@@ -48,6 +49,13 @@ type Runtime struct {
 	// removes its socket at some time after its last delete, even if a new shim
 	// of the group has taken its place.
 	ShimLingers bool
+
+	// Limits watches the limits of what runs. OnHit is told when a container hits
+	// one, and OnEnd when a container that was watched has ended and what came of
+	// it; neither may wait for anything. Nil OnHit and OnEnd tell nobody.
+	Limits *resources.Watcher
+	OnHit  func(b *bundle.Bundle, h resources.Hit)
+	OnEnd  func(b *bundle.Bundle, e Exit)
 
 	group group
 
@@ -122,7 +130,10 @@ func (r *Runtime) start(ctx context.Context, b *bundle.Bundle, io Streams) (*run
 	if err != nil {
 		return nil, err
 	}
+	r.killTogether(b)
+	watch := r.watch(b)
 	if err := prepare.Attach(ctx, b, pid); err != nil {
+		watch.End()
 		process.Close()
 		return nil, err
 	}
@@ -130,10 +141,11 @@ func (r *Runtime) start(ctx context.Context, b *bundle.Bundle, io Streams) (*run
 	_, err = r.Client.tasks.Start(sctx, &tasksapi.StartRequest{ContainerID: b.ID})
 	cancel()
 	if err != nil {
+		watch.End()
 		process.Close()
 		return nil, fmt.Errorf("start the task: %w", native(err))
 	}
-	return r.hold(b, process), nil
+	return r.hold(b, process, watch), nil
 }
 
 // create makes the task, which starts its shim if need be, and returns the
@@ -195,10 +207,10 @@ func key(b *bundle.Bundle) string { return b.Namespace() + "/" + b.ID }
 // known, and the task may run.
 func (r *Runtime) Adopt(ctx context.Context, b *bundle.Bundle, was pidfd.Identity) (t Task, exit *Exit, err error) {
 	if process, err := pidfd.OpenSame(was); err == nil {
-		return r.hold(b, process), nil, nil
+		return r.hold(b, process, r.watch(b)), nil, nil
 	}
 	if e, ok := r.readExit(b, was.PID); ok && was.PID != 0 {
-		return nil, &e, nil
+		return nil, r.missed(b, e), nil
 	}
 	if err := r.Ready(ctx); err != nil {
 		return nil, nil, err
@@ -207,13 +219,13 @@ func (r *Runtime) Adopt(ctx context.Context, b *bundle.Bundle, was pidfd.Identit
 	switch {
 	case errdefs.IsNotFound(err):
 		if e, ok := r.readExit(b, was.PID); ok {
-			return nil, &e, nil
+			return nil, r.missed(b, e), nil
 		}
 		return nil, nil, nil
 	case err != nil:
 		return nil, nil, fmt.Errorf("look for the task of an earlier supervisor: %w", err)
 	case p.Status == tasktypes.Status_STOPPED:
-		return nil, exitOf(p), nil
+		return nil, r.missed(b, exitOf(p)), nil
 	case p.Status == tasktypes.Status_CREATED:
 		return nil, nil, nil // made but never started: begin anew
 	}
@@ -235,9 +247,9 @@ func (r *Runtime) Adopt(ctx context.Context, b *bundle.Bundle, was pidfd.Identit
 		return nil, nil, fmt.Errorf("look for the task of an earlier supervisor: %w", err)
 	case again.Pid != p.Pid || again.Status == tasktypes.Status_STOPPED:
 		process.Close()
-		return nil, exitOf(again), nil
+		return nil, r.missed(b, exitOf(again)), nil
 	}
-	return r.hold(b, process), nil, nil
+	return r.hold(b, process, r.watch(b)), nil, nil
 }
 
 func (r *Runtime) get(ctx context.Context, b *bundle.Bundle) (*tasktypes.Process, error) {
@@ -250,8 +262,8 @@ func (r *Runtime) get(ctx context.Context, b *bundle.Bundle) (*tasktypes.Process
 	return g.Process, nil
 }
 
-func exitOf(p *tasktypes.Process) *Exit {
-	return &Exit{Status: int(p.ExitStatus), Known: true, PID: int(p.Pid), At: p.ExitedAt.AsTime()}
+func exitOf(p *tasktypes.Process) Exit {
+	return Exit{Status: int(p.ExitStatus), Known: true, PID: int(p.Pid), At: p.ExitedAt.AsTime()}
 }
 
 // Remove's bounds: until containerd answers, and for all of it.
@@ -266,6 +278,7 @@ const (
 func (r *Runtime) Remove(ctx context.Context, b *bundle.Bundle) {
 	r.mu.Lock()
 	if t := r.tasks[key(b)]; t != nil {
+		t.watch.End()
 		t.process.Close()
 		delete(r.tasks, key(b))
 	}
