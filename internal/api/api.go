@@ -81,6 +81,8 @@ type Exit struct {
 	Reason string        `json:"reason"`           // in words, with what the kernel said of it
 	At     time.Duration `json:"at"`
 	Ran    time.Duration `json:"ran"`
+	// Figures are what its cgroup said when it had ended; nil where that was gone.
+	Figures *Figures `json:"figures,omitempty"`
 }
 
 // Move is one change of a service's state.

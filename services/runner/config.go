@@ -91,9 +91,9 @@ type Config struct {
 	// Notify opens the socket on which a service says how it is, as long as ctx
 	// lasts; nil: nothing is heard.
 	Notify func(ctx context.Context, b *bundle.Bundle) (<-chan Message, error)
-	// Explain says more of an end than its exit code does, such as a lack of
-	// memory; "" or nil for nothing.
-	Explain func(b *bundle.Bundle, e task.Exit) string
+	// OOMKills is how many processes of a service were killed for want of memory
+	// since the boot; nil is none.
+	OOMKills func(service string) int
 	// Resumed says that an earlier supervisor of this boot may have started the
 	// services.
 	Resumed bool

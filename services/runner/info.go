@@ -66,6 +66,9 @@ func (s *Service) Info() api.Service {
 		LastExit: p.lastExit, Problems: append([]string(nil), p.bundle.Warnings...), Policy: written(pol),
 		Image: p.bundle.Dir, Namespace: p.bundle.Namespace(), Cgroup: p.bundle.CgroupsPath(),
 	}
+	if s.cfg.OOMKills != nil {
+		i.OOMKills = s.cfg.OOMKills(s.name)
+	}
 	if p.problem != "" {
 		i.Problems = append(i.Problems, p.problem)
 	}

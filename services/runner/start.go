@@ -171,12 +171,7 @@ func (s *Service) exited(ctx context.Context, e task.Exit) {
 // noteExit keeps how the task ended, and returns it in words.
 func (s *Service) noteExit(e task.Exit, ran time.Duration) string {
 	reason := e.String()
-	if s.cfg.Explain != nil {
-		if more := s.cfg.Explain(s.b, e); more != "" {
-			reason += ": " + more
-		}
-	}
-	last := &api.Exit{Code: e.Status, Reason: reason, At: s.cfg.Now(), Ran: ran}
+	last := &api.Exit{Code: e.Status, Reason: reason, At: s.cfg.Now(), Ran: ran, Figures: e.Ending.Figures}
 	if sig, ok := e.Signal(); ok {
 		last.Signal = signalName(sig)
 	}

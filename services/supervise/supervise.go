@@ -30,7 +30,9 @@ import (
 	"keelson/internal/uevent"
 	"keelson/services/capture"
 	"keelson/services/daemon"
+	"keelson/services/events"
 	"keelson/services/logs"
+	"keelson/services/resources"
 	"keelson/services/roster"
 	"keelson/services/runner"
 	"keelson/services/task"
@@ -92,6 +94,8 @@ type Supervisor struct {
 	con      *console.Console
 	words    words
 	logs     *logs.Store
+	hub      *events.Hub // what happens, for whoever follows it
+	limits   *limits
 	tasks    *task.Runtime
 	keeper   *daemon.Keeper
 	progress *progress
@@ -128,7 +132,7 @@ func Run(cfg Config) int {
 
 	_ = rtsignal.Default() // PID 1 ignores them, and that is inherited
 
-	s := &Supervisor{cfg: cfg, con: console.New(console.Devices(cfg.Cmdline)...)}
+	s := &Supervisor{cfg: cfg, con: console.New(console.Devices(cfg.Cmdline)...), hub: events.New(console.Now)}
 	s.routeLog()
 	var err error
 	if s.resumed, err = resume(cfg.RunDir, bootID(cfg)); err != nil {
@@ -137,6 +141,7 @@ func Run(cfg Config) int {
 	s.logging()
 	s.progress = openProgress(filepath.Join(cfg.RunDir, "boot.json"),
 		func(format string, a ...any) { s.con.Warn("keelson", format, a...) })
+	s.limits = openLimits(cfg.RunDir, s.con.Warn, s.hub.Publish)
 	if s.resumed {
 		s.readScripts()
 	}
@@ -210,6 +215,7 @@ func (s *Supervisor) startContainerd(ctx context.Context) error {
 			defer cancel()
 			return s.keeper.Ready(ctx)
 		},
+		Limits: resources.NewWatcher(), OnHit: s.limits.hit, OnEnd: s.limits.ended,
 	}
 	if !needed {
 		s.con.Line("keelson", "no containers in %s: containerd is not started", s.cfg.Containers)
@@ -290,6 +296,8 @@ func (s *Supervisor) loadServices(ctx context.Context) {
 		Resumed:    s.resumed,
 		Leaving:    s.cfg.StopKind != "",
 		OpenOutput: s.serviceOutput,
+		Events:     s.hub.Publish,
+		OOMKills:   s.limits.oomKills,
 	}
 	var loaded []roster.Loaded
 	var warnings []roster.Warning
