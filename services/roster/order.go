@@ -159,6 +159,13 @@ func (r *Roster) Leave() {
 	}
 }
 
+// Hurry kills what has not stopped yet, after Leave.
+func (r *Roster) Hurry() {
+	for _, name := range r.names {
+		r.services[name].Hurry()
+	}
+}
+
 // Left says in words which services have not stopped yet, after Leave.
 func (r *Roster) Left() []string {
 	var list []string

@@ -85,6 +85,7 @@ type life struct {
 	mu                       sync.Mutex
 	starts, adopts, removals int
 	lines                    []string
+	line                     func([]byte)
 	acted                    []policy.Action
 }
 
@@ -163,6 +164,14 @@ func (l *life) Mark()                   {}
 func (l *life) Drain()                  {}
 func (l *life) Tail(int) []string       { return []string{"last words"} }
 func (l *life) Close(bool)              {}
+
+// Watch lets a test be the output: l.line is what a line is told to.
+func (l *life) Watch(see func([]byte)) func() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.line = see
+	return func() { l.mu.Lock(); defer l.mu.Unlock(); l.line = nil }
+}
 
 func (l *life) say(mark, name, format string, a ...any) {
 	l.mu.Lock()

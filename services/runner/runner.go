@@ -57,6 +57,8 @@ type Service struct {
 	requests  chan request
 	leave     chan struct{} // closed by Leave
 	leaveOnce sync.Once
+	hurry     chan struct{} // closed by Hurry
+	hurryOnce sync.Once
 	wake      chan struct{} // what others do may concern this one; holds one
 	over      chan struct{} // closed when Run has returned
 
@@ -66,6 +68,7 @@ type Service struct {
 	changed chan struct{}      // closed at the next change, guarded by mu
 
 	leaving bool // the machine goes down
+	hurried bool // and has no time left
 	output  Output
 	notify  <-chan Message
 	task    task.Task
@@ -156,7 +159,7 @@ func New(cfg *Config, b *bundle.Bundle, loadErr error) *Service {
 	s := &Service{
 		cfg: cfg, name: b.Name, b: b, loadErr: loadErr,
 		machine:  lifecycle.NewMachine(),
-		requests: make(chan request), leave: make(chan struct{}), over: make(chan struct{}),
+		requests: make(chan request), leave: make(chan struct{}), hurry: make(chan struct{}), over: make(chan struct{}),
 		wake: make(chan struct{}, 1), changed: make(chan struct{}),
 	}
 	s.pub.bundle = b
@@ -172,6 +175,9 @@ func (s *Service) Name() string { return s.name }
 // Leave asks the service to stop because the machine goes down; Over tells when
 // it has. Nothing else is done any more.
 func (s *Service) Leave() { s.leaveOnce.Do(func() { close(s.leave) }) }
+
+// Hurry ends a stop that Leave began without waiting any longer.
+func (s *Service) Hurry() { s.hurryOnce.Do(func() { close(s.hurry) }) }
 
 // Wake makes the service look at the others again.
 func (s *Service) Wake() {
@@ -207,9 +213,12 @@ func (s *Service) Run(ctx context.Context) {
 // step waits for one thing to happen and deals with it. It reports false when
 // there is nothing more that this service can wait for.
 func (s *Service) step(ctx context.Context) bool {
-	leave := s.leave
+	leave, hurry := s.leave, s.hurry
 	if s.leaving {
 		leave = nil
+	}
+	if !s.leaving || s.hurried {
+		hurry = nil
 	}
 	select {
 	case <-ctx.Done():
@@ -217,6 +226,9 @@ func (s *Service) step(ctx context.Context) bool {
 	case <-leave:
 		s.leaving = true
 		s.stop("the machine goes down", followNothing)
+	case <-hurry:
+		s.hurried = true
+		s.killNow()
 	case r := <-s.requests:
 		r.reply <- s.handle(ctx, r)
 	case <-s.wake:
@@ -297,7 +309,12 @@ func (s *Service) consider(ctx context.Context) {
 			s.stop(why, followStart)
 		}
 	}
-	if s.State() == lifecycle.Stopping && s.task != nil && !s.signalled && len(s.cfg.order().StopFirst(s.name)) == 0 {
+	if s.State() != lifecycle.Stopping || s.task == nil || s.signalled {
+		return
+	}
+	if s.hurried {
+		s.killNow()
+	} else if len(s.cfg.order().StopFirst(s.name)) == 0 {
 		s.signalStop()
 	}
 }
@@ -345,7 +362,7 @@ func (s *Service) close() {
 func (s *Service) remove(ctx context.Context, then func()) {
 	removed := make(chan struct{})
 	s.removed, s.afterRemove = removed, then
-	s.stuck = s.cfg.after(stuckBound)
+	s.armStuck(stuckBound)
 	b := s.b
 	go func() {
 		defer close(removed)

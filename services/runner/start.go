@@ -75,6 +75,9 @@ func (s *Service) armStuck(d time.Duration) {
 	if s.leaving || s.State() == lifecycle.Stopping {
 		d = min(d, stuckBound)
 	}
+	if s.hurried {
+		d = min(d, killBound)
+	}
 	s.stuck = s.cfg.after(d)
 }
 

@@ -80,6 +80,17 @@ func (s *Service) signalStop() {
 	}
 }
 
+// killNow ends what is left without waiting for anything that is waited for.
+func (s *Service) killNow() {
+	if s.task == nil {
+		s.stuck = s.cfg.after(killBound)
+		return
+	}
+	s.signalled = true
+	s.kill, s.again = nil, nil
+	s.killAll()
+}
+
 func (s *Service) killAll() {
 	if err := s.task.Kill(); err != nil {
 		s.cfg.Console.Warn(s.name, "%v", err)

@@ -20,6 +20,8 @@ type progress struct {
 type steps struct {
 	Done  map[string]bool          `json:"done"`
 	Spans map[string]time.Duration `json:"spans"` // how long parts of the boot took
+	// StopBy is when the shutdown under way has to be over.
+	StopBy time.Duration `json:"stop_by,omitempty"`
 }
 
 func openProgress(path string, warn func(string, ...any)) *progress {
@@ -54,6 +56,23 @@ func (p *progress) setSpan(step string, took time.Duration) {
 	if took > 0 {
 		p.steps.Spans[step] = took
 	}
+	p.save()
+}
+
+// stopBy remembers when the shutdown has to be over, unless an earlier supervisor
+// has, and returns it.
+func (p *progress) stopBy(at time.Duration) time.Duration {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.steps.StopBy == 0 {
+		p.steps.StopBy = at
+		p.save()
+	}
+	return p.steps.StopBy
+}
+
+// save writes down how far it is. mu is held.
+func (p *progress) save() {
 	if err := store.Save(p.path, p.steps); err != nil && err.Error() != p.said {
 		p.said = err.Error()
 		p.warn("a restarted supervisor would repeat what is done: %v", err)

@@ -1,0 +1,300 @@
+package runner
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"keelson/internal/bundle"
+	"keelson/internal/pidfd"
+	"keelson/internal/policy"
+	"keelson/services/lifecycle"
+	"keelson/services/store"
+	"keelson/services/task"
+)
+
+// talks makes a life whose service can say how it is.
+func talks(t *testing.T, annotations map[string]string) (*life, chan Message) {
+	l := newLife(t, annotations)
+	said := make(chan Message)
+	l.cfg.Notify = func(context.Context, *bundle.Bundle) (<-chan Message, error) { return said, nil }
+	return l, said
+}
+
+func (l *life) remembers() memory {
+	l.t.Helper()
+	var m memory
+	if _, err := store.Load(l.svc.memoryPath(), &m); err != nil {
+		l.t.Fatal(err)
+	}
+	return m
+}
+
+func TestReadyWhenItSaysSo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l, said := talks(t, map[string]string{"keelson.ready": "notify", "keelson.ready.timeout": "10s"})
+		l.run()
+		l.until(time.Second)
+		l.is(lifecycle.Running, 1)
+		said <- Message{Status: "loading 40 %"}
+		said <- Message{ExtendTimeout: 30 * time.Second}
+		l.until(20 * time.Second) // later than its timeout was
+		l.is(lifecycle.Running, 1)
+		if i := l.svc.Info(); i.Status != "loading 40 %" || l.remembers().Status != i.Status {
+			t.Errorf("its status is %q, remembered %q", i.Status, l.remembers().Status)
+		}
+		said <- Message{Ready: true}
+		synctest.Wait()
+		l.is(lifecycle.Ready, 1)
+		if l.said("0s web: running (pid 101), started in 0.000s", "20s web: ready in 20.000s"); l.remembers().ReadyAt != 20*time.Second {
+			t.Errorf("remembered is %+v", l.remembers())
+		}
+		l.svc.Leave()
+		l.ends(20 * time.Second)
+	})
+}
+
+func TestReadyAtALineOfItsOutput(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLife(t, map[string]string{"keelson.ready": "log:listening on [0-9]+", "keelson.ready.timeout": "3s", "keelson.restart.backoff": "1s..1s"})
+		l.run()
+		l.line([]byte("listening on nothing"))
+		l.until(3500 * time.Millisecond)
+		l.is(lifecycle.Backoff, 1)
+		l.until(5 * time.Second)
+		l.line([]byte("listening on 80"))
+		l.line([]byte("listening on 443")) // nobody needs it any more
+		synctest.Wait()
+		l.is(lifecycle.Ready, 2)
+		if shown := strings.Join(l.shown(), "\n"); !strings.Contains(shown, "3s web: ERROR: not ready within 3s: no line of its output matches listening on [0-9]+") {
+			t.Errorf("the console shows %s", shown)
+		}
+		l.svc.Leave()
+		l.ends(5 * time.Second)
+		if l.line != nil {
+			t.Error("its output is still watched")
+		}
+	})
+}
+
+// A probe that hangs is cut, and one that does not even then end holds up nothing.
+func TestAProbeThatHangsIsCut(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLife(t, map[string]string{
+			"keelson.ready": "tcp:80", "keelson.health": "http:80/", "keelson.health.interval": "10s", "keelson.health.timeout": "2s", "keelson.health.retries": "2",
+			"keelson.health.grace": "15s",
+		})
+		var hangs atomic.Bool
+		back := make(chan struct{})
+		l.cfg.Probe = func(context.Context, policy.Probe, task.Task) error {
+			if hangs.Load() {
+				<-back
+			}
+			return nil
+		}
+		l.run()
+		l.is(lifecycle.Ready, 1)
+		hangs.Store(true)
+		l.until(13 * time.Second) // cut after 12 s, within the grace
+		if i := l.svc.Info(); i.Health.Failures != 0 || i.Health.Reason != "no answer within 2s" {
+			t.Errorf("its health is %+v", i.Health)
+		}
+		l.until(24 * time.Second)
+		l.is(lifecycle.Ready, 1)
+		hangs.Store(false)
+		l.until(35 * time.Second)
+		if i := l.svc.Info(); i.Health.State != "healthy" || i.Health.Failures != 0 {
+			t.Errorf("its health is %+v", i.Health)
+		}
+		hangs.Store(true)
+		l.until(57 * time.Second) // fails at 46 s and at 58 s; it had been well for 12 s
+		hangs.Store(false)
+		l.until(59 * time.Second)
+		l.is(lifecycle.Ready, 2)
+		l.said(
+			"0s web: running (pid 101), started in 0.000s",
+			"0s web: ready in 0.000s",
+			"24s web: warning: health check 1 of 2 failed: no answer within 2s",
+			"34s web: healthy again",
+			"46s web: warning: health check 1 of 2 failed: no answer within 2s",
+			"58s web: ERROR: unhealthy: http:80/ failed twice, the last time: no answer within 2s",
+			"58s web: ERROR: killed by SIGTERM after 58.0s, for it was unhealthy; restart 1 in 0s",
+			"58s web: | last words",
+			"58s web: running (pid 102), started in 0.000s",
+		)
+		close(back)
+		l.svc.Leave()
+		l.ends(59 * time.Second)
+	})
+}
+
+func TestOneThatFallsSilentIsUnhealthy(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l, said := talks(t, map[string]string{"keelson.health": "notify", "keelson.health.interval": "2s", "keelson.health.retries": "2"})
+		l.run()
+		l.until(time.Second)
+		said <- Message{Watchdog: true}
+		l.until(2900 * time.Millisecond)
+		said <- Message{Watchdog: true}
+		l.until(6800 * time.Millisecond)
+		l.is(lifecycle.Ready, 1)
+		l.until(6950 * time.Millisecond)
+		l.is(lifecycle.Backoff, 1) // it had been well for 4 s only
+		l.until(8 * time.Second)
+		said <- Message{WatchdogTrigger: true}
+		l.until(9 * time.Second)
+		l.is(lifecycle.Ready, 3)
+		shown := strings.Join(l.shown(), "\n")
+		for _, want := range []string{
+			"6.9s web: ERROR: unhealthy: notify failed twice, the last time: it has not said WATCHDOG=1 for 2s",
+			"8s web: ERROR: unhealthy: it said so itself: WATCHDOG=trigger",
+		} {
+			if !strings.Contains(shown, want) {
+				t.Errorf("the console does not show %q but\n%s", want, shown)
+			}
+		}
+		l.svc.Leave()
+		l.ends(9 * time.Second)
+	})
+}
+
+// A service that never answers its health check was never well, however long it
+// ran, and is not started again at once.
+func TestNeverHealthyIsNeverWell(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLife(t, map[string]string{"keelson.health": "tcp:80", "keelson.health.interval": "10s", "keelson.health.retries": "1", "keelson.restart.limit": "2/1h"})
+		l.cfg.Probe = func(context.Context, policy.Probe, task.Task) error { return errors.New("connection refused") }
+		l.run()
+		l.until(time.Minute)
+		l.is(lifecycle.Failed, 3)
+		shown := strings.Join(l.shown(), "\n")
+		for _, want := range []string{"restart 1 in 100ms", "restart 2 in 200ms", "restarted 2 times within 1h0m0s"} {
+			if !strings.Contains(shown, want) {
+				t.Errorf("the console does not show %q but\n%s", want, shown)
+			}
+		}
+		l.svc.Leave()
+		l.ends(time.Minute)
+	})
+}
+
+// One that is unhealthy and does not end is killed, and given up if that does not
+// help; it is never started beside itself.
+func TestUnhealthyAndUnkillable(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLife(t, map[string]string{"keelson.health": "tcp:80", "keelson.health.interval": "1s", "keelson.health.retries": "1"})
+		l.cfg.Probe = func(context.Context, policy.Probe, task.Task) error { return errors.New("connection refused") }
+		var f *fakeTask
+		l.onStart = func(context.Context, int) (task.Task, error) {
+			f = newTask(101)
+			f.onStop, f.onKill = func(*fakeTask) bool { return true }, nil
+			return f, nil
+		}
+		l.run()
+		l.until(time.Minute)
+		l.is(lifecycle.Unhealthy, 1)
+		if i := l.svc.Info(); len(i.Problems) != 1 || !strings.Contains(i.Problems[0], "cannot be killed") {
+			t.Errorf("its problems are %q", i.Problems)
+		}
+		f.ends(137) // the kernel lets go of it
+		l.until(61 * time.Second)
+		l.is(lifecycle.Ready, 2)
+		if i := l.svc.Info(); len(i.Problems) != 0 {
+			t.Errorf("its problems are %q", i.Problems)
+		}
+		l.svc.Leave()
+		l.ends(61*time.Second + 15*time.Second)
+	})
+}
+
+// What an earlier supervisor was about to do is done.
+func TestWhatWasBegunIsFinished(t *testing.T) {
+	const pid = 50
+	process := pidfd.Identity{PID: pid, Start: 7}
+	for _, tc := range []struct {
+		name string
+		was  memory
+		runs bool
+		at   time.Duration // after so long
+		want lifecycle.State
+		// starts by the new supervisor until then
+		starts int
+		line   string
+	}{
+		{"ready, runs", memory{State: lifecycle.Ready, ReadyAt: 3, Process: process}, true, 0, lifecycle.Ready, 0, "still running"},
+		{"ready, but another process runs", memory{State: lifecycle.Ready, ReadyAt: 3, Process: pidfd.Identity{PID: 51, Start: 7}}, true, 0, lifecycle.Running, 0, "still running"},
+		{"not ready yet", memory{State: lifecycle.Running, StartedAt: 1, Process: process}, true, 0, lifecycle.Running, 0, "still running"},
+		{"not ready in time", memory{State: lifecycle.Running, StartedAt: 1, Process: process}, true, 91 * time.Second, lifecycle.Running, 1, "not ready within 1m30s"},
+		{"stopping for not being ready", memory{State: lifecycle.Stopping, Follow: followFailure, StopCause: "not ready within 1m30s: nothing", Process: process}, true, 50 * time.Millisecond, lifecycle.Backoff, 0, "failed to start: not ready within 1m30s: nothing; restart 1"},
+		{"stopping for not being ready, gone", memory{State: lifecycle.Stopping, Follow: followFailure, StopCause: "not ready within 1m30s: nothing"}, false, 50 * time.Millisecond, lifecycle.Backoff, 0, ""},
+		{"unhealthy", memory{State: lifecycle.Unhealthy, ReadyAt: 3, KilledFor: "tcp:80 failed twice", Process: process}, true, 50 * time.Millisecond, lifecycle.Backoff, 0, "unhealthy: tcp:80 failed twice"},
+		{"unhealthy, gone", memory{State: lifecycle.Unhealthy, ReadyAt: 3, KilledFor: "tcp:80 failed twice"}, false, 50 * time.Millisecond, lifecycle.Backoff, 0, "for it was unhealthy; restart 1"},
+		{"asked to stop", memory{State: lifecycle.Stopping, Down: true, ReadyAt: 3, Process: process}, true, time.Hour, lifecycle.Stopped, 0, "stopped in"},
+		{"asked to stop, gone", memory{State: lifecycle.Stopping, Down: true}, false, time.Hour, lifecycle.Stopped, 0, ""},
+		{"stopped by a person", memory{State: lifecycle.Stopped, Down: true}, false, time.Hour, lifecycle.Stopped, 0, ""},
+		{"asked to restart", memory{State: lifecycle.Stopping, Follow: followStart, StopCause: "asked to restart", Process: process}, true, time.Second, lifecycle.Running, 1, "stopped in 0.000s (killed by SIGTERM): asked to restart"},
+		{"asked to restart, gone", memory{State: lifecycle.Stopping, Follow: followStart, StopCause: "asked to restart"}, false, time.Second, lifecycle.Running, 1, "running (pid 101)"},
+		{"waiting", memory{State: lifecycle.Waiting}, false, time.Second, lifecycle.Running, 1, "running (pid 101)"},
+		{"done", memory{State: lifecycle.Stopped}, false, time.Hour, lifecycle.Stopped, 0, ""},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				l := newLife(t, map[string]string{"keelson.ready": "tcp:80"})
+				l.cfg.Resumed = true
+				l.cfg.Probe = func(context.Context, policy.Probe, task.Task) error { return errors.New("connection refused") }
+				l.remember(tc.was)
+				l.onAdopt = func(context.Context, int, pidfd.Identity) (task.Task, *task.Exit, error) {
+					if tc.runs {
+						return newTask(pid), nil, nil
+					}
+					return nil, nil, nil
+				}
+				l.run()
+				if tc.at > 0 {
+					l.until(tc.at)
+				}
+				l.is(tc.want, tc.starts)
+				if shown := strings.Join(l.shown(), "\n"); !strings.Contains(shown, tc.line) || strings.Contains(shown, "no move") {
+					t.Errorf("the console shows\n%s", shown)
+				}
+				l.svc.Leave()
+				<-l.svc.Over()
+				l.cancel()
+			})
+		})
+	}
+}
+
+func TestHurryEndsAStopAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLife(t, map[string]string{"keelson.stop.timeout": "1h"})
+		l.onStart = func(context.Context, int) (task.Task, error) {
+			f := newTask(101)
+			f.onStop = func(*fakeTask) bool { return true }
+			return f, nil
+		}
+		l.run()
+		l.until(time.Minute)
+		l.svc.Leave()
+		l.until(2 * time.Minute)
+		l.is(lifecycle.Stopping, 1)
+		l.svc.Hurry()
+		l.ends(2 * time.Minute)
+		l.is(lifecycle.Stopped, 1)
+	})
+	synctest.Test(t, func(t *testing.T) { // nothing answers
+		l := newLife(t, nil)
+		back := make(chan struct{})
+		l.onStart = func(context.Context, int) (task.Task, error) { <-back; return nil, errors.New("too late") }
+		l.run()
+		l.svc.Leave()
+		synctest.Wait()
+		l.svc.Hurry()
+		l.ends(killBound)
+		close(back)
+	})
+}
