@@ -125,6 +125,7 @@ func TestAProbeThatHangsIsCut(t *testing.T) {
 			"58s web: ERROR: killed by SIGTERM after 58.0s, for it was unhealthy; restart 1 in 0s",
 			"58s web: | last words",
 			"58s web: running (pid 102), started in 0.000s",
+			"58s web: ready in 0.000s",
 		)
 		close(back)
 		l.svc.Leave()
