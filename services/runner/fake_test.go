@@ -165,12 +165,23 @@ func (l *life) Drain()                  {}
 func (l *life) Tail(int) []string       { return []string{"last words"} }
 func (l *life) Close(bool)              {}
 
-// Watch lets a test be the output: l.line is what a line is told to.
+// Watch makes see hear of what the test writes.
 func (l *life) Watch(see func([]byte)) func() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.line = see
 	return func() { l.mu.Lock(); defer l.mu.Unlock(); l.line = nil }
+}
+
+// writes shows a line to whoever watches the output, and reports whether somebody does.
+func (l *life) writes(line string) bool {
+	l.mu.Lock()
+	see := l.line
+	l.mu.Unlock()
+	if see != nil {
+		see([]byte(line))
+	}
+	return see != nil
 }
 
 func (l *life) say(mark, name, format string, a ...any) {

@@ -62,12 +62,12 @@ func TestReadyAtALineOfItsOutput(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLife(t, map[string]string{"keelson.ready": "log:listening on [0-9]+", "keelson.ready.timeout": "3s", "keelson.restart.backoff": "1s..1s"})
 		l.run()
-		l.line([]byte("listening on nothing"))
+		l.writes("listening on nothing")
 		l.until(3500 * time.Millisecond)
 		l.is(lifecycle.Backoff, 1)
 		l.until(5 * time.Second)
-		l.line([]byte("listening on 80"))
-		l.line([]byte("listening on 443")) // nobody needs it any more
+		l.writes("listening on 80")
+		l.writes("listening on 443") // nobody needs it any more
 		synctest.Wait()
 		l.is(lifecycle.Ready, 2)
 		if shown := strings.Join(l.shown(), "\n"); !strings.Contains(shown, "3s web: ERROR: not ready within 3s: no line of its output matches listening on [0-9]+") {
@@ -75,7 +75,7 @@ func TestReadyAtALineOfItsOutput(t *testing.T) {
 		}
 		l.svc.Leave()
 		l.ends(5 * time.Second)
-		if l.line != nil {
+		if l.writes("more") {
 			t.Error("its output is still watched")
 		}
 	})
