@@ -1,25 +1,44 @@
 package supervise
 
 import (
+	"context"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
 	"keelson/internal/console"
 	"keelson/internal/hold"
+	"keelson/services/forward"
+	"keelson/services/kmsg"
 	"keelson/services/logs"
 	"keelson/services/memlog"
 )
 
-// socketDir is where LinuxKit's programs look for memlogd's sockets.
-const socketDir = "/run"
+const (
+	// socketDir is where LinuxKit's programs look for memlogd's sockets.
+	socketDir = "/run"
+	// imageMemlogd is what an image has that brings a memlogd of its own.
+	imageMemlogd = "/etc/init.d/002-logging"
+	// kernelAfter is when the kernel's messages are looked at: there are hundreds,
+	// and no container should wait for them.
+	kernelAfter = time.Second
+	// forwardBound is how long the end waits until what was logged has left.
+	forwardBound = 2 * time.Second
+	// lastWords is the event that tells a reader outside that nothing follows.
+	lastWords = "the services are down: what is logged after this stays on the machine"
+)
 
-// ownMemlogd is what an image has that brings a memlogd of its own.
-const ownMemlogd = "/etc/init.d/002-logging"
+// logging is what goes on beside the containers' own logs.
+type logging struct {
+	cancel     context.CancelFunc
+	kernel     chan *kmsg.Reader // gets the reader once there is one, and is closed
+	forwarders []*forward.Forwarder
+}
 
-// logging lets others write to and read from the machine's logs. It is there
-// before the first container runs.
-func (s *Supervisor) logging() {
+// startLogging lets others write to and read from the machine's logs, and sends
+// them where the command line says. It is there before the first container runs.
+func (s *Supervisor) startLogging() {
 	var wrong []error
 	s.words, wrong = readWords(s.cfg.Cmdline)
 	s.con.SetLevel(s.words.level)
@@ -34,21 +53,92 @@ func (s *Supervisor) logging() {
 			s.con.Warn("keelson", "%v", err)
 		}
 	}
-	if imageHasMemlogd() {
-		return // its sockets, not ours
+	targets := s.words.forward
+	if imageHasMemlogd() { // its sockets, not ours
+		targets = append(targets, forward.Memlogd(filepath.Join(socketDir, memlog.WriteSocket)))
+	} else {
+		s.serveMemlogd()
 	}
-	_, err := memlog.Listen(memlog.Config{
-		Dir: socketDir, Store: s.logs, Hold: hold.FromEnv(), Wall: wallAt,
-		Warn: func(format string, a ...any) { s.con.Warn("memlogd", format, a...) },
-	})
+	var ctx context.Context
+	ctx, s.logging.cancel = context.WithCancel(context.Background())
+	for _, t := range targets {
+		s.logging.forwarders = append(s.logging.forwarders, forward.Start(ctx, forward.Config{
+			Target: t, Store: s.logs, Dir: s.cfg.RunDir, Now: console.Now, Wall: wallAt,
+			Info: func(format string, a ...any) { s.con.Line("forward", format, a...) },
+			Warn: func(format string, a ...any) { s.con.Warn("forward", format, a...) },
+		}))
+	}
+	s.logging.kernel = make(chan *kmsg.Reader, 1)
+	go func() {
+		defer close(s.logging.kernel)
+		if s.cfg.Container { // the kernel is somebody else's
+			return
+		}
+		t := time.NewTimer(kernelAfter)
+		defer t.Stop()
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			return
+		}
+		s.readKernel()
+	}()
+}
+
+// serveMemlogd opens the sockets of a memlogd.
+func (s *Supervisor) serveMemlogd() {
+	warn := func(format string, a ...any) { s.con.Warn("memlogd", format, a...) }
+	_, err := memlog.Listen(memlog.Config{Dir: socketDir, Store: s.logs, Hold: hold.FromEnv(), Wall: wallAt, Warn: warn})
 	if err != nil {
-		s.con.Warn("memlogd", "%v", err)
+		warn("%v", err)
+	}
+}
+
+// readKernel takes the kernel's messages from now on.
+func (s *Supervisor) readKernel() {
+	cfg := kmsg.DefaultConfig()
+	cfg.File, cfg.Store, cfg.Show = kmsg.FileIn(s.cfg.RunDir), s.logs, s.con.Kernel
+	cfg.Warn = func(format string, a ...any) { s.con.Warn("kernel", format, a...) }
+	r, err := kmsg.Open(cfg)
+	if err != nil {
+		cfg.Warn("%v", err)
+		return
+	}
+	s.logging.kernel <- r
+}
+
+// endLogging gives the console back to the kernel, and lets what was logged leave
+// the machine where somebody is there to take it.
+func (s *Supervisor) endLogging() {
+	var waiting []<-chan struct{}
+	for _, f := range s.logging.forwarders {
+		if end := f.Awaiting(lastWords); end != nil {
+			waiting = append(waiting, end)
+		}
+	}
+	if len(waiting) > 0 {
+		s.logs.Append(logs.Record{Source: logs.Keelson, Stream: logs.Event, Text: []byte(lastWords), Priority: 6})
+	}
+	t := time.NewTimer(forwardBound)
+	defer t.Stop()
+	for _, end := range waiting {
+		select {
+		case <-end:
+			continue
+		case <-t.C:
+			s.con.Warn("forward", "the last of the logs did not leave the machine within %v", forwardBound)
+		}
+		break
+	}
+	s.logging.cancel()
+	if r := <-s.logging.kernel; r != nil {
+		r.Close()
 	}
 }
 
 // imageHasMemlogd reports whether the image starts a memlogd of its own.
 func imageHasMemlogd() bool {
-	fi, err := os.Stat(ownMemlogd)
+	fi, err := os.Stat(imageMemlogd)
 	return err == nil && fi.Mode().IsRegular() && fi.Mode()&0o111 != 0
 }
 

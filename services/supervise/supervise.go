@@ -94,6 +94,7 @@ type Supervisor struct {
 	con      *console.Console
 	words    words
 	logs     *logs.Store
+	logging  logging
 	hub      *events.Hub // what happens, for whoever follows it
 	limits   *limits
 	tasks    *task.Runtime
@@ -138,7 +139,7 @@ func Run(cfg Config) int {
 	if s.resumed, err = resume(cfg.RunDir, bootID(cfg)); err != nil {
 		s.con.Warn("keelson", "%v", err)
 	}
-	s.logging()
+	s.startLogging()
 	s.progress = openProgress(filepath.Join(cfg.RunDir, "boot.json"),
 		func(format string, a ...any) { s.con.Warn("keelson", format, a...) })
 	s.limits = openLimits(cfg.RunDir, s.con.Warn, s.hub.Publish)
@@ -170,6 +171,7 @@ func Run(cfg Config) int {
 	stopBoot()
 	<-booted
 	s.shutdown(ctx)
+	s.endLogging()
 	s.con.Flush(2 * time.Second)
 	return 0
 }

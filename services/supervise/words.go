@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"keelson/internal/console"
+	"keelson/services/forward"
 )
 
 // words are what the kernel command line says to the supervisor about logs.
@@ -13,6 +14,7 @@ type words struct {
 	level       console.Level
 	runcConsole bool // linuxkit.runc_console=1: the output of all containers is shown
 	runcDebug   bool // linuxkit.runc_debug=1: the runtime tells what it does
+	forward     []forward.Target
 }
 
 // readWords reads a kernel command line. Each error is about one word, for which
@@ -22,6 +24,8 @@ func readWords(cmdline string) (w words, wrong []error) {
 	if w.level, err = console.LevelOf(cmdline); err != nil {
 		wrong = append(wrong, err)
 	}
+	targets, bad := forward.Targets(cmdline)
+	w.forward, wrong = targets, append(wrong, bad...)
 	for _, word := range strings.Fields(cmdline) {
 		name, value, _ := strings.Cut(word, "=")
 		var to *bool

@@ -2,10 +2,12 @@ package supervise
 
 import (
 	"fmt"
+	"reflect"
 	"slices"
 	"testing"
 
 	"keelson/internal/console"
+	"keelson/services/forward"
 )
 
 func TestReadWords(t *testing.T) {
@@ -17,13 +19,14 @@ func TestReadWords(t *testing.T) {
 		{"console=ttyS0 quiet", words{}, "[]"},
 		{"keelson.log=warn linuxkit.runc_console=1 linuxkit.runc_debug=1", words{level: console.Warn, runcConsole: true, runcDebug: true}, "[]"},
 		{"linuxkit.runc_console=1 linuxkit.runc_console=0", words{}, "[]"},
+		{"keelson.log.forward=udp://log.example", words{forward: []forward.Target{{Kind: "udp", Address: "log.example:514"}}}, "[]"},
 		{"keelson.log=all linuxkit.runc_debug=yes linuxkit.runc_console", words{},
 			"[kernel command line: keelson.log=all is none of keelson.log=debug, keelson.log=info, keelson.log=warn" +
 				" kernel command line: linuxkit.runc_debug=yes is neither linuxkit.runc_debug=1 nor linuxkit.runc_debug=0" +
 				" kernel command line: linuxkit.runc_console is neither linuxkit.runc_console=1 nor linuxkit.runc_console=0]"},
 	} {
 		got, wrong := readWords(tc.cmdline)
-		if got != tc.want || fmt.Sprint(wrong) != tc.wrong {
+		if !reflect.DeepEqual(got, tc.want) || fmt.Sprint(wrong) != tc.wrong {
 			t.Errorf("%s: got %+v, %v", tc.cmdline, got, wrong)
 		}
 	}
