@@ -1,5 +1,5 @@
 // Command guestagent serves the second channel of the tests inside a machine: see package guestagent. It wants
-// the machine's PID namespace, its /dev and every capability.
+// the machine's PID namespace, its /dev and every capability. With arguments it is one of a few tools for tests.
 package main
 
 import (
@@ -23,6 +23,9 @@ import (
 const again = 50 * time.Millisecond
 
 func main() {
+	if code, ok := tool(os.Args); ok {
+		os.Exit(code)
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 	go func() {
