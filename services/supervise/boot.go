@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"keelson/internal/api"
 	"keelson/internal/bundle"
 	"keelson/internal/console"
 	"keelson/internal/policy"
@@ -79,6 +80,7 @@ func (s *Supervisor) step(name string, do func()) {
 	began := console.Now()
 	do()
 	s.progress.setSpan(name, console.Now()-began)
+	s.times.step(name, began, nil)
 }
 
 // The boot says who it is waiting for after sayFirst, then after twice as long each
@@ -138,7 +140,7 @@ func (s *Supervisor) bootComplete(services time.Duration) {
 	s.con.Line("keelson", "boot complete in %.3fs (kernel %.3fs, init %.3fs, hardware %.3fs, onboot %.3fs, services %.3fs); %s running",
 		now.Seconds(), s.cfg.InitStart.Seconds(), (s.cfg.InitDone - s.cfg.InitStart).Seconds(),
 		s.progress.span("hardware").Seconds(), s.progress.span("onboot").Seconds(), services.Seconds(), plural(running, "service"))
-	s.progress.SetDone("complete")
+	s.complete()
 }
 
 // takenOver says what a restarted supervisor found.
@@ -149,7 +151,14 @@ func (s *Supervisor) takenOver(ctx context.Context) {
 	all, running, _ := s.count()
 	s.listenToButtons()
 	s.con.Line("keelson", "supervisor is back; %d of %s running", running, plural(all, "service"))
+	s.complete()
+}
+
+// complete notes that the boot is over, and tells whoever follows it.
+func (s *Supervisor) complete() {
 	s.progress.SetDone("complete")
+	s.times.complete()
+	s.hub.Publish(api.Event{Kind: "machine", To: "running"})
 }
 
 // mountVolumes mounts the image's volumes, which containers bind.
@@ -176,7 +185,7 @@ func (s *Supervisor) oneShots(section bundle.Section) *onboot.Runner {
 		s.con.Warn("keelson", "%v", err)
 	}
 	return &onboot.Runner{
-		Tasks: s.tasks, Console: s.con, Progress: s.progress, Now: console.Now, Resumed: s.resumed, ShowOutput: s.words.runcConsole,
+		Tasks: s.tasks, Console: s.con, Progress: &oneShotProgress{progress: s.progress, times: s.times, section: section}, Now: console.Now, Resumed: s.resumed, ShowOutput: s.words.runcConsole,
 		OpenOutput: func(b *bundle.Bundle, onLine func(string)) (onboot.Output, error) {
 			return s.openOutput(b, filepath.Join(s.cfg.OneShotLog, string(section), b.ID), onLine)
 		},

@@ -58,6 +58,7 @@ func (s *Supervisor) hardware(ctx context.Context) {
 // what it needs itself, such as a file system for a mount.
 func (s *Supervisor) loadModules(ctx context.Context) {
 	began := console.Now()
+	defer func() { s.times.step("modules", began, nil) }()
 	index, err := modules.Open(modules.Running())
 	switch {
 	case errors.Is(err, modules.ErrNoModules):

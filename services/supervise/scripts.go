@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"keelson/internal/console"
 	"keelson/services/capture"
 )
 
@@ -55,7 +56,7 @@ func (s *Supervisor) scripts(ctx context.Context, dir string, bound time.Duratio
 }
 
 func (s *Supervisor) script(ctx context.Context, path string, bound time.Duration) {
-	began := time.Now()
+	began, boot := time.Now(), console.Now()
 	name := filepath.Base(path)
 	out, w, err := s.scriptOutput(path)
 	if err != nil {
@@ -85,14 +86,23 @@ func (s *Supervisor) script(ctx context.Context, path string, bound time.Duratio
 	select {
 	case err := <-ended:
 		out.Drain()
+		s.scriptOver(path, boot, err)
 		if err != nil {
 			s.con.Error(name, "%s: %v after %.3fs; going on", path, err, time.Since(began).Seconds())
 			return
 		}
 		s.con.Line(name, "%s: done in %.3fs", path, time.Since(began).Seconds())
 	case <-t.C:
+		s.scriptOver(path, boot, fmt.Errorf("still running after %v", bound))
 		s.con.Warn(name, "%s: still running after %v; going on without it", path, bound)
 	case <-ctx.Done():
+	}
+}
+
+// scriptOver notes when a script of the boot began and that it is over.
+func (s *Supervisor) scriptOver(path string, began time.Duration, err error) {
+	if dir, name := filepath.Split(path); filepath.Base(dir) == "init.d" {
+		s.times.step("script."+name, began, err)
 	}
 }
 

@@ -21,6 +21,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"keelson/internal/api"
 	"keelson/internal/bundle"
 	"keelson/internal/console"
 	"keelson/internal/modules"
@@ -96,6 +97,8 @@ type Supervisor struct {
 	logs     *logs.Store
 	logging  logging
 	hub      *events.Hub // what happens, for whoever follows it
+	times    *timeline   // when the boot did what
+	known    known
 	limits   *limits
 	tasks    *task.Runtime
 	keeper   *daemon.Keeper
@@ -142,6 +145,8 @@ func Run(cfg Config) int {
 	s.startLogging()
 	s.progress = openProgress(filepath.Join(cfg.RunDir, "boot.json"),
 		func(format string, a ...any) { s.con.Warn("keelson", format, a...) })
+	s.times = openTimeline(filepath.Join(cfg.RunDir, "timeline.json"), console.Now,
+		func(format string, a ...any) { s.con.Warn("keelson", format, a...) })
 	s.limits = openLimits(cfg.RunDir, s.con.Warn, s.hub.Publish)
 	if s.resumed {
 		s.readScripts()
@@ -153,6 +158,9 @@ func Run(cfg Config) int {
 		s.con.Flush(2 * time.Second)
 		return 1
 	}
+
+	s.known.stopping.Store(cfg.StopKind != "")
+	s.openControl()
 
 	// SIGTERM ends the boot where it stands, then everything else in order.
 	bootCtx, stopBoot := context.WithCancel(ctx)
@@ -168,6 +176,8 @@ func Run(cfg Config) int {
 	if cfg.StopKind == "" {
 		<-signals
 	}
+	s.known.stopping.Store(true)
+	s.hub.Publish(api.Event{Kind: "machine", To: "stopping"})
 	stopBoot()
 	<-booted
 	s.shutdown(ctx)
@@ -223,7 +233,13 @@ func (s *Supervisor) startContainerd(ctx context.Context) error {
 		s.con.Line("keelson", "no containers in %s: containerd is not started", s.cfg.Containers)
 		return nil
 	}
+	began := console.Now()
 	go s.keeper.Run(ctx)
+	go func() {
+		ctx, cancel := context.WithTimeout(ctx, containerdBound)
+		defer cancel()
+		s.times.step("containerd", began, s.keeper.Ready(ctx))
+	}()
 	return nil
 }
 
@@ -298,7 +314,7 @@ func (s *Supervisor) loadServices(ctx context.Context) {
 		Resumed:    s.resumed,
 		Leaving:    s.cfg.StopKind != "",
 		OpenOutput: s.serviceOutput,
-		Events:     s.hub.Publish,
+		Events:     s.happened,
 		OOMKills:   s.limits.oomKills,
 	}
 	var loaded []roster.Loaded
@@ -317,6 +333,7 @@ func (s *Supervisor) loadServices(ctx context.Context) {
 		}
 	}
 	s.roster = services
+	s.known.roster.Store(services)
 	services.Run(ctx)
 }
 

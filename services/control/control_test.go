@@ -1,0 +1,443 @@
+package control
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"keelson/internal/api"
+	"keelson/services/events"
+	"keelson/services/execstream"
+)
+
+// bound ends a test that hangs.
+const bound = 20 * time.Second
+
+// fakeServices are two services: web does what it is asked, never does not come up.
+type fakeServices struct{ asked chan string }
+
+func (f *fakeServices) Names() []string { return []string{"never", "web"} }
+func (f *fakeServices) Info(name string) (api.Service, bool) {
+	switch name {
+	case "web":
+		return api.Service{Name: name, State: "ready", PID: 7, Cgroup: "/services/web"}, true
+	case "never":
+		return api.Service{Name: name, State: "waiting"}, true
+	}
+	return api.Service{}, false
+}
+func (f *fakeServices) All() []api.Service {
+	web, _ := f.Info("web")
+	return []api.Service{web}
+}
+func (f *fakeServices) Start(ctx context.Context, name string) error {
+	if name == "never" {
+		<-ctx.Done()
+		return errors.New("never is not ready yet: it is waiting")
+	}
+	f.asked <- "start " + name
+	return nil
+}
+func (f *fakeServices) Stop(_ context.Context, name string) error {
+	f.asked <- "stop " + name
+	return nil
+}
+func (f *fakeServices) Restart(context.Context, string) error { return errors.New("web is failed: no") }
+func (f *fakeServices) Kill(name string, sig unix.Signal) error {
+	f.asked <- "kill " + name + " " + unix.SignalName(sig)
+	return nil
+}
+func (f *fakeServices) Reload(_ context.Context, name string) error {
+	f.asked <- "reload " + name
+	return nil
+}
+
+type world struct {
+	t        *testing.T
+	server   *Server
+	services *fakeServices
+	hub      *events.Hub
+	client   *http.Client
+	socket   string
+	process  *fakeProcess
+}
+
+func start(t *testing.T, change func(*Config)) *world {
+	t.Helper()
+	w := &world{t: t, services: &fakeServices{asked: make(chan string, 8)}, socket: filepath.Join(t.TempDir(), "run/control.sock")}
+	w.hub = events.New(func() time.Duration { return 5 })
+	w.process = newFakeProcess()
+	cfg := Config{
+		Socket:   w.socket,
+		Services: func() Services { return w.services },
+		Machine:  func() api.Machine { return api.Machine{State: "running"} },
+		Boot:     func() api.Boot { return api.Boot{Complete: 9} },
+		Figures:  func(cgroup string) (api.Figures, error) { return api.Figures{Memory: uint64(len(cgroup))}, nil },
+		Tail:     func(name string, n int) []string { return []string{"the last of " + name} },
+		Logs:     http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprintln(w, "logs "+r.URL.RawQuery) }),
+		Events:   w.hub,
+		Power:    func(action string) error { w.services.asked <- action; return nil },
+		Exec: func(_ context.Context, svc api.Service, r ExecRequest) (Process, error) {
+			if r.Args[0] == "missing" {
+				return nil, errors.New("no such program")
+			}
+			return w.process, nil
+		},
+		Warn:    func(format string, a ...any) { t.Errorf("warned: "+format, a...) },
+		Allowed: func(unix.Ucred) error { return nil },
+	}
+	if change != nil {
+		change(&cfg)
+	}
+	var err error
+	if w.server, err = Listen(cfg); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(w.server.Close)
+	w.client = &http.Client{Timeout: bound, Transport: &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) {
+		return net.Dial("unix", w.socket)
+	}}}
+	t.Cleanup(w.client.CloseIdleConnections)
+	return w
+}
+
+// ask returns the status and the body.
+func (w *world) ask(method, path string) (int, string) {
+	w.t.Helper()
+	r, err := http.NewRequestWithContext(w.t.Context(), method, "http://keelson"+path, nil)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	answer, err := w.client.Do(r)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	defer answer.Body.Close()
+	body, err := io.ReadAll(answer.Body)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return answer.StatusCode, string(body)
+}
+
+func (w *world) dial() net.Conn {
+	w.t.Helper()
+	conn, err := net.Dial("unix", w.socket)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.t.Cleanup(func() { conn.Close() })
+	if err := conn.SetDeadline(time.Now().Add(bound)); err != nil {
+		w.t.Fatal(err)
+	}
+	return conn
+}
+
+func TestAnswers(t *testing.T) {
+	w := start(t, nil)
+	for _, tc := range []struct {
+		method, path string
+		status       int
+		want         string // in the body
+	}{
+		{"GET", "/v1/machine", 200, `"state":"running"`},
+		{"GET", "/v1/boot", 200, `"complete":9`},
+		{"GET", "/v1/services", 200, `"figures":{"memory":13`},
+		{"GET", "/v1/services/web", 200, `"log":["the last of web"]`},
+		{"GET", "/v1/logs?last=3", 200, "logs last=3"},
+		{"GET", "/v1/services/wbe", 404, `"want":"never, web"`},
+		{"POST", "/v1/services/wbe/start", 404, `"want":"never, web"`},
+		{"GET", "/v2/services", 404, `does not speak version v2`},
+		{"GET", "/", 404, `"want":"GET /v1/machine`},
+		{"GET", "/v1/nothing", 404, `"want":"GET /v1/machine`},
+		{"GET", "/v1/services/web/start", 405, `"want":"POST /v1/services/web/start"`},
+		{"DELETE", "/v1/services/web", 405, `"want":"GET /v1/services/web"`},
+		{"POST", "/v1/services/web/start?tiemout=1s", 400, `"want":"timeout"`},
+		{"POST", "/v1/services/web/start?timeout=soon", 400, `no duration`},
+		{"POST", "/v1/services/web/kill?signal=HUPP", 400, `no signal`},
+		{"POST", "/v1/services/web/kill?signal=65", 400, `no signal`},
+		{"POST", "/v1/services/never/start?timeout=10ms", 504, `it is waiting`},
+		{"POST", "/v1/services/web/restart", 409, `web is failed: no`},
+		{"POST", "/v1/services/web/exec", 426, `Upgrade: keelson-exec`},
+		{"GET", "/v1/events?follow=maybe", 400, `neither yes nor no`},
+	} {
+		status, body := w.ask(tc.method, tc.path)
+		if status != tc.status || !strings.Contains(body, tc.want) {
+			t.Errorf("%s %s: %d %s, want %d %s", tc.method, tc.path, status, body, tc.status, tc.want)
+		}
+		if status >= 400 {
+			var e api.Error
+			if err := json.Unmarshal([]byte(body), &e); err != nil || e.Error == "" {
+				t.Errorf("%s %s: not an api.Error: %s", tc.method, tc.path, body)
+			}
+		}
+	}
+}
+
+func TestRequestsArePassedOn(t *testing.T) {
+	w := start(t, nil)
+	for path, want := range map[string]string{
+		"/v1/services/web/start": "start web", "/v1/services/web/stop?timeout=1m": "stop web", "/v1/services/web/reload": "reload web",
+		"/v1/services/web/kill": "kill web SIGTERM", "/v1/services/web/kill?signal=hup": "kill web SIGHUP",
+		"/v1/services/web/kill?signal=10": "kill web SIGUSR1", "/v1/machine/reboot": "reboot",
+	} {
+		if status, body := w.ask("POST", path); status >= 300 {
+			t.Errorf("%s: %d %s", path, status, body)
+		}
+		if got := <-w.services.asked; got != want {
+			t.Errorf("%s: %q was asked for, want %q", path, got, want)
+		}
+	}
+}
+
+func TestWhileTheBootGoesOn(t *testing.T) {
+	w := start(t, func(c *Config) { c.Services = func() Services { return nil } })
+	if status, body := w.ask("GET", "/v1/services"); status != 200 || strings.TrimSpace(body) != "[]" {
+		t.Error(status, body)
+	}
+	if status, body := w.ask("POST", "/v1/services/web/start"); status != 503 || !strings.Contains(body, "has not come to the services yet") {
+		t.Error(status, body)
+	}
+}
+
+// The socket of a supervisor that died is no obstacle, and nobody but root may open it.
+func TestSocketFile(t *testing.T) {
+	w := start(t, nil)
+	fi, err := os.Stat(w.socket)
+	if err != nil || fi.Mode().Perm() != 0o600 {
+		t.Fatal(fi, err)
+	}
+	second, err := Listen(w.server.cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer second.Close()
+	w.server.Close()
+	if status, body := w.ask("GET", "/v1/machine"); status != 200 {
+		t.Error(status, body)
+	}
+}
+
+func TestOthersAreRefused(t *testing.T) {
+	w := start(t, func(c *Config) { c.Allowed = func(u unix.Ucred) error { u.Uid = 1000; return machineRoot(u) } })
+	if status, body := w.ask("GET", "/v1/machine"); status != 403 || !strings.Contains(body, "user 1000 may not") {
+		t.Error(status, body)
+	}
+}
+
+func TestMachineRoot(t *testing.T) {
+	own := int32(os.Getpid())
+	if err := machineRoot(unix.Ucred{Pid: own, Uid: 0}); err != nil {
+		t.Errorf("root of the machine: %v", err)
+	}
+	if err := machineRoot(unix.Ucred{Pid: own, Uid: 1}); err == nil {
+		t.Error("user 1 is let in")
+	}
+	// A process that is gone may have been anybody.
+	if err := machineRoot(unix.Ucred{Pid: 1 << 30, Uid: 0}); err == nil {
+		t.Error("a process nobody knows is let in")
+	}
+}
+
+func TestEventsAreFollowed(t *testing.T) {
+	w := start(t, nil)
+	w.hub.Publish(api.Event{Kind: "state", Service: "web", To: "ready"})
+	w.hub.Publish(api.Event{Kind: "state", Service: "db", To: "ready"})
+	if _, body := w.ask("GET", "/v1/events"); strings.Count(body, "\n") != 2 {
+		t.Errorf("without follow: %q", body)
+	}
+	answer, err := w.client.Get("http://keelson/v1/events?follow=1&service=web")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer answer.Body.Close()
+	d := json.NewDecoder(answer.Body)
+	var e api.Event
+	if err := d.Decode(&e); err != nil || e.Service != "web" || e.Seq != 1 {
+		t.Fatal(e, err)
+	}
+	w.hub.Publish(api.Event{Kind: "state", Service: "db", To: "failed"})
+	w.hub.Publish(api.Event{Kind: "state", Service: "web", To: "failed"})
+	if err := d.Decode(&e); err != nil || e.Seq != 4 || e.To != "failed" {
+		t.Fatal(e, err)
+	}
+}
+
+// One that follows events and reads nothing is dropped, and until then holds up
+// neither the others nor who publishes.
+func TestClientThatTakesNothingIsDropped(t *testing.T) {
+	w := start(t, nil)
+	w.server.stall = 200 * time.Millisecond
+	conn := w.dial()
+	fmt.Fprint(conn, "GET /v1/events?follow=1 HTTP/1.1\r\nHost: k\r\n\r\n")
+	if _, err := bufio.NewReader(io.LimitReader(conn, 1)).ReadByte(); err != nil { // the answer has begun
+		t.Fatal(err)
+	}
+	cause := strings.Repeat("x", 64<<10)
+	deadline := time.Now().Add(bound)
+	for len(w.server.listen.(*guard).slots) > 0 {
+		if time.Now().After(deadline) {
+			t.Fatal("the client was not dropped")
+		}
+		w.hub.Publish(api.Event{Kind: "state", Service: "web", Cause: cause})
+		if status, _ := w.ask("GET", "/v1/machine"); status != 200 {
+			t.Fatal("others are not answered")
+		}
+		w.client.CloseIdleConnections()
+	}
+}
+
+func TestTooManyConnections(t *testing.T) {
+	w := start(t, nil)
+	for range maxConns {
+		w.dial()
+	}
+	deadline := time.Now().Add(bound)
+	for len(w.server.listen.(*guard).slots) < maxConns {
+		if time.Now().After(deadline) {
+			t.Fatal("the connections are not taken")
+		}
+	}
+	if status, body := w.ask("GET", "/v1/machine"); status != 503 || !strings.Contains(body, "64 connections are open") {
+		t.Error(status, body)
+	}
+}
+
+// fakeProcess is a cat that ends when its input does, with code 3.
+type fakeProcess struct {
+	in     *io.PipeWriter
+	out    *io.PipeReader
+	ended  chan struct{}
+	told   chan string
+	closed chan struct{}
+}
+
+func newFakeProcess() *fakeProcess {
+	p := &fakeProcess{ended: make(chan struct{}), told: make(chan string, 8), closed: make(chan struct{}, 8)}
+	var inR *io.PipeReader
+	var outW *io.PipeWriter
+	inR, p.in = io.Pipe()
+	p.out, outW = io.Pipe()
+	go func() {
+		_, _ = io.Copy(outW, inR)
+		outW.Close()
+		close(p.ended)
+	}()
+	return p
+}
+func (p *fakeProcess) Stdin() io.Writer                 { return p.in }
+func (p *fakeProcess) Stdout() io.Reader                { return p.out }
+func (p *fakeProcess) Stderr() io.Reader                { return nil }
+func (p *fakeProcess) CloseStdin(context.Context) error { return p.in.Close() }
+func (p *fakeProcess) Resize(_ context.Context, rows, cols uint16) error {
+	p.told <- fmt.Sprintf("%dx%d", cols, rows)
+	return nil
+}
+func (p *fakeProcess) Signal(_ context.Context, sig unix.Signal) error {
+	p.told <- unix.SignalName(sig)
+	return nil
+}
+func (p *fakeProcess) Wait(ctx context.Context) (int, error) {
+	select {
+	case <-p.ended:
+		return 3, nil
+	case <-ctx.Done():
+		return 0, ctx.Err()
+	}
+}
+func (p *fakeProcess) Close() {
+	p.in.Close()
+	p.out.Close()
+	select {
+	case p.closed <- struct{}{}:
+	default:
+	}
+}
+
+// upgrade asks for a process and returns the connection behind the answer.
+func (w *world) upgrade(body string) (net.Conn, *bufio.Reader, *http.Response) {
+	w.t.Helper()
+	conn := w.dial()
+	fmt.Fprintf(conn, "POST /v1/services/web/exec HTTP/1.1\r\nHost: k\r\nConnection: Upgrade\r\nUpgrade: %s\r\nContent-Length: %d\r\n\r\n%s",
+		execstream.Protocol, len(body), body)
+	r := bufio.NewReader(conn)
+	answer, err := http.ReadResponse(r, nil)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return conn, r, answer
+}
+
+func TestExec(t *testing.T) {
+	w := start(t, nil)
+	conn, r, answer := w.upgrade(`{"args":["cat"],"stdin":true,"tty":true}`)
+	if answer.StatusCode != 101 {
+		t.Fatal(answer.Status)
+	}
+	out := execstream.NewWriter(conn)
+	if err := errors.Join(out.Size(24, 80), out.Frame(execstream.Signal, []byte{1}), out.Frame(execstream.Stdin, []byte("hello"))); err != nil {
+		t.Fatal(err)
+	}
+	if k, data, err := execstream.Read(r); k != execstream.Stdout || string(data) != "hello" || err != nil {
+		t.Fatal(k, data, err)
+	}
+	if got := []string{<-w.process.told, <-w.process.told}; got[0] != "80x24" || got[1] != "SIGHUP" {
+		t.Errorf("the process was told %q", got)
+	}
+	if err := out.Frame(execstream.Stdin, nil); err != nil {
+		t.Fatal(err)
+	}
+	k, data, err := execstream.Read(r)
+	code, cerr := execstream.CodeOf(data)
+	if k != execstream.Exit || code != 3 || err != nil || cerr != nil {
+		t.Error(k, code, err, cerr)
+	}
+	if _, _, err := execstream.Read(r); err != io.EOF {
+		t.Errorf("behind the end comes %v", err)
+	}
+}
+
+// The process of a client that has gone is hung up and closed.
+func TestExecOfAClientThatHasGone(t *testing.T) {
+	w := start(t, nil)
+	conn, _, _ := w.upgrade(`{"args":["cat"],"stdin":true}`)
+	conn.Close()
+	select {
+	case got := <-w.process.told:
+		if got != "SIGHUP" {
+			t.Errorf("it was told %s", got)
+		}
+	case <-time.After(bound):
+		t.Fatal("nothing became of the process")
+	}
+	select {
+	case <-w.process.closed:
+	case <-time.After(bound):
+		t.Fatal("the process was not closed")
+	}
+}
+
+func TestExecRefusals(t *testing.T) {
+	w := start(t, nil)
+	for body, want := range map[string]string{
+		`{}`: "no program to start", `{"args":["sh"],"ttty":true}`: "unknown field", `{"args":["missing"]}`: "web: no such program", `nonsense`: "cannot be used",
+	} {
+		_, _, answer := w.upgrade(body)
+		text, _ := io.ReadAll(answer.Body)
+		if answer.StatusCode == 101 || !strings.Contains(string(text), want) {
+			t.Errorf("%s: %s %s, want %s", body, answer.Status, text, want)
+		}
+	}
+}

@@ -1,0 +1,261 @@
+// Package control owns the control socket: who may connect, what can be asked, and
+// in which words it is answered. The protocol is HTTP with JSON, so that curl
+// speaks it; see docs/control.md.
+//
+// It promises that no client, however slow, dead or hostile, holds up the
+// supervisor or makes it grow: connections are counted, requests and answers are
+// bounded in size and time, and whoever takes nothing is dropped. Only root of the
+// machine's own user namespace is answered. It must never change anything by
+// itself: what is asked goes to whoever owns it.
+package control
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"keelson/internal/api"
+	"keelson/services/events"
+)
+
+// Services is what people may ask about services; *roster.Roster is one.
+type Services interface {
+	Names() []string
+	Info(name string) (api.Service, bool)
+	All() []api.Service
+	Start(ctx context.Context, name string) error
+	Stop(ctx context.Context, name string) error
+	Restart(ctx context.Context, name string) error
+	Kill(name string, sig unix.Signal) error
+	Reload(ctx context.Context, name string) error
+}
+
+// Config is what the server asks for its answers. All of it may be called at any
+// time, by many goroutines.
+type Config struct {
+	Socket string
+	// Services returns nil until the boot has come to them.
+	Services func() Services
+	Machine  func() api.Machine
+	Boot     func() api.Boot
+	// Figures reads what a cgroup, named below the cgroup file system, says.
+	Figures func(cgroup string) (api.Figures, error)
+	// Tail returns the last lines a service wrote.
+	Tail   func(name string, lines int) []string
+	Logs   http.Handler
+	Events *events.Hub
+	// Power begins the end of the machine: poweroff, reboot or halt.
+	Power func(action string) error
+	// Exec starts a process in a running service's container.
+	Exec func(ctx context.Context, svc api.Service, r ExecRequest) (Process, error)
+	// Warn tells people that the socket does not work.
+	Warn func(format string, a ...any)
+	// Allowed decides who may connect; nil is the machine's root.
+	Allowed func(unix.Ucred) error
+}
+
+// Bounds of what clients may take.
+const (
+	maxConns  = 64
+	maxExecs  = 16
+	maxBody   = 1 << 20 // of a request: a command line and its environment
+	maxHeader = 64 << 10
+	headBound = 10 * time.Second // for a request to arrive
+	idleBound = 30 * time.Second // between two requests
+)
+
+// stallBound is how long a client may take nothing of what it asked for: long
+// enough for somebody who pages through the log, and an end for who has gone.
+const stallBound = time.Minute
+
+// Server answers on the control socket.
+type Server struct {
+	cfg    Config
+	http   *http.Server
+	execs  chan struct{} // holds one for each process that was started for a client
+	stall  time.Duration
+	done   chan struct{} // closed when Serve has returned
+	listen net.Listener
+}
+
+// Listen makes the socket, in place of one that an earlier supervisor left, and
+// begins to answer.
+func Listen(cfg Config) (*Server, error) {
+	if err := os.MkdirAll(filepath.Dir(cfg.Socket), 0o700); err != nil {
+		return nil, fmt.Errorf("make the folder of the control socket: %w", err)
+	}
+	// Made under another name with its final mode, then put in place: nobody can
+	// connect to it before, and a client finds the old one or the new one.
+	temporary := cfg.Socket + ".new"
+	_ = os.Remove(temporary)
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: temporary, Net: "unix"})
+	if err != nil {
+		return nil, fmt.Errorf("make the control socket: %w", err)
+	}
+	l.SetUnlinkOnClose(false)
+	err = os.Chmod(temporary, 0o600)
+	if err == nil {
+		err = os.Rename(temporary, cfg.Socket)
+	}
+	if err != nil {
+		_ = l.Close()
+		return nil, fmt.Errorf("make the control socket: %w", err)
+	}
+	s := &Server{cfg: cfg, execs: make(chan struct{}, maxExecs), stall: stallBound, done: make(chan struct{})}
+	if s.cfg.Allowed == nil {
+		s.cfg.Allowed = machineRoot
+	}
+	s.http = &http.Server{
+		Handler:           http.HandlerFunc(s.serve),
+		ReadHeaderTimeout: headBound, IdleTimeout: idleBound, MaxHeaderBytes: maxHeader,
+		ErrorLog: quiet(),
+	}
+	s.listen = &guard{Listener: l, allowed: s.cfg.Allowed, slots: make(chan struct{}, maxConns), refusals: make(chan struct{}, maxRefusals)}
+	go func() {
+		defer close(s.done)
+		if err := s.http.Serve(s.listen); err != nil && !errors.Is(err, http.ErrServerClosed) {
+			cfg.Warn("the control socket does not answer any more: %v", err)
+		}
+	}()
+	return s, nil
+}
+
+// Close ends every connection at once.
+func (s *Server) Close() {
+	_ = s.http.Close()
+	<-s.done
+}
+
+// guard is a listener that lets in only those who may, and not too many.
+type guard struct {
+	net.Listener
+	allowed  func(unix.Ucred) error
+	slots    chan struct{} // holds one for each open connection
+	refusals chan struct{} // holds one for each that is being refused
+}
+
+// Bounds of refusals: how many at a time, and how long one may take.
+const (
+	maxRefusals = 16
+	refuseBound = 500 * time.Millisecond
+)
+
+// Accept returns the next connection that is let in.
+func (g *guard) Accept() (net.Conn, error) {
+	for {
+		c, err := g.Listener.Accept()
+		if errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) || errors.Is(err, unix.ENOMEM) || errors.Is(err, unix.ENOBUFS) {
+			// net/http waits and tries again after what calls itself temporary.
+			return nil, temporary{err}
+		}
+		if err != nil {
+			return nil, err
+		}
+		conn := c.(*net.UnixConn)
+		if err := g.check(conn); err != nil {
+			g.refuse(conn, http.StatusForbidden, api.Error{Error: err.Error(), Want: "root of the machine, in its own user namespace"})
+			continue
+		}
+		select {
+		case g.slots <- struct{}{}:
+			return &counted{UnixConn: conn, free: func() { <-g.slots }}, nil
+		default:
+			g.refuse(conn, http.StatusServiceUnavailable, api.Error{
+				Error: fmt.Sprintf("%d connections are open, more than that are not taken", maxConns), Want: "end some of them: service logs -f, events -f, exec"})
+		}
+	}
+}
+
+func (g *guard) check(conn *net.UnixConn) error {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var cred *unix.Ucred
+	var cerr error
+	if err := raw.Control(func(fd uintptr) { cred, cerr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) }); err != nil {
+		return err
+	}
+	if cerr != nil {
+		return fmt.Errorf("who is it: %w", cerr)
+	}
+	return g.allowed(*cred)
+}
+
+// machineRoot lets in user 0 of our own user namespace. A user namespace may map
+// its root to our user 0, without the powers of it: so the namespace counts too.
+func machineRoot(c unix.Ucred) error {
+	if c.Uid != 0 {
+		return fmt.Errorf("user %d may not steer this machine", c.Uid)
+	}
+	if c.Pid == 0 {
+		return nil // outside of our pid namespace, so above us
+	}
+	own, err := os.Readlink("/proc/self/ns/user")
+	if errors.Is(err, os.ErrNotExist) {
+		return nil // a kernel without user namespaces
+	}
+	if err != nil {
+		return fmt.Errorf("look at our user namespace: %w", err)
+	}
+	theirs, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/user", c.Pid))
+	if err != nil {
+		return fmt.Errorf("look at the user namespace of process %d: %w", c.Pid, err)
+	}
+	if own != theirs {
+		return fmt.Errorf("process %d is root of another user namespace and may not steer this machine", c.Pid)
+	}
+	return nil
+}
+
+// refuse answers a connection that is not let in, whatever it asks; where too many
+// are being refused already it is closed without a word. It does not wait.
+func (g *guard) refuse(conn *net.UnixConn, status int, e api.Error) {
+	select {
+	case g.refusals <- struct{}{}:
+	default:
+		_ = conn.Close()
+		return
+	}
+	go func() {
+		defer func() { <-g.refusals }()
+		defer conn.Close()
+		body, err := json.Marshal(e)
+		if err != nil {
+			return
+		}
+		_ = conn.SetDeadline(time.Now().Add(refuseBound))
+		// A client that still writes when we close would see an error, not the answer.
+		_, _ = conn.Read(make([]byte, 4<<10))
+		_, _ = fmt.Fprintf(conn, "HTTP/1.1 %d %s\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s\n",
+			status, http.StatusText(status), len(body)+1, body)
+	}()
+}
+
+// counted is a connection that gives its place back when it is closed.
+type counted struct {
+	*net.UnixConn
+	once sync.Once
+	free func()
+}
+
+// Close closes the connection.
+func (c *counted) Close() error {
+	defer c.once.Do(c.free)
+	return c.UnixConn.Close()
+}
+
+// temporary marks an error of accept that will go away.
+type temporary struct{ error }
+
+func (temporary) Temporary() bool { return true }
+func (temporary) Timeout() bool   { return false }
