@@ -115,7 +115,7 @@ const stormScript = `(
 			if [ "$name" = service ] && $b grep -q supervise $dir/cmdline; then supervisor=$dir; fi
 		done 2>/dev/null
 		look() {
-			read -r a b c d e f g h i j k l m user system rest <$supervisor/stat
+			read -r f1 f2 f3 f4 f5 f6 f7 f8 f9 f10 f11 f12 f13 user system rest <$supervisor/stat
 			echo "bench: cpu-$1: $((user + system))"
 			while read -r key value unit; do
 				case $key in VmRSS:) echo "bench: rss-$1: $value" ;; esac
