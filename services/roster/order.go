@@ -3,7 +3,6 @@ package roster
 import (
 	"fmt"
 	"slices"
-	"time"
 
 	"keelson/services/lifecycle"
 	"keelson/services/runner"
@@ -15,15 +14,15 @@ func (r *Roster) status(name string) runner.Status {
 }
 
 // Gate says what a service has to wait for before it is started.
-func (r *Roster) Gate(name string) (waitsFor []string, with map[string]time.Duration) {
+func (r *Roster) Gate(name string) (waitsFor []string, with map[string]uint64) {
 	requires, after, leaving := r.orderOf(name)
 	if leaving {
-		return []string{"nothing: the machine goes down"}, nil
+		return []string{"the end: the machine goes down"}, nil
 	}
-	with = map[string]time.Duration{}
+	with = map[string]uint64{}
 	for _, other := range requires {
 		if st := r.status(other); ready(st) {
-			with[other] = st.ReadyAt
+			with[other] = st.Run
 		} else {
 			waitsFor = append(waitsFor, words(other, st))
 		}
@@ -39,10 +38,33 @@ func (r *Roster) Gate(name string) (waitsFor []string, with map[string]time.Dura
 	return waitsFor, with
 }
 
-func ready(st runner.Status) bool { return st.State == lifecycle.Ready && st.ReadyAt > 0 }
+func ready(st runner.Status) bool { return st.State == lifecycle.Ready && st.Run != 0 }
 
 // words is a service that another one waits for, and why it is not there.
-func words(name string, st runner.Status) string { return fmt.Sprintf("%s (%s)", name, st.State) }
+func words(name string, st runner.Status) string { return fmt.Sprintf("%s (%s)", name, word(st)) }
+
+// word is the state of a service in a word. One that has ended is ready until that
+// is settled.
+func word(st runner.Status) string {
+	if st.State == lifecycle.Ready && st.Run == 0 {
+		return "ended"
+	}
+	return string(st.State)
+}
+
+// sentence is word in a sentence.
+func sentence(st runner.Status) string {
+	switch w := word(st); w {
+	case "ended":
+		return "has ended"
+	case string(lifecycle.Backoff):
+		return "has ended or could not start"
+	case string(lifecycle.Stopped), string(lifecycle.Failed):
+		return "has " + w
+	default:
+		return "is " + w
+	}
+}
 
 // cameToNothing reports whether a service has tried to become ready and has not, or
 // does not try: what is only ordered after it need not wait for it.
@@ -81,20 +103,21 @@ func (r *Roster) Hopeless(name string) bool {
 }
 
 // Lost says why a service that was started with these may not go on.
-func (r *Roster) Lost(name string, with map[string]time.Duration) string {
+func (r *Roster) Lost(name string, with map[string]uint64) string {
 	requires, _, leaving := r.orderOf(name)
 	if leaving {
 		return "" // everything is stopped in order
 	}
 	for _, other := range requires {
 		st := r.status(other)
-		if st.State == lifecycle.Unknown {
-			continue // a restarted supervisor has yet to look
+		was := with[other]
+		if st.State == lifecycle.Unknown || st.State == lifecycle.Running && st.Run == was {
+			continue // a restarted supervisor has yet to find out; it was ready
 		}
 		if !ready(st) {
-			return fmt.Sprintf("%s, which it requires, is %s", other, st.State)
+			return fmt.Sprintf("%s, which it requires, %s", other, sentence(st))
 		}
-		if was := with[other]; was != 0 && was != st.ReadyAt {
+		if was != 0 && was != st.Run {
 			return fmt.Sprintf("%s, which it requires, was started again", other)
 		}
 	}

@@ -157,6 +157,9 @@ func (w *world) until(at time.Duration) {
 	synctest.Wait()
 }
 
+// after does something at a time, beside the test.
+func (w *world) after(at time.Duration, do func()) { time.AfterFunc(at-w.now(), do) }
+
 func (w *world) now() time.Duration { return time.Since(w.begin) }
 
 func (w *world) act(name string) act {

@@ -21,13 +21,7 @@ func (s *Service) begin(ctx context.Context) {
 		s.failed()
 		return
 	}
-	output, err := s.cfg.OpenOutput(s.b)
-	if err != nil {
-		// A service without a log is better than none.
-		s.cfg.Console.Warn(s.name, "its output goes nowhere: %v", err)
-	} else {
-		s.output = output
-	}
+	s.openOutput()
 	s.listen(ctx)
 	if known || s.cfg.Resumed {
 		s.adopt(ctx)
@@ -38,6 +32,23 @@ func (s *Service) begin(ctx context.Context) {
 		return
 	}
 	s.up(ctx, "boot")
+}
+
+// openOutput opens the log pipes, if they are not open.
+func (s *Service) openOutput() {
+	if s.output != nil {
+		return
+	}
+	output, err := s.cfg.OpenOutput(s.b)
+	if err == nil {
+		s.output = output
+		return
+	}
+	// A service without a log is better than none.
+	if err.Error() != s.outputError {
+		s.outputError = err.Error()
+		s.cfg.Console.Warn(s.name, "its output goes nowhere: %v", err)
+	}
 }
 
 // listen opens the socket on which the service says how it is.
@@ -130,6 +141,10 @@ func (s *Service) adoptedTask(ctx context.Context, t task.Task) {
 	if wasReady {
 		s.set(func(p *public) { p.readyAt, p.wellSince, p.ups = m.ReadyAt, m.WellSince, 1 })
 		moves = append(moves, move{lifecycle.BecameReady, "it was ready before"})
+	} else if !s.canTell(s.b.Service.Ready) {
+		wasReady = true
+		s.isReady()
+		moves = append(moves, move{lifecycle.BecameReady, "it has started"})
 	}
 	s.startBegan = m.StartedAt
 	switch {

@@ -53,12 +53,12 @@ type Message struct {
 // of it blocks.
 type Order interface {
 	// Gate says in words what a service has to wait for before it is started, and
-	// if there is nothing, when each one it requires became ready.
-	Gate(name string) (waitsFor []string, with map[string]time.Duration)
+	// if there is nothing, the run of each one that it requires.
+	Gate(name string) (waitsFor []string, with map[string]uint64)
 	// Hopeless reports whether what a service waits for will not come by itself.
 	Hopeless(name string) bool
 	// Lost says why a service that was started with these may not go on; "" if it may.
-	Lost(name string, with map[string]time.Duration) string
+	Lost(name string, with map[string]uint64) string
 	// StopFirst names those that have to be stopped before the service is.
 	StopFirst(name string) []string
 	// Changed is told of every move of a service.
@@ -125,8 +125,8 @@ func (c *Config) publish(e api.Event) {
 // noOrder is that of a service that is alone.
 type noOrder struct{}
 
-func (noOrder) Gate(string) ([]string, map[string]time.Duration) { return nil, nil }
-func (noOrder) Hopeless(string) bool                             { return false }
-func (noOrder) Lost(string, map[string]time.Duration) string     { return "" }
-func (noOrder) StopFirst(string) []string                        { return nil }
-func (noOrder) Changed(string)                                   {}
+func (noOrder) Gate(string) ([]string, map[string]uint64) { return nil, nil }
+func (noOrder) Hopeless(string) bool                      { return false }
+func (noOrder) Lost(string, map[string]uint64) string     { return "" }
+func (noOrder) StopFirst(string) []string                 { return nil }
+func (noOrder) Changed(string)                            {}

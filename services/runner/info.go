@@ -5,6 +5,7 @@ import (
 
 	"keelson/internal/api"
 	"keelson/internal/bundle"
+	"keelson/internal/pidfd"
 	"keelson/internal/policy"
 	"keelson/services/lifecycle"
 )
@@ -20,7 +21,8 @@ func (s *Service) State() lifecycle.State {
 type Status struct {
 	State    lifecycle.State
 	Cause    string        // of the last move
-	ReadyAt  time.Duration // of the task that is ready; it tells one run from another
+	Run      uint64        // tells the task that runs from others; 0 if none does
+	ReadyAt  time.Duration // of the task that is ready
 	Ups      int           // how often it became ready
 	Failures int           // ends and failed starts
 	Down     bool          // a person asked it to stop
@@ -37,7 +39,7 @@ func (s *Service) Status() (Status, <-chan struct{}) {
 	defer s.mu.Unlock()
 	p := s.pub
 	st := Status{
-		State: s.machine.State(), ReadyAt: p.readyAt, Ups: p.ups, Failures: p.failures, Down: p.down, Comes: p.comes,
+		State: s.machine.State(), Run: run(p.process), ReadyAt: p.readyAt, Ups: p.ups, Failures: p.failures, Down: p.down, Comes: p.comes,
 		Sick: p.sick, Stuck: p.stuck, Settled: p.settled, Over: p.over,
 	}
 	if moves := s.machine.Moves(); len(moves) > 0 {
@@ -45,6 +47,9 @@ func (s *Service) Status() (Status, <-chan struct{}) {
 	}
 	return st, s.changed
 }
+
+// run makes one number of what names a process: numbers of processes are below 2^22.
+func run(id pidfd.Identity) uint64 { return id.Start<<22 | uint64(id.PID) }
 
 // Bundle returns what is in force of the service's folder.
 func (s *Service) Bundle() *bundle.Bundle {

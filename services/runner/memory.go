@@ -14,19 +14,19 @@ import (
 
 // memory is what the next supervisor has to know of a service.
 type memory struct {
-	State     lifecycle.State          `json:"state"`
-	Restarts  lifecycle.Restarts       `json:"restarts"`
-	Process   pidfd.Identity           `json:"process"`
-	StartedAt time.Duration            `json:"started_at"`
-	ReadyAt   time.Duration            `json:"ready_at,omitempty"`
-	WellSince time.Duration            `json:"well_since,omitempty"`
-	RetryAt   time.Duration            `json:"retry_at,omitempty"`
-	With      map[string]time.Duration `json:"with,omitempty"`
-	Down      bool                     `json:"down,omitempty"`
-	Sick      bool                     `json:"sick,omitempty"`
-	Status    string                   `json:"status,omitempty"`
-	Health    api.Health               `json:"health"`
-	LastExit  *api.Exit                `json:"last_exit,omitempty"`
+	State     lifecycle.State    `json:"state"`
+	Restarts  lifecycle.Restarts `json:"restarts"`
+	Process   pidfd.Identity     `json:"process"`
+	StartedAt time.Duration      `json:"started_at"`
+	ReadyAt   time.Duration      `json:"ready_at,omitempty"`
+	WellSince time.Duration      `json:"well_since,omitempty"`
+	RetryAt   time.Duration      `json:"retry_at,omitempty"`
+	With      map[string]uint64  `json:"with,omitempty"`
+	Down      bool               `json:"down,omitempty"`
+	Sick      bool               `json:"sick,omitempty"`
+	Status    string             `json:"status,omitempty"`
+	Health    api.Health         `json:"health"`
+	LastExit  *api.Exit          `json:"last_exit,omitempty"`
 	// Of a service that is stopped or killed: what follows, and why.
 	Follow    follow `json:"follow,omitempty"`
 	StopCause string `json:"stop_cause,omitempty"`

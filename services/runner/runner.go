@@ -104,6 +104,7 @@ type Service struct {
 	deaf        bool   // it was killed because it cannot hear the stop signal
 	lastFailure string // the last failed start, not to be told at length again
 	memoryError string // the last one, not to be said again
+	outputError string // the last one, not to be said again
 	// What a person asked for before it was known what runs.
 	startAsked, restartAsked bool
 	saidWaiting              string // the last hopeless wait that was said
@@ -114,18 +115,18 @@ type public struct {
 	bundle    *bundle.Bundle
 	problem   string // why it cannot be used
 	restarts  lifecycle.Restarts
-	process   pidfd.Identity           // the task's first process
-	startedAt time.Duration            // of the task
-	readyAt   time.Duration            // of the task, 0 while it is not
-	wellSince time.Duration            // ready and healthy, 0 while it is not
-	retryAt   time.Duration            // when the timer of Backoff fires
-	with      map[string]time.Duration // when each required one became ready, at the start
-	down      bool                     // a person asked it to stop
-	comes     bool                     // it stops and will be started again
-	sick      bool                     // it has not been well since it last was not
-	stuck     string                   // what the kernel does not give back
-	status    string                   // STATUS=
-	health    api.Health               // but for Check
+	process   pidfd.Identity    // the task's first process
+	startedAt time.Duration     // of the task
+	readyAt   time.Duration     // of the task, 0 while it is not
+	wellSince time.Duration     // ready and healthy, 0 while it is not
+	retryAt   time.Duration     // when the timer of Backoff fires
+	with      map[string]uint64 // the run of each required one that it was started with
+	down      bool              // a person asked it to stop
+	comes     bool              // it stops and will be started again
+	sick      bool              // it has not been well since it last was not
+	stuck     string            // what the kernel does not give back
+	status    string            // STATUS=
+	health    api.Health        // but for Check
 	lastExit  *api.Exit
 	ups       int  // how often it became ready
 	failures  int  // ends and failed starts
@@ -255,7 +256,11 @@ func (s *Service) step(ctx context.Context) bool {
 	case <-s.saveAgain:
 		s.saveAgain = nil
 		s.save()
-	case m := <-s.notify:
+	case m, ok := <-s.notify:
+		if !ok {
+			s.notify = nil // nothing more will be heard
+			break
+		}
 		s.heard(m)
 	case r := <-s.watch.results:
 		s.checked(r)

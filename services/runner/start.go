@@ -51,6 +51,7 @@ func (s *Service) start(ctx context.Context) {
 		b := s.b
 		s.set(func(p *public) { p.bundle = b })
 	}
+	s.openOutput()
 	s.listen(ctx)
 	sctx, cancel := context.WithTimeout(ctx, startBound)
 	s.cancelStart = cancel
@@ -220,6 +221,9 @@ func (s *Service) decide(say, cause string, success bool, well time.Duration) {
 		d = p.restarts.Decide(s.b.Service, well, success, now, jitter)
 		count = p.restarts.Count
 		p.failures++
+		if d.Event == lifecycle.Ended {
+			p.sick = false // it has done what it had to
+		}
 	})
 	tell := s.cfg.Console.Error
 	if success {

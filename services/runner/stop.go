@@ -3,7 +3,6 @@ package runner
 import (
 	"context"
 	"fmt"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -146,8 +145,8 @@ func (s *Service) down() bool {
 	return s.pub.down
 }
 
-// with returns when each required service became ready, at the last start.
-func (s *Service) with() map[string]time.Duration {
+// with returns the runs of the required services that it was started with.
+func (s *Service) with() map[string]uint64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.pub.with
