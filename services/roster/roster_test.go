@@ -333,7 +333,7 @@ func TestUnhealthyIsKilledAndRestarted(t *testing.T) {
 // starts nothing twice and restarts nothing that need not be.
 func TestASupervisorMayDieAtAnyMoment(t *testing.T) {
 	services := map[string]map[string]string{"db": keys(), "app": keys("requires", "db"), "proxy": keys("after", "app")}
-	for at := 50 * time.Millisecond; at < 32*time.Second; at += 350 * time.Millisecond {
+	for at := 50 * time.Millisecond; at < 32*time.Second; at += 550 * time.Millisecond {
 		synctest.Test(t, func(t *testing.T) {
 			w := threeTier(t)
 			w.run()
@@ -343,8 +343,8 @@ func TestASupervisorMayDieAtAnyMoment(t *testing.T) {
 					f.ends(3)
 				}
 			})
-			w.after(25*time.Second, func() { _ = w.r.Restart(ctx, "app") })
-			w.after(28*time.Second, func() { _ = w.r.Stop(ctx, "proxy") })
+			w.after(25*time.Second, func() { _ = w.roster().Restart(ctx, "app") })
+			w.after(28*time.Second, func() { _ = w.roster().Stop(ctx, "proxy") })
 			w.until(at)
 			w.cancel()
 			synctest.Wait()

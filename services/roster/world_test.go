@@ -131,7 +131,17 @@ func (w *world) make(services map[string]map[string]string) {
 		}
 		loaded = append(loaded, Loaded{Bundle: b})
 	}
-	w.r, w.warnings = New(w.cfg, loaded)
+	r, warnings := New(w.cfg, loaded)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.r, w.warnings = r, warnings
+}
+
+// roster is the present one, for what runs beside the test.
+func (w *world) roster() *Roster {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.r
 }
 
 func (w *world) run() {
