@@ -8,6 +8,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"keelson/init/boot"
 	"keelson/init/cgroups"
 	"keelson/init/children"
@@ -53,6 +55,9 @@ func (p *pid1) run() {
 	}
 	for p.machine.State() != lifecycle.Done {
 		p.guarded(p.turn)
+	}
+	for _, fd := range p.hold {
+		_ = unix.Close(fd) // what it holds lies on file systems that are to be unmounted
 	}
 	go p.sayUnderWay()
 	end := shutdown.End{

@@ -194,6 +194,26 @@ func TestBusyMountIsNamedWithItsHolder(t *testing.T) {
 	}
 }
 
+// What killed processes had open is given back some time after their end.
+func TestBusyForAMoment(t *testing.T) {
+	k := machine().Busy("/run")
+	tries := 0
+	k.Fail = func(_ int, call string) error {
+		if strings.HasPrefix(call, "unmount /run ") {
+			if tries++; tries == 5 {
+				k.Free("/run")
+			}
+		}
+		return nil
+	}
+	if p := run(k, nil); tries != 5 || p.String() != "unmounted 4 file systems, powering off" {
+		t.Errorf("%d tries, said %q", tries, p)
+	}
+	if swaps := only(k.Calls(), "swapoff"); len(swaps) > 2 {
+		t.Errorf("swap is asked for at each try: %q", swaps)
+	}
+}
+
 func TestLoopDeviceIsDetached(t *testing.T) {
 	k := machine().Busy("/data").File("/sys/block/loop0/loop/backing_file", "/data/disk.img\n")
 	p := run(k, nil)

@@ -16,26 +16,44 @@ import (
 // something, so it is a bound on how deep mounts hide each other.
 const rounds = 64
 
+// A mount that is busy with nobody left to hold it is tried again, so often and
+// after so long.
+const (
+	settlePauses = 25
+	settlePause  = 20 * time.Millisecond
+)
+
 // unmount unmounts newest first until nothing changes, and says in words what
 // came of it.
 func (e *End) unmount() string {
 	limit := e.Clock.Now().Add(UnmountBound)
-	count := 0
+	count, settle := 0, settlePauses
+	freed := false // swap and loop devices, since a mount went
 	busy := map[string]error{}
 	for range rounds {
 		n := e.unmountRound(limit, busy)
 		if count += n; n > 0 {
+			freed = false
 			continue
 		}
 		// Only what the kernel itself holds is left: swap, which a mount may
-		// have hidden until now, and loop devices.
-		if len(busy) == 0 || !e.Machine {
+		// have hidden until now, loop devices, and for a moment what it has not
+		// taken back yet from the processes that were killed.
+		if len(busy) == 0 {
 			break
 		}
-		swap, loop := e.swapOff(), e.detachLoops(busy)
-		if !swap && !loop {
+		if e.Machine && !freed {
+			freed = true
+			swap, loop := e.swapOff(), e.detachLoops(busy)
+			if swap || loop {
+				continue
+			}
+		}
+		if settle == 0 || !anyBusy(busy) {
 			break
 		}
+		settle--
+		<-e.Clock.After(settlePause)
 	}
 	for target, err := range busy {
 		if !errors.Is(err, errHung) { // that has been said
@@ -47,6 +65,16 @@ func (e *End) unmount() string {
 		return fmt.Sprintf("unmounted %d file systems, %d are left", count, len(busy))
 	}
 	return fmt.Sprintf("unmounted %d file systems", count)
+}
+
+// anyBusy tells whether waiting may help one of the mounts.
+func anyBusy(busy map[string]error) bool {
+	for _, err := range busy {
+		if errors.Is(err, unix.EBUSY) {
+			return true
+		}
+	}
+	return false
 }
 
 // unmountRound tries each mount once. busy is left with those that failed.
