@@ -32,7 +32,8 @@ type container struct {
 	mu       sync.Mutex // guards what follows
 	execs    map[string]*process
 	live     int  // execs between Start and the news of their end
-	initGone bool // the init has ended: no exec may start any more
+	ending   bool // the init has ended, which is about to be on disk and then to be told
+	initGone bool // and no exec may start any more
 	pausing  bool
 	paused   bool
 	settled  chan struct{} // closed when initGone and live == 0
@@ -85,6 +86,20 @@ func (c *container) endExec() {
 	defer c.mu.Unlock()
 	c.live--
 	c.settle()
+}
+
+// endsNow says that the init's end is about to be made known.
+func (c *container) endsNow() {
+	c.mu.Lock()
+	c.ending = true
+	c.mu.Unlock()
+}
+
+// isEnding reports whether the init has ended, told yet or not.
+func (c *container) isEnding() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.ending
 }
 
 // initEnded forbids further execs and returns what is closed once those that

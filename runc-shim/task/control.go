@@ -173,6 +173,13 @@ func (s *Service) deleteContainer(ctx context.Context, c *container) error {
 			return err
 		}
 	}
+	if c.isEnding() {
+		// Somebody has seen the process end, or the record of it: it is a
+		// moment until the container has.
+		if err := p.wait(ctx); err != nil {
+			return err
+		}
+	}
 	if st := p.is(); st != stopped {
 		return fmt.Errorf("cannot delete container %s, it is %s: %w", c.id, st, errdefs.ErrFailedPrecondition)
 	}

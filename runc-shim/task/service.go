@@ -380,6 +380,7 @@ func (s *Service) watchInit(c *container) {
 	p := c.init
 	status, at := await(p)
 	pid := p.getPid()
+	c.endsNow() // before the record is there, for whoever reads it and deletes at once
 	if err := writeExit(c.bundle, c.id, pid, status, at); err != nil {
 		logger.Error("write exit record", "id", c.id, "error", err)
 	}

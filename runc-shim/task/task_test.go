@@ -1,6 +1,7 @@
 package task
 
 import (
+	"context"
 	"errors"
 	"os"
 	"path/filepath"
@@ -9,6 +10,7 @@ import (
 
 	"github.com/containerd/containerd/api/types/runc/options"
 	"github.com/containerd/errdefs"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 
 	"keelson/runc-shim/stdio"
@@ -121,5 +123,43 @@ func TestTaskOptions(t *testing.T) {
 	}
 	if _, err := taskOptions(&anypb.Any{TypeUrl: "other", Value: []byte{1}}); !errors.Is(err, errdefs.ErrInvalidArgument) {
 		t.Errorf("other options: %v", err)
+	}
+}
+
+type nothing struct{ engine }
+
+func (nothing) destroy() error { return nil }
+
+type unheard struct{}
+
+func (unheard) Publish(string, proto.Message) {}
+
+// Whoever has read of an exit may delete the task at once, though its end is told a moment later.
+func TestDeleteRightAfterTheRecordOfTheExit(t *testing.T) {
+	s := New("test", unheard{}, nil, false)
+	defer s.Close()
+	c := &container{id: "web", engine: nothing{}, init: newProcess("", stdio.Config{}), settled: make(chan struct{})}
+	c.init.state = running
+	s.put("web", c)
+	if err := s.deleteContainer(t.Context(), c); !errors.Is(err, errdefs.ErrFailedPrecondition) {
+		t.Errorf("a container that runs was deleted: %v", err)
+	}
+	c.endsNow()
+	deleted := make(chan error, 1)
+	go func() { deleted <- s.deleteContainer(t.Context(), c) }()
+	if err := c.init.ended(7, time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-deleted; err != nil || s.Len() != 0 {
+		t.Errorf("delete: %v, %d containers are left", err, s.Len())
+	}
+	// Its caller's time bounds it.
+	c = &container{id: "late", engine: nothing{}, init: newProcess("", stdio.Config{}), settled: make(chan struct{})}
+	c.init.state = running
+	c.endsNow()
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := s.deleteContainer(ctx, c); !errors.Is(err, context.Canceled) {
+		t.Errorf("delete of what does not end: %v", err)
 	}
 }
