@@ -81,7 +81,7 @@ test: lint unit vmtest ## everything that must hold: lint, unit tests with the r
 
 .PHONY: lint
 lint: $(STAMP)/go | host-build ## gofmt, go vet, staticcheck
-	@unformatted=$$(gofmt=$$(dirname $(GO))/gofmt; [ -x "$$gofmt" ] || gofmt=gofmt; git ls-files '*.go' | xargs "$$gofmt" -l); \
+	@unformatted=$$(gofmt=$$(dirname $(GO))/gofmt; [ -x "$$gofmt" ] || gofmt=gofmt; find . -path ./$(B) -prune -o -name '*.go' -print | xargs "$$gofmt" -l); \
 		[ -z "$$unformatted" ] || { echo "gofmt is not done on:"; echo "$$unformatted"; exit 1; }
 	$(GO) vet $(call tags,vm $(SERVICE_TAGS)) $(PACKAGES)
 	CGO_ENABLED=1 $(GO) vet $(call tags,$(SHIM_TAGS)) ./runc-shim/...
@@ -96,12 +96,13 @@ unit: $(STAMP)/go $(B)/images/busybox/bin/busybox $(STOCK_BIN) | host-build ## t
 	CGO_ENABLED=1 $(GO) test -race $(call tags,$(SHIM_TAGS)) ./runc-shim/...
 
 .PHONY: vmtest
+vmtest bench: export KEELSON_BUILD = $(CURDIR)/$(B)
 vmtest: build images | host-vm ## the tests that boot virtual machines (RUN=regexp for some of them)
-	KEELSON_BUILD=$(CURDIR)/$(B) $(GO) test -tags vm -count=1 -parallel 2 -timeout 40m $(if $(RUN),-run '$(RUN)' -v) ./internal/qemu ./test
+	$(GO) test -tags vm -count=1 -parallel 2 -timeout 40m $(if $(RUN),-run '$(RUN)' -v) ./internal/qemu ./test
 
 .PHONY: bench
 bench: build images | host-vm ## measure this tree against the budgets: a table, and build/bench.json
-	KEELSON_BUILD=$(CURDIR)/$(B) $(GO) run ./bench
+	$(GO) run ./bench
 
 .PHONY: clean
 clean: ## remove what was built; Debian's packages in build/cache stay
