@@ -30,7 +30,7 @@ type Target struct {
 	// PID is the service's first process.
 	PID int
 	// Exec runs a command in the container and returns its exit code and the
-	// beginning of what it wrote. It ends with its context.
+	// end of what it wrote. It ends with its context.
 	Exec func(ctx context.Context, argv []string) (code int, output string, err error)
 }
 

@@ -227,6 +227,7 @@ func (s *Supervisor) startContainerd(ctx context.Context) error {
 			defer cancel()
 			return s.keeper.Ready(ctx)
 		},
+		NotifyDir: filepath.Join(s.cfg.RunDir, "notify"), ExecDir: filepath.Join(s.cfg.RunDir, "probes"),
 		Limits: resources.NewWatcher(), OnHit: s.limits.hit, OnEnd: s.limits.ended,
 	}
 	if !needed {
@@ -316,7 +317,10 @@ func (s *Supervisor) loadServices(ctx context.Context) {
 		OpenOutput: s.serviceOutput,
 		Events:     s.happened,
 		OOMKills:   s.limits.oomKills,
+		Probe:      look,
+		Notify:     s.listen,
 	}
+	s.tasks.ClearExecs()
 	var loaded []roster.Loaded
 	var warnings []roster.Warning
 	for _, dir := range dirs {

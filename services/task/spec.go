@@ -70,8 +70,9 @@ func withCgroupOptions(mounts []specs.Mount, options []string) []specs.Mount {
 }
 
 // spec returns the configuration a container is created with: its own, with
-// what depends on this machine filled in.
-func spec(b *bundle.Bundle, grouped bool) (*anypb.Any, error) {
+// what depends on this machine filled in. notifyFolder is "" where the service
+// says nothing of itself.
+func spec(b *bundle.Bundle, grouped bool, notifyFolder string) (*anypb.Any, error) {
 	s := *b.Spec
 	root := *s.Root
 	root.Path = b.Rootfs()
@@ -79,13 +80,10 @@ func spec(b *bundle.Bundle, grouped bool) (*anypb.Any, error) {
 	linux := *s.Linux
 	linux.CgroupsPath = b.CgroupsPath()
 	s.Linux = &linux
-	process := *s.Process
-	if process.OOMScoreAdj == nil {
-		// Unset, it would be inherited from the shim, which the OOM killer spares.
-		zero := 0
-		process.OOMScoreAdj = &zero
+	s.Process = process(&s)
+	if notifyFolder != "" {
+		withNotify(&s, b.Service, notifyFolder)
 	}
-	s.Process = &process
 	if grouped {
 		s.Annotations = maps.Clone(s.Annotations)
 		if s.Annotations == nil {
@@ -103,6 +101,17 @@ func spec(b *bundle.Bundle, grouped bool) (*anypb.Any, error) {
 		return nil, fmt.Errorf("%s: %w", filepath.Join(b.Dir, "config.json"), err)
 	}
 	return &anypb.Any{TypeUrl: specURL, Value: data}, nil
+}
+
+// process returns the process of a configuration, as one that is started here.
+func process(s *specs.Spec) *specs.Process {
+	p := *s.Process
+	if p.OOMScoreAdj == nil {
+		// Unset, it would be inherited from the shim, which the OOM killer spares.
+		zero := 0
+		p.OOMScoreAdj = &zero
+	}
+	return &p
 }
 
 // runtimeOptions are the shim's: where it lives. Stock shims honour it too.

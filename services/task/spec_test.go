@@ -5,6 +5,9 @@ import (
 	"testing"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"keelson/internal/bundle"
+	"keelson/internal/policy"
 )
 
 func TestCgroupOptionsOfTheMachineAreKept(t *testing.T) {
@@ -28,5 +31,43 @@ func TestCgroupOptionsOfTheMachineAreKept(t *testing.T) {
 	}
 	if len(mounts[1].Options) != 2 {
 		t.Errorf("the bundle's own mounts were changed: %v", mounts)
+	}
+}
+
+func TestOnlyWhoSaysHowItIsGetsASocket(t *testing.T) {
+	b := &bundle.Bundle{Section: bundle.Services, Name: "web", Dir: "/containers/services/web", Spec: &specs.Spec{
+		Root: &specs.Root{Path: "rootfs"}, Linux: &specs.Linux{},
+		Process: &specs.Process{Args: []string{"web"}, Env: []string{"PATH=/bin", "NOTIFY_SOCKET=/old", "WATCHDOG_PID=7"}},
+		Mounts:  []specs.Mount{{Destination: "/proc", Type: "proc"}},
+	}}
+	for annotations, want := range map[[2]string][]string{
+		{"keelson.ready", "notify"}:  {"PATH=/bin", "NOTIFY_SOCKET=/run/keelson-notify/notify"},
+		{"keelson.health", "notify"}: {"PATH=/bin", "NOTIFY_SOCKET=/run/keelson-notify/notify", "WATCHDOG_USEC=10000000"},
+		{"keelson.ready", "tcp:80"}:  {"PATH=/bin", "NOTIFY_SOCKET=/old", "WATCHDOG_PID=7"},
+	} {
+		b.Service, _ = policy.ParseService(map[string]string{annotations[0]: annotations[1]})
+		s := *b.Spec
+		mounts := 1
+		if Notifies(b.Service) {
+			withNotify(&s, b.Service, "/run/keelson/notify/web")
+			mounts = 2
+		}
+		if !slices.Equal(s.Process.Env, want) || len(s.Mounts) != mounts {
+			t.Errorf("%v: %q, %+v", annotations, s.Process.Env, s.Mounts)
+		}
+		if mounts == 2 && (s.Mounts[1].Destination != "/run/keelson-notify" || s.Mounts[1].Source != "/run/keelson/notify/web" || !slices.Contains(s.Mounts[1].Options, "ro")) {
+			t.Errorf("%v: %+v", annotations, s.Mounts[1])
+		}
+	}
+	if len(b.Spec.Process.Env) != 3 || len(b.Spec.Mounts) != 1 {
+		t.Errorf("the bundle's own configuration was changed: %+v", b.Spec)
+	}
+	// A fresh /dev needs no folder made in the image.
+	b.Service, _ = policy.ParseService(map[string]string{"keelson.ready": "notify"})
+	s := *b.Spec
+	s.Mounts = append(s.Mounts, specs.Mount{Destination: "/run", Type: "tmpfs"}, specs.Mount{Destination: "/dev", Type: "tmpfs"})
+	withNotify(&s, b.Service, "/run/keelson/notify/web")
+	if last := s.Mounts[len(s.Mounts)-1]; last.Destination != "/dev/keelson-notify" {
+		t.Errorf("%+v", last)
 	}
 }

@@ -50,6 +50,10 @@ type Runtime struct {
 	// of the group has taken its place.
 	ShimLingers bool
 
+	// NotifyDir holds a folder for the socket of each service that says itself how
+	// it is, ExecDir a pipe for each command that is run in a container.
+	NotifyDir, ExecDir string
+
 	// Limits watches the limits of what runs. OnHit is told when a container hits
 	// one, and OnEnd when a container that was watched has ended and what came of
 	// it; neither may wait for anything. Nil OnHit and OnEnd tell nobody.
@@ -99,7 +103,14 @@ func (r *Runtime) start(ctx context.Context, b *bundle.Bundle, io Streams) (*run
 	if err != nil {
 		return nil, err
 	}
-	s, err := spec(b, r.grouped(b))
+	notifyFolder := ""
+	if r.NotifyDir != "" && Notifies(b.Service) {
+		notifyFolder = r.NotifyFolder(b)
+		if err := r.makeNotifyFolder(b); err != nil {
+			return nil, fmt.Errorf("make the folder of its notify socket: %w", err)
+		}
+	}
+	s, err := spec(b, r.grouped(b), notifyFolder)
 	if err != nil {
 		return nil, err
 	}
@@ -386,8 +397,13 @@ func explain(b *bundle.Bundle, err error) error {
 		if unix.Statfs("/run", &st) == nil && st.Bavail == 0 {
 			return fmt.Errorf("/run is full (%d MiB): %w", st.Blocks*uint64(st.Bsize)>>20, err)
 		}
-	case strings.Contains(text, "executable file not found"), strings.Contains(text, "exec: ") && strings.Contains(text, "no such file"):
+	case notInImage(text):
 		return fmt.Errorf("%s: process.args: %q is not in the image: %w", filepath.Join(b.Dir, "config.json"), b.Spec.Process.Args[0], err)
 	}
 	return err
+}
+
+// notInImage reports whether a runtime's error says that there is no such program.
+func notInImage(text string) bool {
+	return strings.Contains(text, "executable file not found") || strings.Contains(text, "exec: ") && strings.Contains(text, "no such file")
 }
