@@ -1,0 +1,199 @@
+// Package cli owns the service command: what a person types, what is shown for it,
+// and with which code it ends. It knows nothing by itself and asks the supervisor
+// on its control socket.
+//
+// It promises that every wait has an end or a person who watches, that what is
+// printed with -o json is what the protocol has (docs/control.md), and that an
+// error says what would be right. It must never act on a service but through the
+// supervisor.
+package cli
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+	"golang.org/x/term"
+
+	"keelson/internal/api"
+)
+
+// The exit codes. Exec ends with the code of what it ran, or with one of the last
+// three where it did not come to that.
+const (
+	codeOK       = 0
+	codeFailed   = 1   // what was asked for did not come to be
+	codeUsage    = 2   // the command line is wrong
+	codeNotThere = 3   // no such service, or it does not run
+	codeNobody   = 4   // the supervisor cannot be reached
+	codeTimeout  = 124 // the wait was over first
+	codeExec     = 125 // exec could not start anything
+	codeProgram  = 127 // exec: the container does not have the program
+)
+
+// app is one run of the command.
+type app struct {
+	ctx      context.Context
+	in       *os.File
+	out, err io.Writer
+	terminal bool // out is one
+	client   *client
+
+	// LinuxKit's options before the command.
+	quiet, verbose bool
+	namespace      string
+}
+
+// command is one of the things that can be asked for.
+type command struct {
+	name, args, short string
+	long              string
+	run               func(a *app, fs *flag.FlagSet, args []string) int
+}
+
+// commands returns all of them, in the order of the help.
+func commands() []command {
+	return slices.Concat(lookCommands(), steerCommands(), logCommands(), bootCommands(), machineCommands(), otherCommands())
+}
+
+// Main runs the command line and returns its exit code.
+func Main(args []string) int {
+	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
+	defer stop()
+	a := &app{
+		ctx: ctx, in: os.Stdin, out: os.Stdout, err: os.Stderr,
+		terminal: term.IsTerminal(int(os.Stdout.Fd())) && os.Getenv("TERM") != "dumb" && os.Getenv("NO_COLOR") == "",
+		client:   newClient(api.Socket),
+	}
+	return a.main(args)
+}
+
+// OwnStep answers for a link in /etc/init.d or /etc/shutdown.d that names a step
+// which the supervisor does by itself, and reports whether name is one.
+func OwnStep(name string, out io.Writer) bool {
+	switch name {
+	case "005-volumes", "010-onboot", "020-containerd", "010-onshutdown":
+		fmt.Fprintf(out, "%s: the supervisor does this by itself; there is nothing to do by hand\n", name)
+		return true
+	}
+	return false
+}
+
+func (a *app) main(args []string) int {
+	fs := a.flags()
+	fs.BoolVar(&a.quiet, "q", false, "")
+	fs.BoolVar(&a.verbose, "v", false, "")
+	fs.StringVar(&a.namespace, "containerd-namespace", "", "")
+	switch err := fs.Parse(args); {
+	case errors.Is(err, flag.ErrHelp):
+		fmt.Fprint(a.out, overview())
+		return codeOK
+	case err != nil:
+		return a.usage("", "%v", err)
+	}
+	args = fs.Args()
+	if len(args) == 0 {
+		fmt.Fprint(a.err, overview())
+		return codeUsage
+	}
+	name, args := args[0], args[1:]
+	if name == "help" {
+		return a.help(args)
+	}
+	for _, c := range commands() {
+		if c.name != name {
+			continue
+		}
+		if slices.ContainsFunc(args[:slices.Index(append(args, "--"), "--")], func(s string) bool { return s == "-h" || s == "--help" || s == "-help" }) && c.name != "exec" {
+			return a.help([]string{name})
+		}
+		return c.run(a, a.flags(), args)
+	}
+	var names []string
+	for _, c := range commands() {
+		names = append(names, c.name)
+	}
+	return a.usage("", "there is no command %q%s", name, didYouMean(name, names))
+}
+
+// flags makes an empty set of flags, whose errors are ours to show.
+func (a *app) flags() *flag.FlagSet {
+	fs := flag.NewFlagSet("service", flag.ContinueOnError)
+	fs.SetOutput(io.Discard)
+	return fs
+}
+
+// parse parses flags wherever they stand among the arguments, which it returns. What
+// follows "--" is arguments only.
+func parse(fs *flag.FlagSet, args []string) ([]string, error) {
+	var plain, after []string
+	if i := slices.Index(args, "--"); i >= 0 {
+		args, after = args[:i], args[i+1:]
+	}
+	for {
+		if err := fs.Parse(args); err != nil {
+			return nil, err
+		}
+		if args = fs.Args(); len(args) == 0 {
+			return append(plain, after...), nil
+		}
+		plain, args = append(plain, args[0]), args[1:]
+	}
+}
+
+// usage says what is wrong with the command line.
+func (a *app) usage(command, format string, args ...any) int {
+	text := strings.Replace(fmt.Sprintf(format, args...), "flag provided but not defined: ", "there is no option ", 1)
+	if command != "" {
+		command += " "
+	}
+	fmt.Fprintf(a.err, "service: %s%s\nservice help %slists what there is.\n", prefix(command), text, command)
+	return codeUsage
+}
+
+func prefix(command string) string {
+	if command == "" {
+		return ""
+	}
+	return strings.TrimSpace(command) + ": "
+}
+
+// fail says what went wrong and returns the code for it.
+func (a *app) fail(err error) int {
+	if a.ctx.Err() != nil && errors.Is(err, context.Canceled) {
+		return 128 + int(unix.SIGINT) // the person who asked has seen enough
+	}
+	fmt.Fprintf(a.err, "service: %v\n", err)
+	return codeOf(err)
+}
+
+func (a *app) say(format string, args ...any) {
+	if !a.quiet {
+		fmt.Fprintf(a.out, format+"\n", args...)
+	}
+}
+
+// detail is for those who asked with -v.
+func (a *app) detail(format string, args ...any) {
+	if a.verbose {
+		fmt.Fprintf(a.err, "service: "+format+"\n", args...)
+	}
+}
+
+// output adds -o and returns where its value will be.
+func output(fs *flag.FlagSet) *string { return fs.String("o", "", "") }
+
+// wrongOutput reports an -o that a command does not have.
+func (a *app) wrongOutput(command, value string, others ...string) (int, bool) {
+	if value == "" || value == "json" || slices.Contains(others, value) {
+		return 0, false
+	}
+	return a.usage(command, "-o %s: there is -o %s", value, strings.Join(append([]string{"json"}, others...), ", -o ")), true
+}

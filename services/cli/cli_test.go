@@ -1,0 +1,553 @@
+package cli
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"encoding/xml"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"keelson/internal/api"
+	"keelson/services/control"
+	"keelson/services/events"
+	"keelson/services/logs"
+)
+
+// machine answers as a supervisor does.
+type machine struct {
+	mu       sync.Mutex
+	services map[string]api.Service // guarded by mu
+	asked    []string               // guarded by mu
+	hub      *events.Hub
+	store    *logs.Store
+	boot     api.Boot
+	socket   string
+	server   *control.Server
+	terminal bool
+}
+
+func (m *machine) note(format string, a ...any) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.asked = append(m.asked, fmt.Sprintf(format, a...))
+}
+func (m *machine) set(s api.Service) {
+	m.mu.Lock()
+	m.services[s.Name] = s
+	m.mu.Unlock()
+	m.hub.Publish(api.Event{Kind: "state", Service: s.Name, To: s.State})
+}
+func (m *machine) Names() []string {
+	var names []string
+	for _, s := range m.All() {
+		names = append(names, s.Name)
+	}
+	return names
+}
+func (m *machine) Info(name string) (api.Service, bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	s, ok := m.services[name]
+	return s, ok
+}
+func (m *machine) All() []api.Service {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var all []api.Service
+	for _, s := range m.services {
+		all = append(all, s)
+	}
+	slices.SortFunc(all, func(a, b api.Service) int { return strings.Compare(a.Name, b.Name) })
+	return all
+}
+func (m *machine) Start(ctx context.Context, name string) error {
+	m.note("start %s", name)
+	if name == "db" {
+		return errors.New("db is failed: its image has no such program")
+	}
+	if name == "slow" {
+		<-ctx.Done()
+		return errors.New("slow is not ready yet: it is starting")
+	}
+	return nil
+}
+func (m *machine) Stop(_ context.Context, name string) error { m.note("stop %s", name); return nil }
+func (m *machine) Restart(_ context.Context, name string) error {
+	m.note("restart %s", name)
+	return nil
+}
+func (m *machine) Reload(_ context.Context, name string) error { m.note("reload %s", name); return nil }
+func (m *machine) Kill(name string, sig unix.Signal) error {
+	m.note("kill %s %s", name, unix.SignalName(sig))
+	return nil
+}
+
+const now = 100 * time.Second
+
+func start(t *testing.T) *machine {
+	t.Helper()
+	m := &machine{services: map[string]api.Service{}, socket: filepath.Join(t.TempDir(), "run/control.sock")}
+	m.hub = events.New(func() time.Duration { return now })
+	m.store = logs.New(logs.Config{Now: func() time.Duration { return now }, Wall: func() time.Time { return time.Unix(1000, 0) }})
+	for _, s := range []api.Service{
+		{Name: "web", State: "ready", Since: 40 * time.Second, PID: 42, Restarts: 2, StartedAt: 39 * time.Second, ReadyAt: 40 * time.Second, Cgroup: "/services/web",
+			Ready: "tcp:80", Health: &api.Health{Check: "http:80/", State: "healthy"}, Requires: []string{"db"},
+			LastExit: &api.Exit{Reason: "killed by SIGKILL", At: 38 * time.Second, Ran: 30 * time.Second},
+			Image:    "/containers/services/web", Namespace: "services.linuxkit", Problems: []string{"config.json: keelson.helth: no such key"},
+			Moves: []api.Move{{From: "running", To: "ready", Event: "became ready", At: 40 * time.Second}}},
+		{Name: "db", State: "failed", Since: 90 * time.Second, Cause: "restarted 5 times in 1m"},
+		{Name: "proxy", State: "waiting", Since: 95 * time.Second, WaitingFor: []string{"db (failed)"}},
+		{Name: "slow", State: "starting", Since: 99 * time.Second},
+	} {
+		m.services[s.Name] = s
+	}
+	m.listen(t)
+	return m
+}
+
+func (m *machine) listen(t *testing.T) {
+	t.Helper()
+	var err error
+	m.server, err = control.Listen(control.Config{
+		Socket: m.socket, Services: func() control.Services { return m },
+		Machine: func() api.Machine {
+			return api.Machine{State: "running", Now: now, Services: 4, Ready: 1, Failed: 1, Version: "v1.2.3"}
+		},
+		Boot:    func() api.Boot { return m.boot },
+		Figures: func(string) (api.Figures, error) { return api.Figures{Memory: 3 << 20, CPU: time.Second, Pids: 4}, nil },
+		Tail:    func(string, int) []string { return []string{"hello \x1b[2J"} },
+		Logs:    logs.Handler(m.store), Events: m.hub,
+		Power: func(action string) error { m.note("%s", action); return nil },
+		Exec: func(context.Context, api.Service, control.ExecRequest) (control.Process, error) {
+			return nil, errors.New("no such program: \"sh\"")
+		},
+		Warn:    func(format string, a ...any) { t.Errorf("warned: "+format, a...) },
+		Allowed: func(unix.Ucred) error { return nil },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(m.server.Close)
+}
+
+// run returns the exit code and what was written.
+func (m *machine) run(t *testing.T, args ...string) (code int, out, errs string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	var stdout, stderr bytes.Buffer
+	in, err := os.Open(os.DevNull)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer in.Close()
+	a := &app{ctx: ctx, in: in, out: &stdout, err: &stderr, client: newClient(m.socket), terminal: m.terminal}
+	defer a.client.http.CloseIdleConnections()
+	code = a.main(args)
+	return code, stdout.String(), stderr.String()
+}
+
+func TestList(t *testing.T) {
+	m := start(t)
+	code, out, _ := m.run(t, "list")
+	want := `NAME   STATE     SINCE  RESTARTS  PID  MEMORY   HEALTH   WAITING FOR / CAUSE
+db     failed    10s    0         -    -        -        restarted 5 times in 1m
+proxy  waiting   5.0s   0         -    -        -        db (failed)
+slow   starting  1.0s   0         -    -        -
+web    ready     1m00s  2         42   3.0 MiB  healthy
+warning: web: config.json: keelson.helth: no such key
+`
+	if code != 0 || out != want {
+		t.Errorf("%d\n%s\nwant\n%s", code, out, want)
+	}
+	if code, out, _ := m.run(t, "list", "-o", "name"); code != 0 || out != "db\nproxy\nslow\nweb\n" {
+		t.Errorf("%d %s", code, out)
+	}
+	code, out, _ = m.run(t, "list", "-o", "json")
+	var all []api.Service
+	if err := json.Unmarshal([]byte(out), &all); code != 0 || err != nil || len(all) != 4 || all[3].Figures.Memory != 3<<20 {
+		t.Errorf("%d %v %s", code, err, out)
+	}
+	m.terminal = true
+	if _, out, _ := m.run(t, "list"); !strings.Contains(out, red+"failed"+plainText) {
+		t.Errorf("no colours: %q", out)
+	}
+}
+
+func TestStatus(t *testing.T) {
+	m := start(t)
+	code, out, _ := m.run(t, "status", "web")
+	for _, want := range []string{"● web: ready\n", "Process: 42, started 39.000, ready 1.000s later\n", "Health: healthy by http:80/\n",
+		"Restarts: 2; last exit: killed by SIGKILL at 38.000, after 30s\n", "Requires: db\n", "Memory: 3.0 MiB\n", "CPU: 1.000s\n",
+		"Problem: config.json", "running -> ready: became ready\n", "| hello \\x1b[2J\n"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("no %q in\n%s", want, out)
+		}
+	}
+	if code != 0 {
+		t.Error(code)
+	}
+	if code, _, _ := m.run(t, "status", "db", "web"); code != codeNotThere {
+		t.Errorf("of one that does not run: %d", code)
+	}
+	if code, out, _ := m.run(t, "status"); code != 0 || !strings.Contains(out, "Services: 4, 1 ready, 1 failed") {
+		t.Errorf("%d %s", code, out)
+	}
+}
+
+func TestExitCodesAndHints(t *testing.T) {
+	m := start(t)
+	for _, tc := range []struct {
+		args string
+		code int
+		err  string
+	}{
+		{"lsit", 2, `there is no command "lsit"; did you mean "list"?`},
+		{"", 2, "usage: service COMMAND"},
+		{"list web", 2, "service status web"},
+		{"list -x", 2, "there is no option -x"},
+		{"list -o yaml", 2, "there is -o json, -o name"},
+		{"status wbe", 3, `there is no service "wbe"; did you mean "web"?`},
+		{"start nothing-like-it", 3, "Right would be: db, proxy, slow, web"},
+		{"start", 2, "which service?"},
+		{"start db", 1, "db is failed: its image has no such program"},
+		{"start slow --timeout 20ms", 124, "slow is not ready yet: it is starting"},
+		{"start web --timeout soon", 2, "no duration"},
+		{"kill web -s HUPP", 2, "no signal"},
+		{"wait web --for=raedy", 2, `did you mean "ready"?`},
+		{"wait proxy --timeout=30ms", 124, "proxy is not ready after 30ms: it is waiting, waiting for db (failed)"},
+		{"wait db", 1, "db has failed and will not become ready by itself: restarted 5 times"},
+		{"wait nobody", 3, "there is no service"},
+		{"logs --since=yesterday", 2, "--since: "},
+		{"logs --stream=out", 2, "--stream: "},
+		{"exec web -- sh", 127, "web: no such program"},
+		{"exec web", 2, "needs the name of a service and a command"},
+		{"exec db sh", 125, "db does not run: it is failed"},
+		{"exec nobody sh", 3, "there is no service"},
+		{"analyze nobody", 3, "there is no service"},
+		{"analyze proxy", 1, "has not begun"},
+		{"completion ash", 2, "bash, zsh and fish"},
+		{"help lsit", 2, `did you mean "list"?`},
+		{"poweroff now", 2, "no arguments"},
+		{"-containerd-namespace other start web", 1, "lives in containerd's namespace services.linuxkit"},
+		{"start -path /elsewhere web", 1, "keeps /containers/services/web, not /elsewhere/web"},
+	} {
+		code, out, errs := m.run(t, strings.Fields(tc.args)...)
+		if code != tc.code || !strings.Contains(errs, tc.err) || out != "" {
+			t.Errorf("service %s: %d, %q %q, want %d %q", tc.args, code, out, errs, tc.code, tc.err)
+		}
+	}
+}
+
+func TestSteering(t *testing.T) {
+	m := start(t)
+	for _, tc := range []struct{ args, asked, out string }{
+		{"start web", "start web", "web is ready (pid 42)\n"},
+		{"-q start -sock /run/containerd/containerd.sock -path /containers/services web", "start web", ""},
+		{"-v -containerd-namespace services.linuxkit stop -sock /x web", "stop web", "web is ready (pid 42)\n"},
+		{"restart web --timeout=1m", "restart web", "web is ready (pid 42)\n"},
+		{"kill -s usr1 web", "kill web SIGUSR1", ""},
+		{"kill web", "kill web SIGTERM", ""},
+		{"reload web", "reload web", "web: read again; what is not policy is in force from its next start\n"},
+		{"reboot", "reboot", "reboot was asked for; the console shows how it goes\n"},
+		{"system-init", "", "The supervisor has started containerd and the services by itself: the machine is running, 1 of 4 services ready.\n"},
+	} {
+		m.asked = nil
+		code, out, errs := m.run(t, strings.Fields(tc.args)...)
+		if code != 0 || out != tc.out || strings.Join(m.asked, ";") != tc.asked {
+			t.Errorf("service %s: %d, asked for %q, %q %q", tc.args, code, m.asked, out, errs)
+		}
+	}
+	m.asked = nil
+	if code, out, _ := m.run(t, "stop", "proxy", "web", "-o", "json"); code != 0 || strings.Count(out, "\n") != 2 || len(m.asked) != 2 {
+		t.Errorf("%d %s %q", code, out, m.asked)
+	}
+}
+
+func TestWait(t *testing.T) {
+	m := start(t)
+	if code, out, errs := m.run(t, "wait", "web", "--for=running"); code != 0 || out != "web is ready\n" {
+		t.Error(code, out, errs)
+	}
+	done := make(chan string, 1)
+	go func() {
+		code, out, errs := m.run(t, "wait", "slow", "proxy", "--timeout=20s")
+		done <- fmt.Sprint(code, out, errs)
+	}()
+	// Each look of a waiter is an event that it has subscribed to before.
+	m.set(api.Service{Name: "slow", State: "ready"})
+	m.server.Close() // a supervisor that is started again is no reason to give up
+	m.listen(t)
+	m.set(api.Service{Name: "proxy", State: "ready"})
+	if got := <-done; got != "0slow is ready\nproxy is ready\n" {
+		t.Error(got)
+	}
+}
+
+func TestNobodyThere(t *testing.T) {
+	m := &machine{socket: filepath.Join(t.TempDir(), "missing/control.sock")}
+	code, _, errs := m.run(t, "list")
+	if code != codeNobody || !strings.Contains(errs, "binds: [/run:/run") {
+		t.Error(code, errs)
+	}
+	if code, _, errs := m.run(t, "wait", "web"); code != codeNobody {
+		t.Error(code, errs)
+	}
+}
+
+func TestLogs(t *testing.T) {
+	m := start(t)
+	for _, r := range []logs.Record{
+		{At: 1 * time.Second, Source: "web", Stream: logs.Stdout, Text: []byte("one \x1b[31m"), Priority: logs.NoPriority},
+		{At: 2 * time.Second, Source: "db", Stream: logs.Stderr, Text: []byte("two"), Priority: logs.NoPriority, Dropped: 3, DroppedBytes: 300},
+		{At: 3 * time.Second, Source: "web", Stream: logs.Stdout, Text: []byte("no newline"), Priority: logs.NoPriority, Partial: true},
+		{At: 4 * time.Second, Source: "keelson", Stream: logs.Event, Text: []byte("boot complete"), Priority: 6},
+	} {
+		m.store.Append(r)
+	}
+	for _, tc := range []struct{ args, want string }{
+		{"logs", "    1.000  web           one \\x1b[31m\n    2.000  db            missed 3 lines (300 B)\n    2.000  db            two\n    3.000  web           no newline\n"},
+		{"logs -n 1 web", "    3.000  web           no newline\n"},
+		{"logs -o raw web", "one \x1b[31m\nno newline"},
+		{"logs --stream=stderr", "    2.000  db            missed 3 lines (300 B)\n    2.000  db            two\n"},
+		{"logs --since 4 --boot-events", "    4.000  keelson       boot complete\n"},
+	} {
+		if code, out, errs := m.run(t, strings.Fields(tc.args)...); code != 0 || out != tc.want {
+			t.Errorf("service %s: %d %s\n%q, want\n%q", tc.args, code, errs, out, tc.want)
+		}
+	}
+	code, out, _ := m.run(t, "logs", "-o", "json", "db")
+	r, _, err := logs.Decode([]byte(strings.TrimSpace(out)))
+	if code != 0 || err != nil || r.Dropped != 3 {
+		t.Error(code, err, out)
+	}
+}
+
+// Following goes on where a supervisor that was started again left off.
+func TestLogsAreFollowedAcrossASupervisor(t *testing.T) {
+	m := start(t)
+	rec := func(at time.Duration, text string) {
+		m.store.Append(logs.Record{At: at, Source: "web", Stream: logs.Stdout, Text: []byte(text), Priority: logs.NoPriority})
+	}
+	rec(1*time.Second, "one")
+	r, w := io.Pipe()
+	ctx, cancel := context.WithCancel(t.Context())
+	a := &app{ctx: ctx, out: w, err: io.Discard, client: newClient(m.socket)}
+	ended := make(chan int, 1)
+	go func() { ended <- a.main([]string{"logs", "-f", "-o", "raw"}) }()
+	buf := make([]byte, 100)
+	for _, text := range []string{"one", "two", "three"} {
+		n, err := r.Read(buf)
+		if err != nil || string(buf[:n]) != text+"\n" {
+			t.Fatalf("got %q, want %q: %v", buf[:n], text, err)
+		}
+		switch text {
+		case "one":
+			rec(2*time.Second, "two")
+		case "two":
+			m.server.Close()
+			m.listen(t)
+			rec(3*time.Second, "three")
+		}
+	}
+	cancel()
+	if code := <-ended; code != 0 {
+		t.Errorf("interrupted, it ends with %d", code)
+	}
+}
+
+func TestEvents(t *testing.T) {
+	m := start(t)
+	m.hub.Publish(api.Event{At: time.Second, Kind: "state", Service: "web", From: "running", To: "ready", Cause: "tcp:80 answers"})
+	m.hub.Publish(api.Event{At: 2 * time.Second, Kind: "machine", To: "running"})
+	code, out, _ := m.run(t, "events")
+	want := "    1.000  state      web           running -> ready: tcp:80 answers\n    2.000  machine    -             running\n"
+	if code != 0 || out != want {
+		t.Errorf("%d\n%s\nwant\n%s", code, out, want)
+	}
+	if code, out, _ := m.run(t, "events", "-o", "json", "web"); code != 0 || strings.Count(out, "\n") != 1 || !strings.Contains(out, `"seq":1`) {
+		t.Errorf("%d %s", code, out)
+	}
+}
+
+func TestCompare(t *testing.T) {
+	figures := func(cpu time.Duration, read uint64) *api.Figures {
+		return &api.Figures{CPU: cpu, ReadBytes: read, Memory: 7}
+	}
+	got := compare(
+		[]api.Service{{Name: "a", PID: 1, Figures: figures(time.Second, 0)}, {Name: "b", PID: 2, Figures: figures(0, 0)}, {Name: "c", PID: 3, Figures: figures(9*time.Second, 0)}},
+		[]api.Service{{Name: "a", PID: 1, Figures: figures(1100*time.Millisecond, 2000)}, {Name: "b", PID: 2, Figures: figures(time.Second, 0)}, {Name: "c", PID: 4, Figures: figures(time.Second, 0)}},
+		2*time.Second)
+	var names []string
+	for _, u := range got {
+		names = append(names, fmt.Sprintf("%s %.1f %.0f", u.Name, u.CPU, u.Read))
+	}
+	if want := []string{"b 50.0 0", "a 5.0 1000", "c 0.0 0"}; !slices.Equal(names, want) {
+		t.Errorf("%q, want %q", names, want)
+	}
+}
+
+func TestTop(t *testing.T) {
+	m := start(t)
+	code, out, errs := m.run(t, "top", "-n", "1", "-d", "100ms")
+	if code != 0 || !strings.HasPrefix(out, "NAME   STATE     CPU   MEMORY   LIMIT  READ/s  WRITE/s  PIDS\nweb    ready     0.0%  3.0 MiB") {
+		t.Errorf("%d %s %s", code, out, errs)
+	}
+}
+
+// chain is a boot whose critical chain is known.
+var chain = api.Boot{
+	InitStart: 900 * time.Millisecond, InitDone: 920 * time.Millisecond, Complete: 2 * time.Second,
+	Steps: []api.Step{
+		{Name: "containerd", Start: 920 * time.Millisecond, End: 990 * time.Millisecond},
+		{Name: "modules", Start: 930 * time.Millisecond, End: 950 * time.Millisecond},
+		{Name: "hardware", Start: 921 * time.Millisecond, End: 960 * time.Millisecond},
+		{Name: "onboot.000-dhcp", Start: 970 * time.Millisecond, End: 1200 * time.Millisecond, Error: "<&>"},
+	},
+	Services: []api.BootService{
+		{Name: "db", Starting: 1210 * time.Millisecond, Running: 1250 * time.Millisecond, Ready: 1700 * time.Millisecond},
+		{Name: "web", Waiting: 1210 * time.Millisecond, Starting: 1710 * time.Millisecond, Running: 1800 * time.Millisecond, Ready: 1990 * time.Millisecond, Requires: []string{"db"}},
+		{Name: "aside", Starting: 1210 * time.Millisecond, Running: 1300 * time.Millisecond, Ready: 1980 * time.Millisecond},
+		{Name: "broken", Starting: 1210 * time.Millisecond, Failed: 1220 * time.Millisecond},
+	},
+}
+
+func TestAnalyze(t *testing.T) {
+	m := start(t)
+	m.boot = chain
+	code, out, _ := m.run(t, "analyze")
+	want := `web @1.990s +0.280s
+└─db @1.700s +0.490s
+  └─onboot.000-dhcp @1.200s +0.230s
+    └─hardware @0.960s +0.039s
+      └─init @0.920s +0.020s
+        └─kernel @0.900s +0.900s
+`
+	if code != 0 || !strings.HasSuffix(out, want) {
+		t.Errorf("%d\n%s", code, out)
+	}
+	for _, want := range []string{"boot complete in 2.000s", "onboot.000-dhcp  0.970  1.200  0.230s  <&>\n", "web      0.500s  0.090s      0.190s       1.990\n", "failed at 1.220\n"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("no %q in\n%s", want, out)
+		}
+	}
+	if _, out, _ := m.run(t, "analyze", "aside"); !strings.Contains(out, ":\naside @1.980s +0.770s\n└─onboot.000-dhcp") {
+		t.Error(out)
+	}
+}
+
+func TestPlot(t *testing.T) {
+	m := start(t)
+	m.boot = chain
+	code, out, _ := m.run(t, "analyze", "plot")
+	if dir := os.Getenv("KEELSON_PLOT"); dir != "" {
+		if err := os.WriteFile(filepath.Join(dir, "boot.svg"), []byte(out), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	d := xml.NewDecoder(strings.NewReader(out))
+	texts := 0
+	for {
+		token, err := d.Token()
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			t.Fatalf("not XML: %v\n%s", err, out)
+		}
+		if e, ok := token.(xml.StartElement); ok && e.Name.Local == "text" {
+			texts++
+		}
+	}
+	if code != 0 || texts < 6+4+4 {
+		t.Errorf("%d, %d texts", code, texts)
+	}
+	for _, b := range []api.Boot{{}, {Complete: 1}, {Services: []api.BootService{{Name: "x"}}}} {
+		if err := plot(io.Discard, b); err != nil {
+			t.Errorf("%+v: %v", b, err)
+		}
+	}
+}
+
+func TestHelp(t *testing.T) {
+	m := start(t)
+	_, all, _ := m.run(t, "help")
+	for _, c := range commands() {
+		code, out, errs := m.run(t, "help", c.name)
+		if code != 0 || !strings.HasPrefix(out, "usage: service "+c.name) || len(c.long) < 100 || errs != "" {
+			t.Errorf("help %s: %d %q %q", c.name, code, out, errs)
+		}
+		if _, other, _ := m.run(t, c.name, "--help"); other != out {
+			t.Errorf("%s --help is not help %s", c.name, c.name)
+		}
+		if !strings.Contains(all, "\n  "+c.name+" ") {
+			t.Errorf("help does not list %s", c.name)
+		}
+	}
+}
+
+func TestCompletion(t *testing.T) {
+	m := start(t)
+	for _, shell := range []string{"bash", "zsh", "fish"} {
+		code, script, _ := m.run(t, "completion", shell)
+		if code != 0 || strings.Contains(script, "@") || !strings.Contains(script, "restart") {
+			t.Errorf("%s: %d %s", shell, code, script)
+		}
+		path, err := exec.LookPath(shell)
+		if err != nil {
+			continue // that shell is not here to judge
+		}
+		check := exec.CommandContext(t.Context(), path, "-n")
+		check.Stdin = strings.NewReader(script)
+		if out, err := check.CombinedOutput(); err != nil {
+			t.Errorf("%s does not understand it: %v %s", shell, err, out)
+		}
+	}
+	bash, err := exec.LookPath("bash")
+	if err != nil {
+		t.Skip("no bash to complete with")
+	}
+	_, script, _ := m.run(t, "completion", "bash")
+	try := exec.CommandContext(t.Context(), bash, "-c", script+`
+service() { printf 'web\ndb\n'; }
+COMP_WORDS=(service restart w) COMP_CWORD=2; _service; echo "${COMPREPLY[@]}"
+COMP_WORDS=(service sta) COMP_CWORD=1; _service; echo "${COMPREPLY[@]}"`)
+	if out, err := try.CombinedOutput(); err != nil || string(out) != "web\nstatus start\n" {
+		t.Errorf("%v %q", err, out)
+	}
+}
+
+func TestOwnStep(t *testing.T) {
+	var b bytes.Buffer
+	if !OwnStep("010-onboot", &b) || !strings.Contains(b.String(), "by itself") {
+		t.Error(b.String())
+	}
+	if OwnStep("service", &b) {
+		t.Error("service is taken for a step of the boot")
+	}
+}
+
+func TestWords(t *testing.T) {
+	for n, want := range map[uint64]string{0: "0 B", 1023: "1023 B", 1024: "1.0 KiB", 3 << 20: "3.0 MiB", 300 << 20: "300 MiB", 5 << 40: "5.0 TiB"} {
+		if got := bytesText(n); got != want {
+			t.Errorf("%d bytes: %q, want %q", n, got, want)
+		}
+	}
+	for d, want := range map[time.Duration]string{-1: "0.0s", 1500 * time.Millisecond: "1.5s", 61 * time.Second: "1m01s", 3 * time.Hour: "3h00m", 50 * time.Hour: "2d02h"} {
+		if got := ago(d); got != want {
+			t.Errorf("%v: %q, want %q", d, got, want)
+		}
+	}
+}

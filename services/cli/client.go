@@ -1,0 +1,225 @@
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"keelson/internal/api"
+)
+
+// reachBound is how long a supervisor that is not there is waited for: one that
+// died is started again in much less.
+const reachBound = 3 * time.Second
+
+// maxAnswer bounds an answer that is read as a whole.
+const maxAnswer = 64 << 20
+
+// client asks the supervisor.
+type client struct {
+	socket string
+	http   *http.Client
+}
+
+func newClient(socket string) *client {
+	c := &client{socket: socket}
+	c.http = &http.Client{Transport: &http.Transport{
+		DialContext:        func(ctx context.Context, _, _ string) (net.Conn, error) { return c.dial(ctx) },
+		DisableCompression: true,
+	}}
+	return c
+}
+
+// unreachable says that nobody answers on the socket.
+type unreachable struct {
+	socket string
+	err    error
+}
+
+func (u *unreachable) Unwrap() error { return u.err }
+
+func (u *unreachable) Error() string {
+	text := fmt.Sprintf("the supervisor cannot be reached on %s: %v", u.socket, u.err)
+	switch {
+	case errors.Is(u.err, fs.ErrNotExist):
+		return text + "\nIn a container the machine's folder has to be bound, in the image YAML:\n  binds: [/run:/run, /usr/bin/service:/usr/bin/service]"
+	case errors.Is(u.err, fs.ErrPermission):
+		return text + "\nOnly root of the machine may ask: uid 0, not in a user namespace."
+	}
+	return text
+}
+
+// refusal is an answer that is none.
+type refusal struct {
+	status int
+	body   api.Error
+}
+
+func (r *refusal) Error() string {
+	if r.body.Want == "" {
+		return r.body.Error
+	}
+	return r.body.Error + "\nRight would be: " + r.body.Want
+}
+
+// codeOf is the exit code for an error.
+func codeOf(err error) int {
+	if _, ok := errors.AsType[*unreachable](err); ok {
+		return codeNobody
+	}
+	if r, ok := errors.AsType[*refusal](err); ok {
+		switch r.status {
+		case http.StatusNotFound:
+			return codeNotThere
+		case http.StatusGatewayTimeout:
+			return codeTimeout
+		case http.StatusForbidden:
+			return codeNobody
+		case http.StatusBadRequest:
+			return codeUsage
+		}
+	}
+	if errors.Is(err, errTimeout) {
+		return codeTimeout
+	}
+	return codeFailed
+}
+
+var errTimeout = errors.New("the time is over")
+
+// dial connects, and waits a little for a supervisor that is being started again.
+func (c *client) dial(ctx context.Context) (net.Conn, error) {
+	var d net.Dialer
+	began := time.Now()
+	for {
+		conn, err := d.DialContext(ctx, "unix", c.socket)
+		if err == nil {
+			return conn, nil
+		}
+		// Without its folder nobody will come: it was not bound.
+		_, missing := os.Stat(filepath.Dir(c.socket))
+		again := errors.Is(err, unix.ECONNREFUSED) || errors.Is(err, unix.EAGAIN) || errors.Is(err, fs.ErrNotExist) && missing == nil
+		if !again || time.Since(began) > reachBound {
+			if op, ok := errors.AsType[*net.OpError](err); ok {
+				err = op.Err
+			}
+			return nil, &unreachable{c.socket, err}
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
+// do sends a request and returns the answer, if it is one.
+func (c *client) do(ctx context.Context, method, path string, query url.Values) (*http.Response, error) {
+	u := url.URL{Scheme: "http", Host: "keelson", Path: "/" + api.Version + path, RawQuery: query.Encode()}
+	r, err := http.NewRequestWithContext(ctx, method, u.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+	answer, err := c.http.Do(r)
+	if err != nil {
+		if u, ok := errors.AsType[*unreachable](err); ok {
+			return nil, u
+		}
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		if e, ok := errors.AsType[*url.Error](err); ok {
+			err = e.Err
+		}
+		return nil, &unreachable{c.socket, err}
+	}
+	if answer.StatusCode >= 300 {
+		defer answer.Body.Close()
+		return nil, refused(answer)
+	}
+	return answer, nil
+}
+
+func refused(answer *http.Response) error {
+	r := &refusal{status: answer.StatusCode}
+	data, err := io.ReadAll(io.LimitReader(answer.Body, 1<<20))
+	if err != nil || json.Unmarshal(data, &r.body) != nil || r.body.Error == "" {
+		r.body.Error = fmt.Sprintf("the supervisor answers %s %s", answer.Status, strings.TrimSpace(string(data)))
+	}
+	return r
+}
+
+// ask sends a request and decodes its answer.
+func (c *client) ask(ctx context.Context, method, path string, query url.Values, v any) error {
+	answer, err := c.do(ctx, method, path, query)
+	if err != nil {
+		return err
+	}
+	defer answer.Body.Close()
+	if err := json.NewDecoder(io.LimitReader(answer.Body, maxAnswer)).Decode(v); err != nil {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		return &unreachable{c.socket, fmt.Errorf("its answer cannot be read: %w", err)}
+	}
+	return nil
+}
+
+func servicePath(name string, what ...string) string {
+	return "/services/" + strings.Join(append([]string{name}, what...), "/")
+}
+
+func (c *client) services(ctx context.Context) (all []api.Service, err error) {
+	return all, c.ask(ctx, http.MethodGet, "/services", nil, &all)
+}
+
+func (c *client) machine(ctx context.Context) (m api.Machine, err error) {
+	return m, c.ask(ctx, http.MethodGet, "/machine", nil, &m)
+}
+
+// service returns one service. An error for a name there is not has the ones that
+// look like it.
+func (c *client) service(ctx context.Context, name string) (s api.Service, err error) {
+	err = c.ask(ctx, http.MethodGet, servicePath(name), nil, &s)
+	return s, helpfully(err, name)
+}
+
+// helpfully puts the name that was probably meant into the error about one there
+// is not.
+func helpfully(err error, name string) error {
+	r, ok := errors.AsType[*refusal](err)
+	if !ok || r.status != http.StatusNotFound {
+		return err
+	}
+	names := strings.Split(r.body.Want, ", ")
+	if hint := didYouMean(name, names); hint != "" {
+		r.body.Error += hint
+		r.body.Want = ""
+	} else if slices.Contains(names, "") {
+		r.body.Want = ""
+	}
+	return r
+}
+
+// missing reports whether the socket's folder is not there at all.
+func missing(err error) bool {
+	u, ok := errors.AsType[*unreachable](err)
+	if !ok {
+		return false
+	}
+	_, serr := os.Stat(filepath.Dir(u.socket))
+	return errors.Is(serr, fs.ErrNotExist) || errors.Is(u.err, fs.ErrPermission)
+}

@@ -1,0 +1,295 @@
+package cli
+
+import (
+	"bufio"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"hash/fnv"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"keelson/internal/api"
+	"keelson/services/logs"
+)
+
+func logCommands() []command {
+	return []command{
+		{"logs", "[-f] [-n LINES] [NAME...]", "what the containers have written", `
+Shows the lines of every container, or of those named, in the order of their times.
+A one-shot is named as in the image, or as onboot.000-NAME; kernel is the kernel's
+log, keelson the supervisor's own lines.
+
+  -f                 go on with what comes
+  -n LINES           the last LINES only; 0 shows none of what is there already
+  --since=TIME       from TIME on: seconds since the machine's start as shown at the
+  --until=TIME       left (12.5), a duration before now (10m), or a date and time
+                     (2026-01-02T15:04:05Z, "2026-01-02 15:04")
+  --stream=STREAM    stdout, stderr, event or kernel only; may be repeated
+  --boot-events      the supervisor's own lines too, as on the console
+  -o short|raw|json  short is time, name and text; raw is what was written, byte for
+                     byte; json has a line for each
+
+  service logs -f web
+  service logs -n 100 --stream=stderr web db
+  service logs --since=5m --boot-events
+
+Where lines are missing, because they came faster than they could be kept or read,
+"missed N lines" says so in their place.
+`, (*app).logs},
+		{"events", "[-f] [-o json] [NAME...]", "what has happened: states, health, resources", `
+Shows the changes of every service, or of those named: states with their cause,
+health, limits that were hit, the machine's own. -f goes on with what comes.
+`, (*app).events},
+	}
+}
+
+// repeated is an option that may be given more than once.
+type repeated []string
+
+func (r *repeated) String() string     { return strings.Join(*r, ",") }
+func (r *repeated) Set(s string) error { *r = append(*r, s); return nil }
+
+func (a *app) logs(fs *flag.FlagSet, args []string) int {
+	format := output(fs)
+	var streams repeated
+	follow := fs.Bool("f", false, "")
+	fs.BoolVar(follow, "follow", false, "")
+	last := fs.String("n", "", "")
+	fs.Var(&streams, "stream", "")
+	since, until := fs.String("since", "", ""), fs.String("until", "", "")
+	events := fs.Bool("boot-events", false, "")
+	names, err := parse(fs, args)
+	if err != nil {
+		return a.usage("logs", "%v", err)
+	}
+	if code, wrong := a.wrongOutput("logs", *format, "short", "raw"); wrong {
+		return code
+	}
+	// The supervisor checks it too; here it is told which option is meant.
+	v := url.Values{"source": names, "stream": streams}
+	for key, value := range map[string]string{"last": *last, "since": *since, "until": *until} {
+		if value != "" {
+			v.Set(key, value)
+		}
+	}
+	query, err := logs.ParseQuery(v)
+	if err != nil {
+		return a.usage("logs", "%s", strings.NewReplacer("last: ", "-n: ", "since: ", "--since: ", "until: ", "--until: ", "stream: ", "--stream: ").Replace(err.Error()))
+	}
+	query.Follow, query.Events = *follow, *events
+	show := &logLines{a: a, format: *format}
+	for {
+		err := a.readLogs(query, show)
+		if err == nil || a.ctx.Err() != nil {
+			return codeOK
+		}
+		if r, ok := errors.AsType[*refusal](err); ok && r.status == http.StatusNotFound {
+			return a.fail(a.unknownLog(r, names))
+		}
+		if !query.Follow || !errors.Is(err, errCut) {
+			return a.fail(err)
+		}
+		// The supervisor was started again, or we were too slow for it.
+		fmt.Fprintln(a.err, "service: the connection was cut; going on")
+		if show.last > 0 {
+			query.Since, query.Last = logs.At(show.last+1), 0
+		}
+	}
+}
+
+// unknownLog is the error for a name that nothing was logged under.
+func (a *app) unknownLog(r *refusal, names []string) error {
+	all, err := a.client.services(a.ctx)
+	if err != nil {
+		return r
+	}
+	known := []string{logs.Keelson, logs.KernelLog}
+	for _, s := range all {
+		known = append(known, s.Name)
+	}
+	for _, name := range names {
+		if !slices.Contains(known, name) && strings.Contains(r.body.Error, name) {
+			r.body.Error += didYouMean(name, known)
+		}
+	}
+	return r
+}
+
+// readLogs shows what one connection gives.
+func (a *app) readLogs(query logs.Query, show *logLines) error {
+	answer, err := a.client.do(a.ctx, http.MethodGet, "/logs", query.Values())
+	if err != nil {
+		return err
+	}
+	defer answer.Body.Close()
+	lines := bufio.NewScanner(answer.Body)
+	lines.Buffer(nil, 1<<20)
+	out := bufio.NewWriterSize(a.out, 32<<10)
+	defer out.Flush()
+	for lines.Scan() {
+		if err := show.line(out, lines.Bytes()); err != nil {
+			return err
+		}
+		// A line that is there is shown at once, many together with one write.
+		if query.Follow || a.terminal {
+			if err := out.Flush(); err != nil {
+				return err
+			}
+		}
+	}
+	if query.Follow || lines.Err() != nil {
+		return errCut
+	}
+	return out.Flush()
+}
+
+// logLines shows records.
+type logLines struct {
+	a      *app
+	format string
+	last   time.Duration // the time of the last record
+}
+
+func (l *logLines) line(out *bufio.Writer, data []byte) error {
+	r, _, err := logs.Decode(data)
+	if err != nil {
+		return err
+	}
+	l.last = r.At
+	if l.format == "json" {
+		_, _ = out.Write(data)
+		return out.WriteByte('\n')
+	}
+	if r.Dropped > 0 || r.DroppedBytes > 0 {
+		fmt.Fprintf(out, "%s\n", l.a.colour(yellow, fmt.Sprintf("%9s  %-12s  %s", seconds(r.At), safe(r.Source), missed(r))))
+	}
+	if r.Gap {
+		return nil
+	}
+	if l.format == "raw" {
+		_, _ = out.Write(r.Text)
+		if r.Continued || r.Partial {
+			return nil
+		}
+		return out.WriteByte('\n')
+	}
+	text := safe(strings.TrimSuffix(string(r.Text), "\r"))
+	if r.Continued {
+		text += "…"
+	}
+	name := fmt.Sprintf("%-12s", safe(r.Source))
+	switch {
+	case r.Stream == logs.Event || r.Stream == logs.Kernel:
+		text = l.a.colour(dim, text)
+	case r.Stream == logs.Stderr:
+		text = l.a.colour(red, text)
+	}
+	_, err = fmt.Fprintf(out, "%9s  %s  %s\n", seconds(r.At), l.a.colour(nameColour(r.Source), name), text)
+	return err
+}
+
+// missed says what is not there.
+func missed(r logs.Record) string {
+	switch {
+	case r.Dropped == 0:
+		return fmt.Sprintf("missed %s", bytesText(uint64(r.DroppedBytes)))
+	case r.Dropped == 1:
+		return fmt.Sprintf("missed 1 line (%s)", bytesText(uint64(r.DroppedBytes)))
+	}
+	return fmt.Sprintf("missed %d lines (%s)", r.Dropped, bytesText(uint64(r.DroppedBytes)))
+}
+
+// nameColour is the same for a name each time.
+func nameColour(name string) string {
+	h := fnv.New32a()
+	_, _ = h.Write([]byte(name))
+	return fmt.Sprintf("\x1b[%dm", []int{32, 33, 34, 35, 36, 92, 94, 95, 96}[h.Sum32()%9])
+}
+
+func (a *app) events(fs *flag.FlagSet, args []string) int {
+	format := output(fs)
+	follow := fs.Bool("f", false, "")
+	fs.BoolVar(follow, "follow", false, "")
+	names, err := parse(fs, args)
+	if err != nil {
+		return a.usage("events", "%v", err)
+	}
+	if code, wrong := a.wrongOutput("events", *format); wrong {
+		return code
+	}
+	for _, name := range names {
+		if _, err := a.client.service(a.ctx, name); err != nil {
+			return a.fail(err)
+		}
+	}
+	query := url.Values{"service": names}
+	if *follow {
+		query.Set("follow", "1")
+	}
+	for {
+		err := a.readEvents(query, *format)
+		if err == nil || a.ctx.Err() != nil {
+			return codeOK
+		}
+		if !*follow || !errors.Is(err, errCut) {
+			return a.fail(err)
+		}
+		fmt.Fprintln(a.err, "service: the connection was cut; going on")
+	}
+}
+
+func (a *app) readEvents(query url.Values, format string) error {
+	answer, err := a.client.do(a.ctx, http.MethodGet, "/events", query)
+	if err != nil {
+		return err
+	}
+	defer answer.Body.Close()
+	lines := bufio.NewScanner(answer.Body)
+	lines.Buffer(nil, 1<<20)
+	for lines.Scan() {
+		if format == "json" {
+			if _, err := fmt.Fprintf(a.out, "%s\n", lines.Bytes()); err != nil {
+				return err
+			}
+			continue
+		}
+		var e api.Event
+		if err := json.Unmarshal(lines.Bytes(), &e); err != nil {
+			return fmt.Errorf("an event cannot be read: %w", err)
+		}
+		if e.Missed > 0 {
+			fmt.Fprintln(a.out, a.colour(yellow, fmt.Sprintf("%9s  missed %d events", seconds(e.At), e.Missed)))
+		}
+		if _, err := fmt.Fprintln(a.out, a.eventLine(e)); err != nil {
+			return err
+		}
+	}
+	if query.Get("follow") != "" || lines.Err() != nil {
+		return errCut
+	}
+	return nil
+}
+
+func (a *app) eventLine(e api.Event) string {
+	name := e.Service
+	if name == "" {
+		name = "-"
+	}
+	text := safe(e.Cause)
+	if e.To != "" {
+		move := a.colour(stateColour(e.To), e.To)
+		if e.From != "" {
+			move = e.From + " -> " + move
+		}
+		if text != "" {
+			move += ": "
+		}
+		text = move + text
+	}
+	return fmt.Sprintf("%9s  %-9s  %-12s  %s", seconds(e.At), e.Kind, safe(name), text)
+}

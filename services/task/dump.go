@@ -1,0 +1,17 @@
+package task
+
+import "keelson/internal/bundle"
+
+// Spec returns the runtime configuration, as JSON, that a container's folder comes
+// to on this machine. notifyDir is the supervisor's NotifyDir.
+func Spec(b *bundle.Bundle, notifyDir string) ([]byte, error) {
+	folder := ""
+	if Notifies(b.Service) {
+		folder = (&Runtime{NotifyDir: notifyDir}).NotifyFolder(b)
+	}
+	s, err := spec(b, !b.Service.OwnShim, folder)
+	if err != nil {
+		return nil, err
+	}
+	return s.Value, nil
+}
