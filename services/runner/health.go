@@ -1,6 +1,7 @@
 package runner
 
 import (
+	"cmp"
 	"fmt"
 	"time"
 
@@ -86,7 +87,14 @@ func (s *Service) unhealthy(why string) {
 // heard deals with what the service said of itself.
 func (s *Service) heard(m Message) {
 	if s.task == nil {
-		return // of a task that has ended
+		// One that is quick says it is ready before it is known here that it runs;
+		// anything else is of a task that has ended.
+		if s.State() == lifecycle.Starting {
+			s.early.Ready = s.early.Ready || m.Ready
+			s.early.Status = cmp.Or(m.Status, s.early.Status)
+			s.early.ExtendTimeout = max(m.ExtendTimeout, s.early.ExtendTimeout)
+		}
+		return
 	}
 	state, now := s.State(), s.cfg.Now()
 	status := m.Status

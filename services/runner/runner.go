@@ -71,6 +71,7 @@ type Service struct {
 	hurried bool // and has no time left
 	output  Output
 	notify  <-chan Message
+	early   Message // what the task said before its start was over
 	task    task.Task
 
 	// What is under way beside the loop, at most one of them: nil where it is not.

@@ -55,7 +55,7 @@ func (s *Service) start(ctx context.Context) {
 	s.listen(ctx)
 	sctx, cancel := context.WithTimeout(ctx, startBound)
 	s.cancelStart = cancel
-	s.startBegan = s.cfg.Now()
+	s.startBegan, s.early = s.cfg.Now(), Message{}
 	results := make(chan startResult, 1)
 	s.starts = results
 	s.armStuck(startBound + stuckBound)
@@ -114,6 +114,7 @@ func (s *Service) started(ctx context.Context, r startResult) {
 		}
 		s.apply(lifecycle.Started, cause)
 		s.beginReady()
+		s.heard(s.early)
 	}
 }
 

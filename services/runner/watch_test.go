@@ -58,6 +58,26 @@ func TestReadyWhenItSaysSo(t *testing.T) {
 	})
 }
 
+// One that is quick may say so before its start has come back.
+func TestReadyBeforeItsStartIsOver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l, said := talks(t, map[string]string{"keelson.ready": "notify"})
+		l.onStart = func(context.Context, int) (task.Task, error) {
+			said <- Message{Ready: true, Status: "serving"}
+			time.Sleep(time.Second)
+			return newTask(101), nil
+		}
+		l.run()
+		l.until(time.Second)
+		l.is(lifecycle.Ready, 1)
+		if i := l.svc.Info(); i.Status != "serving" {
+			t.Errorf("its status is %q", i.Status)
+		}
+		l.svc.Leave()
+		l.ends(time.Second)
+	})
+}
+
 func TestReadyAtALineOfItsOutput(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLife(t, map[string]string{"keelson.ready": "log:listening on [0-9]+", "keelson.ready.timeout": "3s", "keelson.restart.backoff": "1s..1s"})
