@@ -18,6 +18,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -69,6 +70,8 @@ type Reader struct {
 
 	expect uint64        // the number of the next message, if none is missing
 	done   chan struct{} // closed when run has returned
+
+	closing atomic.Bool // the end of reading is no failure
 
 	// What an earlier supervisor has put into the store: everything up to a time,
 	// and so many of the messages of just that time.
@@ -160,13 +163,14 @@ func (r *Reader) run() {
 			return r.drain(func(b []byte) (int, error) { return unix.Read(int(fd), b) })
 		})
 	}
-	if err != nil && !errors.Is(err, os.ErrClosed) {
+	if err != nil && !r.closing.Load() {
 		r.cfg.Warn("the kernel's messages are not logged any more: %v", err)
 	}
 }
 
 // Close ends the taking of messages and gives the console back to the kernel.
 func (r *Reader) Close() {
+	r.closing.Store(true)
 	_ = r.file.Close()
 	<-r.done
 	r.save()

@@ -18,6 +18,8 @@ import (
 // What of memlogd's protocol a test needs inside a machine: clients of both
 // sockets, and a memlogd such as an image may bring.
 const (
+	// machine is before a path of the machine's, for whoever is in a container of its PID namespace.
+	machine     = "/proc/1/root"
 	writeSocket = "/run/linuxkit-external-logging.sock"
 	querySocket = "/run/memlogdq.sock"
 	// memlogdName is the name under which this program is a memlogd: where LinuxKit
@@ -66,7 +68,7 @@ func give(name, count, millis string) error {
 	if err != nil {
 		return err
 	}
-	if err := unix.Sendmsg(fd, []byte(name), unix.UnixRights(pair[1]), &unix.SockaddrUnix{Name: writeSocket}, 0); err != nil {
+	if err := unix.Sendmsg(fd, []byte(name), unix.UnixRights(pair[1]), &unix.SockaddrUnix{Name: machine + writeSocket}, 0); err != nil {
 		return fmt.Errorf("hand over: %w", err)
 	}
 	unix.Close(pair[1])
@@ -91,7 +93,7 @@ func ask(request, count string) error {
 	if err != nil {
 		return err
 	}
-	conn, err := net.Dial("unix", querySocket)
+	conn, err := net.Dial("unix", machine+querySocket)
 	if err != nil {
 		return err
 	}
