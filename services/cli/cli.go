@@ -70,7 +70,7 @@ func Main(args []string) int {
 	a := &app{
 		ctx: ctx, in: os.Stdin, out: os.Stdout, err: os.Stderr,
 		terminal: term.IsTerminal(int(os.Stdout.Fd())) && os.Getenv("TERM") != "dumb" && os.Getenv("NO_COLOR") == "",
-		client:   newClient(api.Socket),
+		client:   &client{socket: api.Socket},
 	}
 	return a.main(args)
 }

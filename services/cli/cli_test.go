@@ -153,8 +153,7 @@ func (m *machine) run(t *testing.T, args ...string) (code int, out, errs string)
 		t.Fatal(err)
 	}
 	defer in.Close()
-	a := &app{ctx: ctx, in: in, out: &stdout, err: &stderr, client: newClient(m.socket), terminal: m.terminal}
-	defer a.client.http.CloseIdleConnections()
+	a := &app{ctx: ctx, in: in, out: &stdout, err: &stderr, client: &client{socket: m.socket}, terminal: m.terminal}
 	code = a.main(args)
 	return code, stdout.String(), stderr.String()
 }
@@ -344,7 +343,7 @@ func TestLogsAreFollowedAcrossASupervisor(t *testing.T) {
 	rec(1*time.Second, "one")
 	r, w := io.Pipe()
 	ctx, cancel := context.WithCancel(t.Context())
-	a := &app{ctx: ctx, out: w, err: io.Discard, client: newClient(m.socket)}
+	a := &app{ctx: ctx, out: w, err: io.Discard, client: &client{socket: m.socket}}
 	ended := make(chan int, 1)
 	go func() { ended <- a.main([]string{"logs", "-f", "-o", "raw"}) }()
 	buf := make([]byte, 100)

@@ -1,6 +1,8 @@
 package cli
 
 import (
+	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -28,20 +30,9 @@ const reachBound = 3 * time.Second
 // maxAnswer bounds an answer that is read as a whole.
 const maxAnswer = 64 << 20
 
-// client asks the supervisor.
-type client struct {
-	socket string
-	http   *http.Client
-}
-
-func newClient(socket string) *client {
-	c := &client{socket: socket}
-	c.http = &http.Client{Transport: &http.Transport{
-		DialContext:        func(ctx context.Context, _, _ string) (net.Conn, error) { return c.dial(ctx) },
-		DisableCompression: true,
-	}}
-	return c
-}
+// client asks the supervisor. The client of net/http would bring TLS along, some
+// two megabytes of a program that every machine holds in memory.
+type client struct{ socket string }
 
 // unreachable says that nobody answers on the socket.
 type unreachable struct {
@@ -126,25 +117,12 @@ func (c *client) dial(ctx context.Context) (net.Conn, error) {
 	}
 }
 
-// do sends a request and returns the answer, if it is one.
+// do sends a request and returns the answer, if it is one, whose body is to be closed.
 func (c *client) do(ctx context.Context, method, path string, query url.Values) (*http.Response, error) {
 	u := url.URL{Scheme: "http", Host: "keelson", Path: "/" + api.Version + path, RawQuery: query.Encode()}
-	r, err := http.NewRequestWithContext(ctx, method, u.String(), nil)
+	answer, _, err := c.exchange(ctx, method, u, nil, nil)
 	if err != nil {
 		return nil, err
-	}
-	answer, err := c.http.Do(r)
-	if err != nil {
-		if u, ok := errors.AsType[*unreachable](err); ok {
-			return nil, u
-		}
-		if ctx.Err() != nil {
-			return nil, ctx.Err()
-		}
-		if e, ok := errors.AsType[*url.Error](err); ok {
-			err = e.Err
-		}
-		return nil, &unreachable{c.socket, err}
 	}
 	if answer.StatusCode >= 300 {
 		defer answer.Body.Close()
@@ -152,6 +130,67 @@ func (c *client) do(ctx context.Context, method, path string, query url.Values) 
 	}
 	return answer, nil
 }
+
+// exchange sends a request and reads the head of its answer. The connection, for one
+// that is upgraded, is closed with the answer's body or the context.
+func (c *client) exchange(ctx context.Context, method string, u url.URL, header http.Header, body []byte) (*http.Response, *connection, error) {
+	socket, err := c.dial(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	conn := &connection{Conn: socket, stop: context.AfterFunc(ctx, func() { _ = socket.Close() })}
+	answer, err := conn.ask(method, u, header, body)
+	if err == nil {
+		return answer, conn, nil
+	}
+	_ = conn.Close()
+	if ctx.Err() != nil {
+		return nil, nil, ctx.Err()
+	}
+	return nil, nil, &unreachable{c.socket, err}
+}
+
+// connection is one to the supervisor, with what was read of it already.
+type connection struct {
+	net.Conn
+	in   *bufio.Reader
+	stop func() bool
+}
+
+// Read reads what comes behind the answer's head.
+func (c *connection) Read(p []byte) (int, error) { return c.in.Read(p) }
+
+// Close closes the connection.
+func (c *connection) Close() error {
+	c.stop()
+	return c.Conn.Close()
+}
+
+func (c *connection) ask(method string, u url.URL, header http.Header, body []byte) (*http.Response, error) {
+	r := &http.Request{Method: method, URL: &u, Host: u.Host, Header: header, ContentLength: int64(len(body))}
+	if len(body) > 0 {
+		r.Body = io.NopCloser(bytes.NewReader(body))
+	}
+	if err := r.Write(c.Conn); err != nil && !errors.Is(err, unix.EPIPE) { // who refuses us may have closed already
+		return nil, err
+	}
+	c.in = bufio.NewReader(c.Conn)
+	answer, err := http.ReadResponse(c.in, r)
+	if err != nil {
+		return nil, err
+	}
+	answer.Body = &answerBody{answer.Body, c}
+	return answer, nil
+}
+
+// answerBody closes its connection.
+type answerBody struct {
+	io.ReadCloser
+	conn *connection
+}
+
+// Close ends the answer, however much of it was read.
+func (b *answerBody) Close() error { return b.conn.Close() }
 
 func refused(answer *http.Response) error {
 	r := &refusal{status: answer.StatusCode}

@@ -1,8 +1,7 @@
 package cli
 
 import (
-	"bufio"
-	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"flag"
@@ -118,7 +117,7 @@ func (a *app) session(name string, r control.ExecRequest) (int, error) {
 			r.Env = append([]string{"TERM=" + t}, r.Env...)
 		}
 	}
-	conn, in, err := a.upgrade(name, r)
+	conn, err := a.upgrade(name, r)
 	if err != nil {
 		return 0, err
 	}
@@ -159,42 +158,27 @@ func (a *app) session(name string, r control.ExecRequest) (int, error) {
 			_ = out.Frame(execstream.Stdin, nil)
 		}()
 	}
-	return a.receive(in)
+	return a.receive(conn)
 }
 
 // upgrade asks for the process and returns the connection behind the answer.
-func (a *app) upgrade(name string, r control.ExecRequest) (io.WriteCloser, io.Reader, error) {
+func (a *app) upgrade(name string, r control.ExecRequest) (*connection, error) {
 	body, err := json.Marshal(r)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	conn, err := a.client.dial(a.ctx)
+	u := url.URL{Scheme: "http", Host: "keelson", Path: "/" + api.Version + servicePath(name, "exec")}
+	header := http.Header{"Connection": {"Upgrade"}, "Upgrade": {execstream.Protocol}}
+	// An interrupt is the process's to hear, so the connection outlives it.
+	answer, conn, err := a.client.exchange(context.WithoutCancel(a.ctx), http.MethodPost, u, header, body)
 	if err != nil {
-		return nil, nil, err
-	}
-	path := "/" + api.Version + "/services/" + url.PathEscape(name) + "/exec"
-	request, err := http.NewRequestWithContext(a.ctx, http.MethodPost, "http://keelson"+path, bytes.NewReader(body))
-	if err != nil {
-		conn.Close()
-		return nil, nil, err
-	}
-	request.Header.Set("Connection", "Upgrade")
-	request.Header.Set("Upgrade", execstream.Protocol)
-	if err := request.Write(conn); err != nil {
-		conn.Close()
-		return nil, nil, &unreachable{a.client.socket, err}
-	}
-	in := bufio.NewReader(conn)
-	answer, err := http.ReadResponse(in, request)
-	if err != nil {
-		conn.Close()
-		return nil, nil, &unreachable{a.client.socket, err}
+		return nil, err
 	}
 	if answer.StatusCode != http.StatusSwitchingProtocols {
 		defer conn.Close()
-		return nil, nil, refused(answer)
+		return nil, refused(answer)
 	}
-	return conn, in, nil
+	return conn, nil
 }
 
 // receive shows what the process writes, until its end.

@@ -51,7 +51,7 @@ func plot(w io.Writer, b api.Boot) error {
 	var s bytes.Buffer
 	fmt.Fprintf(&s, `<svg xmlns="http://www.w3.org/2000/svg" width="%d" height="%d" font-family="sans-serif" font-size="12">
 <style>
-text { fill: #222 } .note { fill: #777 } .grid { stroke: #ddd } .end { stroke: #c33; stroke-dasharray: 4 3 }
+text { fill: #222 } .note { fill: #444 } .grid { stroke: #ddd } .end { stroke: #c33; stroke-dasharray: 4 3 }
 .step { fill: #7a8ca5 } .waiting { fill: #e3e3e3 } .starting { fill: #e0a83c } .running { fill: #8ab6e8 } .ready { fill: #69b06a } .failed { fill: #c94b4b }
 </style>
 <rect width="100%%" height="100%%" fill="#fff"/>

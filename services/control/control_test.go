@@ -278,8 +278,7 @@ func TestEventsAreFollowed(t *testing.T) {
 // One that follows events and reads nothing is dropped, and until then holds up
 // neither the others nor who publishes.
 func TestClientThatTakesNothingIsDropped(t *testing.T) {
-	w := start(t, nil)
-	w.server.stall = 200 * time.Millisecond
+	w := start(t, func(c *Config) { c.stall = 200 * time.Millisecond })
 	conn := w.dial()
 	fmt.Fprint(conn, "GET /v1/events?follow=1 HTTP/1.1\r\nHost: k\r\n\r\n")
 	if _, err := bufio.NewReader(io.LimitReader(conn, 1)).ReadByte(); err != nil { // the answer has begun
@@ -287,7 +286,7 @@ func TestClientThatTakesNothingIsDropped(t *testing.T) {
 	}
 	cause := strings.Repeat("x", 64<<10)
 	deadline := time.Now().Add(bound)
-	for len(w.server.listen.(*guard).slots) > 0 {
+	for len(w.server.listen.slots) > 0 {
 		if time.Now().After(deadline) {
 			t.Fatal("the client was not dropped")
 		}
@@ -305,7 +304,7 @@ func TestTooManyConnections(t *testing.T) {
 		w.dial()
 	}
 	deadline := time.Now().Add(bound)
-	for len(w.server.listen.(*guard).slots) < maxConns {
+	for len(w.server.listen.slots) < maxConns {
 		if time.Now().After(deadline) {
 			t.Fatal("the connections are not taken")
 		}

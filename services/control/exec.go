@@ -11,7 +11,6 @@ import (
 	"net/http"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -48,7 +47,7 @@ type Process interface {
 const hangupBound = 2 * time.Second
 
 // exec starts a process in a service's container and joins it to the connection.
-func (s *Server) exec(w http.ResponseWriter, r *http.Request, name string) {
+func (s *Server) exec(w *exchange, r *http.Request, name string) {
 	if !strings.EqualFold(r.Header.Get("Upgrade"), execstream.Protocol) {
 		w.Header().Set("Upgrade", execstream.Protocol)
 		fail(w, http.StatusUpgradeRequired, "exec needs a connection that is upgraded", "Connection: Upgrade, Upgrade: "+execstream.Protocol)
@@ -84,18 +83,12 @@ func (s *Server) exec(w http.ResponseWriter, r *http.Request, name string) {
 		return
 	}
 	defer process.Close()
-	conn, buffered, err := http.NewResponseController(w).Hijack()
-	if err != nil {
-		fail(w, http.StatusInternalServerError, "take over the connection: "+err.Error(), "")
-		return
-	}
-	defer conn.Close()
-	_ = conn.SetDeadline(time.Time{}) // a terminal may be stopped for as long as its user likes
+	conn, in := w.hijack()
 	_, err = io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: "+execstream.Protocol+"\r\n\r\n")
 	if err != nil {
 		return
 	}
-	join(conn, buffered.Reader, process)
+	join(conn, in, process)
 }
 
 // join passes everything on between a connection and a process, until the process
@@ -159,10 +152,6 @@ func isGone(err error) bool {
 	return network
 }
 
-// lookEvery is how often a client is looked at whose input nobody takes: what it
-// has sent keeps us from reading that it has gone.
-const lookEvery = time.Second
-
 // offer passes a piece of input on, and reports false where nobody is left to get
 // it or to have sent it.
 func offer(ctx context.Context, conn net.Conn, input chan<- []byte, data []byte) bool {
@@ -178,25 +167,6 @@ func offer(ctx context.Context, conn net.Conn, input chan<- []byte, data []byte)
 			}
 		}
 	}
-}
-
-// hungUp reports whether the other side of a connection is closed.
-func hungUp(conn net.Conn) bool {
-	sc, ok := conn.(syscall.Conn)
-	if !ok {
-		return false
-	}
-	raw, err := sc.SyscallConn()
-	if err != nil {
-		return true
-	}
-	gone := false
-	err = raw.Control(func(fd uintptr) {
-		p := []unix.PollFd{{Fd: int32(fd)}}
-		n, err := unix.Poll(p, 0)
-		gone = err == nil && n > 0 && p[0].Revents&(unix.POLLHUP|unix.POLLERR) != 0
-	})
-	return err != nil || gone
 }
 
 // receive handles the frames of a client until it has gone.

@@ -24,9 +24,7 @@ const There = "GET /v1/machine, /v1/boot, /v1/services, /v1/services/NAME, /v1/e
 // tailLines is how many of its last lines a service's status has.
 const tailLines = 10
 
-func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
-	b := newBounded(w, s.stall)
-	r.Body = http.MaxBytesReader(b, r.Body, maxBody)
+func (s *Server) serve(b *exchange, r *http.Request) {
 	rest, ok := strings.CutPrefix(r.URL.Path, "/"+api.Version+"/")
 	if !ok {
 		version, _, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/"), "/")
@@ -234,7 +232,7 @@ func (s *Server) power(w http.ResponseWriter, action string) {
 
 // events sends what has happened, and with follow=1 what happens, until the client
 // has gone.
-func (s *Server) events(w *bounded, r *http.Request) {
+func (s *Server) events(w *exchange, r *http.Request) {
 	v, ok := parameters(w, r, "follow", "backlog", "service")
 	if !ok {
 		return

@@ -10,14 +10,17 @@
 package control
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"sync"
 	"time"
 
@@ -61,6 +64,8 @@ type Config struct {
 	Warn func(format string, a ...any)
 	// Allowed decides who may connect; nil is the machine's root.
 	Allowed func(unix.Ucred) error
+
+	stall time.Duration // how long a client may take nothing; 0 is stallBound
 }
 
 // Bounds of what clients may take.
@@ -70,7 +75,6 @@ const (
 	maxBody   = 1 << 20 // of a request: a command line and its environment
 	maxHeader = 64 << 10
 	headBound = 10 * time.Second // for a request to arrive
-	idleBound = 30 * time.Second // between two requests
 )
 
 // stallBound is how long a client may take nothing of what it asked for: long
@@ -80,11 +84,12 @@ const stallBound = time.Minute
 // Server answers on the control socket.
 type Server struct {
 	cfg    Config
-	http   *http.Server
+	listen *guard
 	execs  chan struct{} // holds one for each process that was started for a client
 	stall  time.Duration
-	done   chan struct{} // closed when Serve has returned
-	listen net.Listener
+	ctx    context.Context // ends with Close
+	stop   context.CancelFunc
+	serves sync.WaitGroup // of what was started for the listener and each connection
 }
 
 // Listen makes the socket, in place of one that an earlier supervisor left, and
@@ -110,29 +115,82 @@ func Listen(cfg Config) (*Server, error) {
 		_ = l.Close()
 		return nil, fmt.Errorf("make the control socket: %w", err)
 	}
-	s := &Server{cfg: cfg, execs: make(chan struct{}, maxExecs), stall: stallBound, done: make(chan struct{})}
+	s := &Server{cfg: cfg, execs: make(chan struct{}, maxExecs), stall: cmp.Or(cfg.stall, stallBound)}
 	if s.cfg.Allowed == nil {
 		s.cfg.Allowed = machineRoot
 	}
-	s.http = &http.Server{
-		Handler:           http.HandlerFunc(s.serve),
-		ReadHeaderTimeout: headBound, IdleTimeout: idleBound, MaxHeaderBytes: maxHeader,
-		ErrorLog: quiet(),
-	}
+	s.ctx, s.stop = context.WithCancel(context.Background())
 	s.listen = &guard{Listener: l, allowed: s.cfg.Allowed, slots: make(chan struct{}, maxConns), refusals: make(chan struct{}, maxRefusals)}
-	go func() {
-		defer close(s.done)
-		if err := s.http.Serve(s.listen); err != nil && !errors.Is(err, http.ErrServerClosed) {
-			cfg.Warn("the control socket does not answer any more: %v", err)
-		}
-	}()
+	s.serves.Go(s.accept)
 	return s, nil
 }
 
 // Close ends every connection at once.
 func (s *Server) Close() {
-	_ = s.http.Close()
-	<-s.done
+	s.stop()
+	_ = s.listen.Close()
+	s.serves.Wait()
+}
+
+// acceptPause is how long nobody is let in after the machine had no file or memory
+// for another connection.
+const acceptPause = 100 * time.Millisecond
+
+// accept lets clients in until the server is closed.
+func (s *Server) accept() {
+	for {
+		conn, err := s.listen.accept()
+		switch {
+		case s.ctx.Err() != nil:
+			if err == nil {
+				_ = conn.Close()
+			}
+			return
+		case err == nil:
+			s.serves.Go(func() { s.connection(conn) })
+		case errors.Is(err, net.ErrClosed):
+			s.cfg.Warn("the control socket does not answer any more: %v", err)
+			return
+		default:
+			select {
+			case <-s.ctx.Done():
+			case <-time.After(acceptPause):
+			}
+		}
+	}
+}
+
+// connection answers one request.
+func (s *Server) connection(conn *counted) {
+	ctx, gone := context.WithCancel(s.ctx)
+	defer gone()
+	defer conn.Close()
+	defer context.AfterFunc(ctx, func() {
+		if s.ctx.Err() != nil { // the server is closed: what waits for the client ends
+			_ = conn.Close()
+		}
+	})()
+	defer func() {
+		// A mistake in an answer is no reason to lose the supervisor.
+		if e := recover(); e != nil {
+			s.cfg.Warn("a request on the control socket has failed: %v\n%s", e, debug.Stack())
+		}
+	}()
+	x, err := readRequest(conn, s.stall)
+	switch {
+	case errors.Is(err, io.EOF) || errors.Is(err, os.ErrDeadlineExceeded) || x == nil:
+		return // nothing was asked
+	case errors.Is(err, errTooLarge):
+		fail(x, http.StatusRequestEntityTooLarge, err.Error(), fmt.Sprintf("%d bytes at most", maxBody))
+	case err != nil:
+		fail(x, http.StatusBadRequest, "this is no HTTP request: "+err.Error(), There)
+	default:
+		if x.request.Header.Get("Upgrade") == "" {
+			go x.watch(ctx, gone) // ends with the connection
+		}
+		s.serve(x, x.request.WithContext(ctx))
+	}
+	x.finish()
 }
 
 // guard is a listener that lets in only those who may, and not too many.
@@ -149,14 +207,10 @@ const (
 	refuseBound = 500 * time.Millisecond
 )
 
-// Accept returns the next connection that is let in.
-func (g *guard) Accept() (net.Conn, error) {
+// accept returns the next connection that is let in.
+func (g *guard) accept() (*counted, error) {
 	for {
 		c, err := g.Listener.Accept()
-		if errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) || errors.Is(err, unix.ENOMEM) || errors.Is(err, unix.ENOBUFS) {
-			// net/http waits and tries again after what calls itself temporary.
-			return nil, temporary{err}
-		}
 		if err != nil {
 			return nil, err
 		}
@@ -253,9 +307,3 @@ func (c *counted) Close() error {
 	defer c.once.Do(c.free)
 	return c.UnixConn.Close()
 }
-
-// temporary marks an error of accept that will go away.
-type temporary struct{ error }
-
-func (temporary) Temporary() bool { return true }
-func (temporary) Timeout() bool   { return false }
