@@ -26,7 +26,7 @@ SOURCES := go.mod go.sum $(shell find init services onboot containerd runc-shim 
 	\( -name '*.go' -o -name '*.c' -o -name '*.h' \) -not -name '*_test.go' 2>/dev/null)
 
 # Build tags of the daemon and of the shim: what of containerd and runc each leaves out.
-SERVICE_TAGS := grpcnotrace no_rdt
+SERVICE_TAGS := grpcnotrace no_rdt nethttpomithttp2
 SHIM_TAGS := netgo osusergo seccomp runc_nocriu no_grpc grpcnotrace
 # The shim's packages are built with other tags than the rest, and so are looked at apart.
 PACKAGES = $$($(GO) list ./... | grep -v '/runc-shim')
