@@ -130,7 +130,7 @@ func (t *running) Wait(ctx context.Context) (Exit, error) {
 	}
 	// It has ended, even if the caller's time is up meanwhile.
 	ending := t.watch.End() // now, while it has its cgroup
-	e := t.status(context.WithoutCancel(ctx))
+	e := t.runtime.status(context.WithoutCancel(ctx), t.bundle, t.PID())
 	e.Ending = ending
 	if t.runtime.OnEnd != nil {
 		t.runtime.OnEnd(t.bundle, e)
@@ -142,22 +142,22 @@ func (t *running) Wait(ctx context.Context) (Exit, error) {
 // ended; after that it counts as lost.
 const exitBound = 5 * time.Second
 
-// status finds out how a task that has ended did so: from the shim's file, or
-// from containerd.
-func (t *running) status(ctx context.Context) Exit {
-	ctx, cancel := call(ctx, t.bundle.Namespace(), exitBound)
+// status finds out how a task, whose first process was pid and has ended, did so:
+// from the shim's file, or from containerd.
+func (r *Runtime) status(ctx context.Context, b *bundle.Bundle, pid int) Exit {
+	ctx, cancel := call(ctx, b.Namespace(), exitBound)
 	defer cancel()
 	for {
-		if e, ok := t.runtime.readExit(t.bundle, t.PID()); ok {
+		if e, ok := r.readExit(b, pid); ok {
 			return e
 		}
 		// The wait is cut where containerd dies; then it is asked anew, or the
 		// file has come.
-		w, err := t.runtime.Client.tasks.Wait(ctx, &tasksapi.WaitRequest{ContainerID: t.bundle.ID})
+		w, err := r.Client.tasks.Wait(ctx, &tasksapi.WaitRequest{ContainerID: b.ID})
 		if err == nil {
-			return Exit{Status: int(w.ExitStatus), Known: true, PID: t.PID(), At: w.ExitedAt.AsTime()}
+			return Exit{Status: int(w.ExitStatus), Known: true, PID: pid, At: w.ExitedAt.AsTime()}
 		}
-		if e, ok := t.runtime.readExit(t.bundle, t.PID()); ok {
+		if e, ok := r.readExit(b, pid); ok {
 			return e
 		}
 		if err := native(err); !errdefs.IsUnavailable(err) {

@@ -241,8 +241,8 @@ func (r *Runtime) Adopt(ctx context.Context, b *bundle.Bundle, was pidfd.Identit
 		return nil, nil, nil // made but never started: begin anew
 	}
 	process, err := pidfd.Open(int(p.Pid))
-	if errors.Is(err, unix.ESRCH) {
-		return nil, &Exit{}, nil
+	if errors.Is(err, unix.ESRCH) { // it ended between the two calls, which containerd learns any moment
+		return nil, r.missed(b, r.status(ctx, b, int(p.Pid))), nil
 	}
 	if err != nil {
 		return nil, nil, err
@@ -252,7 +252,7 @@ func (r *Runtime) Adopt(ctx context.Context, b *bundle.Bundle, was pidfd.Identit
 	switch {
 	case errdefs.IsNotFound(err):
 		process.Close()
-		return nil, &Exit{}, nil
+		return nil, r.missed(b, r.status(ctx, b, int(p.Pid))), nil
 	case err != nil:
 		process.Close()
 		return nil, nil, fmt.Errorf("look for the task of an earlier supervisor: %w", err)
