@@ -8,6 +8,7 @@ package policy
 
 import (
 	"fmt"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -53,7 +54,14 @@ func (l Limit) String() string {
 	if l.Count == 0 {
 		return ""
 	}
-	return fmt.Sprintf("%d/%v", l.Count, l.Window)
+	window := l.Window.String() // 1h0m0s
+	if strings.HasSuffix(window, "m0s") {
+		window = strings.TrimSuffix(window, "0s")
+	}
+	if strings.HasSuffix(window, "h0m") {
+		window = strings.TrimSuffix(window, "0m")
+	}
+	return fmt.Sprintf("%d/%s", l.Count, window)
 }
 
 // Service is the policy of one service.

@@ -53,7 +53,7 @@ func (r *Restarts) Decide(p policy.Service, well time.Duration, success bool, no
 		}
 		r.Times = kept
 		if len(r.Times) >= p.Limit.Count {
-			return Decision{Event: GaveUp, Reason: fmt.Sprintf("restarted %d times within %v (keelson.restart.limit: %d/%v)", len(r.Times), p.Limit.Window, p.Limit.Count, p.Limit.Window)}
+			return Decision{Event: GaveUp, Reason: fmt.Sprintf("restarted %d times within %v (keelson.restart.limit: %v)", len(r.Times), p.Limit.Window, p.Limit)}
 		}
 		r.Times = append(r.Times, int64(now))
 	}
