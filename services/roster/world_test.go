@@ -103,7 +103,7 @@ func newWorld(t *testing.T, services map[string]map[string]string) *world {
 	// The machine is a nanosecond old: a time of 0 is none.
 	w := &world{t: t, begin: time.Now().Add(-time.Nanosecond), acts: map[string]*act{}, running: map[string]*fakeTask{}}
 	w.cfg = runner.Config{
-		Tasks: w, Console: w, MemoryDir: t.TempDir(), Now: w.now,
+		Tasks: w, Console: w, MemoryDir: t.TempDir(), Now: w.now, After: time.After,
 		Jitter:     func() float64 { return 0 },
 		Act:        func(a policy.Action, _ string) { w.mu.Lock(); w.acted = append(w.acted, a); w.mu.Unlock() },
 		OpenOutput: func(*bundle.Bundle) (runner.Output, error) { return nil, errors.New("no logs here") },

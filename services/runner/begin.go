@@ -94,7 +94,7 @@ func (s *Service) adopted(ctx context.Context, a adoption) {
 			s.cfg.Console.Warn(s.name, "it is not known whether it runs: %v; asking again", a.err)
 		}
 		s.adoptDelay = min(max(2*s.adoptDelay, adoptMin), adoptMax)
-		s.adoptAgain = s.cfg.after(s.adoptDelay)
+		s.adoptAgain = s.cfg.After(s.adoptDelay)
 		s.set(func(p *public) { p.settled = true })
 		s.cfg.order().Changed(s.name)
 	case a.task != nil:

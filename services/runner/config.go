@@ -75,7 +75,7 @@ type Config struct {
 	MemoryDir string
 	// Now is the time since the machine's start.
 	Now func() time.Duration
-	// After is a timer; nil is time.After.
+	// After is a timer, as time.After is one.
 	After func(time.Duration) <-chan time.Time
 	// Jitter returns a number in [-1, 1).
 	Jitter func() float64
@@ -100,13 +100,6 @@ type Config struct {
 	// Leaving says that the machine is going down: what runs is taken over, and
 	// nothing is started.
 	Leaving bool
-}
-
-func (c *Config) after(d time.Duration) <-chan time.Time {
-	if c.After == nil {
-		return time.After(d)
-	}
-	return c.After(d)
 }
 
 func (c *Config) order() Order {

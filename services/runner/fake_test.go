@@ -96,7 +96,7 @@ func newLife(t *testing.T, annotations map[string]string) *life {
 		t.Fatal(problems)
 	}
 	l.cfg = Config{
-		Tasks: l, Console: l, MemoryDir: t.TempDir(), Now: l.now,
+		Tasks: l, Console: l, MemoryDir: t.TempDir(), Now: l.now, After: time.After,
 		Jitter:     func() float64 { return 0 },
 		Act:        func(a policy.Action, _ string) { l.mu.Lock(); l.acted = append(l.acted, a); l.mu.Unlock() },
 		OpenOutput: func(*bundle.Bundle) (Output, error) { return l, nil },

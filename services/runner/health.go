@@ -110,16 +110,16 @@ func (s *Service) heard(m Message) {
 	if status != "" {
 		s.set(func(p *public) { p.status = status })
 		if s.saveAgain == nil {
-			s.saveAgain = s.cfg.after(statusDelay)
+			s.saveAgain = s.cfg.After(statusDelay)
 		}
 	}
 	if m.ExtendTimeout > 0 {
 		switch {
 		case s.watch.limit != nil && now+m.ExtendTimeout > s.watch.limitAt:
 			s.watch.limitAt = now + m.ExtendTimeout
-			s.watch.limit = s.cfg.after(m.ExtendTimeout)
+			s.watch.limit = s.cfg.After(m.ExtendTimeout)
 		case s.kill != nil && now+m.ExtendTimeout > s.stopBegan+s.b.Service.StopTimeout && !s.leaving:
-			s.kill = s.cfg.after(m.ExtendTimeout)
+			s.kill = s.cfg.After(m.ExtendTimeout)
 		}
 	}
 	if m.Ready && s.watch.probe.Kind == policy.ProbeNotify && !s.watch.health {
@@ -130,7 +130,7 @@ func (s *Service) heard(m Message) {
 		case m.WatchdogTrigger:
 			s.unhealthy("it said so itself: WATCHDOG=trigger")
 		case m.Watchdog:
-			s.watch.next = s.cfg.after(s.b.Service.Health.Interval)
+			s.watch.next = s.cfg.After(s.b.Service.Health.Interval)
 			s.healthy()
 		}
 	}

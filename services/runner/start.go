@@ -79,7 +79,7 @@ func (s *Service) armStuck(d time.Duration) {
 	if s.hurried {
 		d = min(d, killBound)
 	}
-	s.stuck = s.cfg.after(d)
+	s.stuck = s.cfg.After(d)
 }
 
 // started settles a start.
@@ -246,7 +246,7 @@ func (s *Service) decide(say, cause string, success bool, well time.Duration) {
 func (s *Service) backoff(delay time.Duration, cause string) {
 	at := s.cfg.Now() + delay
 	s.set(func(p *public) { p.retryAt = at })
-	s.retry, s.due = s.cfg.after(delay), false
+	s.retry, s.due = s.cfg.After(delay), false
 	s.apply(lifecycle.RetrySet, cause)
 }
 

@@ -60,7 +60,7 @@ func (s *Service) signalStop() {
 		s.signalled, s.stopBegan = true, s.cfg.Now()
 	}
 	if s.kill == nil {
-		s.kill = s.cfg.after(s.b.Service.StopTimeout)
+		s.kill = s.cfg.After(s.b.Service.StopTimeout)
 	}
 	heard, err := s.task.Stop(s.b.Service.StopSignal)
 	if err != nil {
@@ -72,7 +72,7 @@ func (s *Service) signalStop() {
 	switch {
 	case heard || err != nil:
 	case age < handlerBound:
-		s.again = s.cfg.after(handlerBound - age)
+		s.again = s.cfg.After(handlerBound - age)
 	default:
 		s.deaf, s.kill = true, nil
 		s.killAll()
@@ -82,7 +82,7 @@ func (s *Service) signalStop() {
 // killNow ends what is left without waiting for anything that is waited for.
 func (s *Service) killNow() {
 	if s.task == nil {
-		s.stuck = s.cfg.after(killBound)
+		s.stuck = s.cfg.After(killBound)
 		return
 	}
 	s.signalled = true
@@ -94,7 +94,7 @@ func (s *Service) killAll() {
 	if err := s.task.Kill(); err != nil {
 		s.cfg.Console.Warn(s.name, "%v", err)
 	}
-	s.died = s.cfg.after(killBound)
+	s.died = s.cfg.After(killBound)
 }
 
 // stopped says that the service has stopped as it was to.

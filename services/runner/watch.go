@@ -97,7 +97,7 @@ func (s *Service) beginReady() {
 	s.mu.Lock()
 	w.limitAt = s.pub.startedAt + p.ReadyTimeout
 	s.mu.Unlock()
-	w.limit = s.cfg.after(max(w.limitAt-s.cfg.Now(), 0))
+	w.limit = s.cfg.After(max(w.limitAt-s.cfg.Now(), 0))
 	switch p.Ready.Kind {
 	case policy.ProbeNotify:
 		w.lastError = "it has not said READY=1"
@@ -162,7 +162,7 @@ func (s *Service) beginHealth() {
 	}
 	w := s.newWatch(h.Check)
 	w.health, w.bound = true, h.Timeout
-	w.next = s.cfg.after(h.Interval)
+	w.next = s.cfg.After(h.Interval)
 }
 
 // checkNow begins a check beside the loop.
@@ -175,7 +175,7 @@ func (s *Service) checkNow() {
 	ctx, cancel := context.WithCancel(w.ctx)
 	results := make(chan error, 1)
 	w.results, w.endCheck = results, cancel
-	w.cut = s.cfg.after(w.bound)
+	w.cut = s.cfg.After(w.bound)
 	p, t := w.probe, s.task
 	go func() { results <- s.cfg.Probe(ctx, p, t) }()
 }
@@ -192,10 +192,10 @@ func (s *Service) checked(err error) {
 	w.endCheck, w.results, w.cut = nil, nil, nil
 	switch {
 	case w.health && err == nil:
-		w.next = s.cfg.after(s.b.Service.Health.Interval)
+		w.next = s.cfg.After(s.b.Service.Health.Interval)
 		s.healthy()
 	case w.health:
-		w.next = s.cfg.after(s.b.Service.Health.Interval)
+		w.next = s.cfg.After(s.b.Service.Health.Interval)
 		s.unwell(err.Error())
 	case err == nil:
 		s.nowReady()
@@ -204,6 +204,6 @@ func (s *Service) checked(err error) {
 		s.mu.Lock()
 		taken := s.cfg.Now() - s.pub.startedAt
 		s.mu.Unlock()
-		w.next = s.cfg.after(min(max(taken/10, readyMin), readyMax))
+		w.next = s.cfg.After(min(max(taken/10, readyMin), readyMax))
 	}
 }

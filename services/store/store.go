@@ -21,11 +21,15 @@ func Save(path string, v any) error {
 	if err != nil {
 		return fmt.Errorf("encode %s: %w", path, err)
 	}
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return fmt.Errorf("save %s: %w", path, err)
-	}
 	tmp := path + ".new"
-	if err := os.WriteFile(tmp, data, 0o600); err != nil {
+	err = os.WriteFile(tmp, data, 0o600)
+	if errors.Is(err, fs.ErrNotExist) { // the first one
+		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+			return fmt.Errorf("save %s: %w", path, err)
+		}
+		err = os.WriteFile(tmp, data, 0o600)
+	}
+	if err != nil {
 		_ = os.Remove(tmp)
 		return fmt.Errorf("save %s: %w", path, err)
 	}
