@@ -53,11 +53,12 @@ func (s *Supervisor) startLogging() {
 			s.con.Warn("keelson", "%v", err)
 		}
 	}
+	kept := hold.FromEnv() // first of all, so that no program which is started inherits it
 	targets := s.words.forward
 	if imageHasMemlogd() { // its sockets, not ours
 		targets = append(targets, forward.Memlogd(filepath.Join(socketDir, memlog.WriteSocket)))
 	} else {
-		s.serveMemlogd()
+		s.serveMemlogd(kept)
 	}
 	var ctx context.Context
 	ctx, s.logging.cancel = context.WithCancel(context.Background())
@@ -86,9 +87,9 @@ func (s *Supervisor) startLogging() {
 }
 
 // serveMemlogd opens the sockets of a memlogd.
-func (s *Supervisor) serveMemlogd() {
+func (s *Supervisor) serveMemlogd(kept *hold.Hold) {
 	warn := func(format string, a ...any) { s.con.Warn("memlogd", format, a...) }
-	_, err := memlog.Listen(memlog.Config{Dir: socketDir, Store: s.logs, Hold: hold.FromEnv(), Wall: wallAt, Warn: warn})
+	_, err := memlog.Listen(memlog.Config{Dir: socketDir, Store: s.logs, Hold: kept, Wall: wallAt, Warn: warn})
 	if err != nil {
 		warn("%v", err)
 	}
