@@ -66,7 +66,7 @@ func (w *world) connect(context.Context) error {
 func (w *world) send(_ context.Context, r logs.Record) error {
 	var err error
 	w.note(func() {
-		if err, w.failing = w.failing, nil; err == nil {
+		if err, w.failing = w.failing, nil; err == nil && !r.Gap {
 			w.sent = append(w.sent, string(r.Text))
 		}
 	})
@@ -97,7 +97,10 @@ func (w *world) start(target Target) (*Forwarder, func()) {
 }
 
 func (w *world) log(at time.Duration, text string, dropped int64) {
-	w.store.Append(logs.Record{At: at, Source: "web", Stream: logs.Stdout, Text: []byte(text), Dropped: dropped, Priority: logs.NoPriority})
+	if dropped > 0 {
+		w.store.Append(logs.Record{At: at, Source: "web", Stream: logs.Stdout, Gap: true, Dropped: dropped, Priority: logs.NoPriority})
+	}
+	w.store.Append(logs.Record{At: at, Source: "web", Stream: logs.Stdout, Text: []byte(text), Priority: logs.NoPriority})
 }
 
 // until waits until something holds of what is guarded by mu.

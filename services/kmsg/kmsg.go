@@ -205,11 +205,15 @@ func (r *Reader) drain(read func([]byte) (int, error)) (over bool) {
 func (r *Reader) take(rec record) {
 	show := rec.seq >= r.Next
 	out := logs.Record{At: max(rec.at, 1), Source: logs.KernelLog, Stream: logs.Kernel, Text: rec.text, Priority: rec.priority}
+	lost := int64(0)
 	if rec.seq > r.expect {
-		out.Dropped = int64(rec.seq - r.expect)
+		lost = int64(rec.seq - r.expect)
 	}
 	r.expect, r.Next = max(r.expect, rec.seq+1), max(r.Next, rec.seq+1)
 	if r.unknown(out.At) {
+		if lost > 0 {
+			r.cfg.Store.Append(logs.Record{At: out.At, Source: out.Source, Stream: out.Stream, Gap: true, Dropped: lost, Priority: logs.NoPriority})
+		}
 		r.cfg.Store.Append(out)
 	}
 	if show && rec.priority >= left && rec.priority < r.Level && r.takenOver() {

@@ -110,8 +110,8 @@ func (m *machine) stored() []string {
 	var got []string
 	_ = m.store.Read(context.Background(), logs.Query{Sources: []string{logs.KernelLog}, Streams: []logs.Stream{logs.Kernel}}, func(r logs.Record) error {
 		text := string(r.Text)
-		if r.Dropped > 0 {
-			text = fmt.Sprintf("[%d] %s", r.Dropped, text)
+		if r.Gap {
+			text = fmt.Sprintf("[%d]", r.Dropped)
 		}
 		got = append(got, text)
 		return nil
@@ -171,7 +171,7 @@ func TestMessagesThrownAwayAreCounted(t *testing.T) {
 	}
 	m.log[3], m.log[4], m.log[5] = "", "", ""
 	r.drain(m.read(2)) // m0 and m1 were gone before we began
-	equal(t, "stored", m.stored(), []string{"[2] m2", "[3] m6", "m7", "m8", "m9"})
+	equal(t, "stored", m.stored(), []string{"[2]", "m2", "[3]", "m6", "m7", "m8", "m9"})
 }
 
 func TestAConsoleThatShowsNothingIsLeftAlone(t *testing.T) {
