@@ -2,6 +2,7 @@ package cli
 
 import (
 	"bufio"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"flag"
@@ -14,6 +15,7 @@ import (
 	"time"
 
 	"keelson/internal/api"
+	"keelson/internal/console"
 	"keelson/services/logs"
 )
 
@@ -82,6 +84,7 @@ func (a *app) logs(fs *flag.FlagSet, args []string) int {
 		return a.usage("logs", "%s", strings.NewReplacer("last: ", "-n: ", "since: ", "--since: ", "until: ", "--until: ", "stream: ", "--stream: ").Replace(err.Error()))
 	}
 	query.Follow, query.Events = *follow, *events
+	began := console.Now()
 	show := &logLines{a: a, format: *format}
 	for {
 		err := a.readLogs(query, show)
@@ -96,9 +99,7 @@ func (a *app) logs(fs *flag.FlagSet, args []string) int {
 		}
 		// The supervisor was started again, or we were too slow for it.
 		fmt.Fprintln(a.err, "service: the connection was cut; going on")
-		if show.last > 0 {
-			query.Since, query.Last = logs.At(show.last+1), 0
-		}
+		query.Since, query.Last = logs.At(cmp.Or(show.last, began)+1), 0
 	}
 }
 

@@ -107,7 +107,7 @@ func (a *app) table(all []api.Service, now time.Duration) {
 		if s.Health != nil {
 			health = s.Health.State
 		}
-		rows = append(rows, []string{s.Name, s.State, ago(now - s.Since), fmt.Sprint(s.Restarts), pid, memory, health, why(s, now)})
+		rows = append(rows, []string{s.Name, s.State, ago(now - s.Since), fmt.Sprint(s.Restarts), pid, memory, health, cut(why(s, now))})
 	}
 	var b strings.Builder
 	table(&b, rows)
@@ -125,6 +125,16 @@ func (a *app) table(all []api.Service, now time.Duration) {
 			fmt.Fprintf(a.out, "%s %s: %s\n", a.colour(yellow, "warning:"), s.Name, safe(p))
 		}
 	}
+}
+
+// whyWidth is how much of a cause the list has room for; status has all of it.
+const whyWidth = 120
+
+func cut(text string) string {
+	if r := []rune(text); len(r) > whyWidth {
+		return string(r[:whyWidth-1]) + "…"
+	}
+	return text
 }
 
 // why says what a service waits for, or why it is not ready.

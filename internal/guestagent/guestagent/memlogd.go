@@ -39,6 +39,8 @@ func tool(args []string) (code int, ok bool) {
 		err = give(args[2], args[3], args[4])
 	case len(args) == 4 && args[1] == "ask":
 		err = ask(args[2], args[3])
+	case len(args) == 3 && args[1] == "talk":
+		err = talk(args[2])
 	default:
 		return 0, false
 	}
