@@ -17,11 +17,14 @@ var (
 	volumeName = regexp.MustCompile(`^[a-z0-9_-]+$`)
 	// containerd's rule for the ID of a container (pkg/identifiers).
 	serviceName = regexp.MustCompile(`^[A-Za-z0-9]+([._-][A-Za-z0-9]+)*$`)
-	oneShotName = regexp.MustCompile(`^[A-Za-z0-9_+-][A-Za-z0-9_+.-]*$`)
 )
 
-// maxName is containerd's longest ID; a one-shot's has a number in front.
-const maxName = 76
+// maxName is containerd's longest ID; a one-shot's has its section and a number in
+// front, "onshutdown.000-" at most.
+const (
+	maxName        = 76
+	maxOneShotName = maxName - len("onshutdown.000-")
+)
 
 func oneOf(words ...string) func(*checker, string, *value) {
 	return func(c *checker, field string, v *value) {
@@ -38,8 +41,8 @@ func checkServiceName(c *checker, field string, v *value) {
 }
 
 func checkOneShotName(c *checker, field string, v *value) {
-	if n := v.text(); !oneShotName.MatchString(n) || len(n) > maxName-10 {
-		c.add(v.line, field, "%q is no name for a container: letters, digits and . _ + -, not beginning with a dot, at most %d in all", n, maxName-10)
+	if n := v.text(); !serviceName.MatchString(n) || len(n) > maxOneShotName {
+		c.add(v.line, field, "%q is no name for a container: letters and digits, single . _ - between them, at most %d in all", n, maxOneShotName)
 	}
 }
 
