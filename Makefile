@@ -65,7 +65,7 @@ build: $(BIN)/init $(BIN)/service $(BIN)/containerd-shim-runc-v2 $(MKIMAGE) ## b
 image: $(B)/keelson.tar ## the init as an OCI image for linuxkit or mkimage: build/keelson.tar
 
 .PHONY: images
-images: $(addprefix $(STAMP)/image-,init kernel kernel-lean kernel-no-overlay busybox redis guestagent stock-runtime) ## the images that the examples and tests use, into build/store
+images: $(addprefix $(STAMP)/image-,init kernel kernel-lean kernel-no-overlay kernel-watchdog busybox redis guestagent stock-runtime) ## the images that the examples and tests use, into build/store
 
 .PHONY: demo
 demo: $(foreach d,$(DEMOS),$(B)/demo/$(d)-initrd.img) ## build every testdata/*.yml into build/demo (NAME-kernel, NAME-initrd.img, NAME-cmdline)
@@ -158,8 +158,9 @@ $(BIN)/stock/runc: $(STAMP)/go go.mod | host-build
 $(B)/images/kernel/kernel.tar: $(IMAGES)/kernel.sh $(IMAGES)/debian.sh $(IMAGES)/kernel.modules
 	$(IMAGES)/kernel.sh $(@D) $(CACHE) $(IMAGES)/kernel.modules
 
+$(B)/images/kernel-watchdog/kernel.tar: PACKAGE := linux-image-amd64
 $(B)/images/kernel-%/kernel.tar: $(IMAGES)/kernel-%.modules $(IMAGES)/kernel.sh $(IMAGES)/debian.sh $(B)/images/kernel/kernel.tar
-	$(IMAGES)/kernel.sh $(@D) $(CACHE) $<
+	$(IMAGES)/kernel.sh $(@D) $(CACHE) $< $(PACKAGE)
 
 $(B)/images/busybox/bin/busybox: $(IMAGES)/busybox.sh $(IMAGES)/debian.sh $(IMAGES)/udhcpc.script
 	$(IMAGES)/busybox.sh $(B)/images/busybox $(CACHE) && touch $@
@@ -182,6 +183,7 @@ $(STAMP)/image-init: $(B)/images/init/init
 $(STAMP)/image-kernel: $(B)/images/kernel/kernel.tar
 $(STAMP)/image-kernel-lean: $(B)/images/kernel-lean/kernel.tar
 $(STAMP)/image-kernel-no-overlay: $(B)/images/kernel-no-overlay/kernel.tar
+$(STAMP)/image-kernel-watchdog: $(B)/images/kernel-watchdog/kernel.tar
 $(STAMP)/image-busybox: $(B)/images/busybox/bin/busybox
 $(STAMP)/image-redis: $(B)/images/redis/usr/bin/redis-server
 $(STAMP)/image-guestagent: $(B)/images/guestagent/bin/guestagent
@@ -191,7 +193,7 @@ $(STAMP)/image-stock-runtime: $(B)/images/stock-runtime/usr/bin/runc
 DEVICES := --device /dev/null:1:3 --device /dev/console:5:1
 $(STAMP)/image-init: CONFIG := {"Cmd":["/init"]}
 $(STAMP)/image-init: IMPORT := $(DEVICES)
-$(STAMP)/image-kernel $(STAMP)/image-kernel-lean $(STAMP)/image-kernel-no-overlay $(STAMP)/image-stock-runtime: CONFIG := {}
+$(STAMP)/image-kernel $(STAMP)/image-kernel-lean $(STAMP)/image-kernel-no-overlay $(STAMP)/image-kernel-watchdog $(STAMP)/image-stock-runtime: CONFIG := {}
 $(STAMP)/image-busybox: CONFIG := {"Cmd":["/bin/sh"],"Env":["$(PATH_ENV)"]}
 $(STAMP)/image-redis: CONFIG := {"Cmd":["redis-server","--save","","--protected-mode","no"],"Env":["$(PATH_ENV)"],"WorkingDir":"/var/lib/redis"}
 $(STAMP)/image-guestagent: CONFIG := {"Cmd":["/bin/guestagent"],"Env":["$(PATH_ENV)"]}

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -16,6 +17,7 @@ import (
 	"keelson/init/kernel"
 	"keelson/init/lifecycle"
 	"keelson/init/shutdown"
+	"keelson/init/watchdog"
 	"keelson/internal/console"
 	"keelson/internal/hold"
 )
@@ -35,6 +37,7 @@ type pid1 struct {
 	boot    boot.Result
 	signals signals
 	machine *lifecycle.Machine
+	dog     *watchdog.Holder
 	pause   func(time.Duration) // after a panic
 
 	started  time.Duration // of PID 1, since the kernel's start
@@ -47,6 +50,13 @@ type pid1 struct {
 // the kernel would not end the machine.
 func (p *pid1) run() {
 	p.machine = lifecycle.New(p.boot.Options.ShutdownTimeout)
+	p.dog = &watchdog.Holder{}
+	if p.boot.Machine {
+		var err error
+		if p.dog, err = watchdog.New(p.kernel); err != nil {
+			p.console.Warn(name, "%v", err)
+		}
+	}
 	p.guarded(func() { p.handle(lifecycle.Boot{}) })
 	p.signals.watchAll()
 	p.settle = time.Now().Add(settleAfter)
@@ -63,6 +73,7 @@ func (p *pid1) run() {
 	end := shutdown.End{
 		Kernel: p.kernel, Console: p.console, Clock: systemClock{}, Kind: p.machine.Kind(),
 		Machine: p.boot.Machine, Container: p.boot.Container, Children: p.signals.children,
+		StopWatchdog: p.dog.Stop,
 	}
 	if !p.boot.Container {
 		end.Terminals = console.Devices(p.boot.Cmdline)
@@ -127,10 +138,14 @@ func (p *pid1) reap() {
 
 // handle gives an event to the state machine and does what follows.
 func (p *pid1) handle(e lifecycle.Event) {
+	ending := p.machine.Kind() != lifecycle.None
 	step, err := p.machine.Next(e, time.Now())
 	if err != nil {
 		p.console.Error(name, "%v", err)
 		return
+	}
+	if !ending && p.machine.Kind() != lifecycle.None && p.boot.Machine {
+		go p.watchTheEnd()
 	}
 	switch {
 	case step.Say == "":
@@ -152,6 +167,19 @@ func (p *pid1) handle(e lifecycle.Event) {
 	}
 }
 
+// endBound is what PID 1's own part of the end may take: the sum of the bounds of
+// package shutdown, and some swap.
+const endBound = 2 * time.Minute
+
+// watchTheEnd feeds the hardware watchdog from the moment a stop is asked for.
+// The end has its own bounds; should they fail, the watchdog resets the machine.
+func (p *pid1) watchTheEnd() {
+	defer func() { _ = recover() }()
+	if left := p.dog.Keep(systemClock{}, p.boot.Options.ShutdownTimeout+endBound); left > 0 {
+		p.console.Error(name, "the end of the machine hangs: the hardware watchdog resets it in %s", left)
+	}
+}
+
 // launch starts the supervisor and returns what came of it.
 func (p *pid1) launch() lifecycle.Event {
 	if p.launched == 0 {
@@ -170,6 +198,10 @@ func (p *pid1) launch() lifecycle.Event {
 	if len(p.hold) > 0 {
 		prog.Files = p.hold
 		prog.Env = append(prog.Env, hold.Env+"=3,4")
+	}
+	if files, dog := p.dog.Give(3 + len(prog.Files)); dog != "" {
+		prog.Files = slices.Concat(prog.Files, files)
+		prog.Env = append(prog.Env, watchdog.Variable+"="+dog)
 	}
 	pid, err := p.kernel.Start(prog)
 	if err != nil {

@@ -8,6 +8,7 @@ import (
 
 	"keelson/init/kernel/kerneltest"
 	"keelson/init/lifecycle"
+	"keelson/init/watchdog"
 	"keelson/internal/console"
 )
 
@@ -15,7 +16,7 @@ import (
 func onPaper(k *kerneltest.Kernel) *pid1 {
 	return &pid1{
 		kernel: k, console: console.New(), machine: lifecycle.New(time.Minute), pause: func(time.Duration) {},
-		signals: signals{},
+		signals: signals{}, dog: &watchdog.Holder{},
 	}
 }
 

@@ -7,7 +7,10 @@
 // through each failure in turn (package kerneltest).
 package kernel
 
-import "syscall"
+import (
+	"syscall"
+	"time"
+)
 
 // Calls are the system calls of PID 1.
 type Calls interface {
@@ -74,6 +77,20 @@ type Calls interface {
 	// Wait is wait4(-1, WNOHANG): pid 0 where children live and none has
 	// ended, ECHILD where there are none.
 	Wait() (pid int, status syscall.WaitStatus, err error)
+	// Socketpair is socketpair(2): two connected ends that keep messages apart.
+	Socketpair() (a, b int, err error)
+	// ReceiveFile takes a descriptor from a socket, as recvmsg(2) with SCM_RIGHTS:
+	// EAGAIN where none has been sent.
+	ReceiveFile(socket int) (fd int, err error)
+	// Close is close(2).
+	Close(fd int)
+	// Keepalive is ioctl(2) WDIOC_KEEPALIVE on a watchdog.
+	Keepalive(fd int) error
+	// WatchdogTimeout is ioctl(2) WDIOC_GETTIMEOUT on a watchdog.
+	WatchdogTimeout(fd int) (time.Duration, error)
+	// StopWatchdog stops a watchdog in both ways there are, WDIOS_DISABLECARD and
+	// the magic character, and closes it. The error says that it goes on.
+	StopWatchdog(fd int) error
 	// Start is fork and exec. It returns when the program runs or has failed to.
 	Start(Program) (pid int, err error)
 }

@@ -65,6 +65,9 @@ type End struct {
 	Container bool
 	// Terminals are the console's devices; what they hold is lost at the end.
 	Terminals []string
+	// StopWatchdog stops the hardware watchdog, where there is one, just before
+	// the machine is to stay off; nil: there is none.
+	StopWatchdog func() error
 	// Children gets something whenever a child may have ended.
 	Children <-chan os.Signal
 }
@@ -222,15 +225,33 @@ func (e *End) bounded(limit time.Duration, f func()) bool {
 	}
 }
 
+// stopWatchdog keeps the watchdog from resetting a machine that is to stay off.
+// One that is powered off is out of its reach in any case.
+func (e *End) stopWatchdog() {
+	if e.StopWatchdog == nil {
+		return
+	}
+	if err := e.StopWatchdog(); err != nil && e.Kind != lifecycle.Poweroff {
+		e.Console.Warn(name, "the hardware watchdog cannot be stopped (%v): it will reset this machine", mounts.Errno(err))
+		e.flush()
+	}
+}
+
 func (e *End) reboot() {
 	cmd := map[lifecycle.Kind]int{
 		lifecycle.Poweroff: unix.LINUX_REBOOT_CMD_POWER_OFF,
 		lifecycle.Reboot:   unix.LINUX_REBOOT_CMD_RESTART,
 		lifecycle.Halt:     unix.LINUX_REBOOT_CMD_HALT,
 	}[e.Kind]
+	if e.Kind != lifecycle.Reboot {
+		e.stopWatchdog()
+	}
 	err := e.Kernel.Reboot(cmd)
 	if err == nil {
 		return
+	}
+	if e.Kind == lifecycle.Reboot {
+		e.stopWatchdog()
 	}
 	e.Console.Error(name, "the kernel refuses to %s: %v; halting", e.Kind, mounts.Errno(err))
 	e.flush()

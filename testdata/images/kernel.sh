@@ -1,23 +1,25 @@
 #!/bin/sh
-# kernel.sh OUT CACHE MODULES: makes the folder OUT with the two files of a kernel image, `kernel` and
+# kernel.sh OUT CACHE MODULES [PACKAGE]: makes the folder OUT with the two files of a kernel image, `kernel` and
 # `kernel.tar` (lib/modules/VERSION with the modules that the file MODULES names, what they depend on, and
-# depmod's indexes), out of Debian's linux-image-cloud-amd64. The same package gives the same bytes.
+# depmod's indexes), out of Debian's linux-image-cloud-amd64 or the package named. The same package gives the
+# same bytes.
 set -eu
-out=$1 cache=$2 list=$3
+out=$1 cache=$2 list=$3 meta=${4:-linux-image-cloud-amd64}
 . "$(dirname "$0")/debian.sh"
 
 need kmod
 
 tree=$cache/kernel
+[ "$meta" = linux-image-cloud-amd64 ] || tree=$cache/$meta
 if [ ! -e "$tree/.done" ]; then
 	rm -rf "$tree" && mkdir -p "$tree/deb"
 	# An image that came through apt-get update: the lists may be missing on a fresh machine.
-	package=$(depends linux-image-cloud-amd64 2>/dev/null | grep '^linux-image-' | head -n 1) || true
+	package=$(depends "$meta" 2>/dev/null | grep '^linux-image-' | head -n 1) || true
 	if [ -z "$package" ]; then
 		apt_update
-		package=$(depends linux-image-cloud-amd64 | grep '^linux-image-' | head -n 1) || true
+		package=$(depends "$meta" | grep '^linux-image-' | head -n 1) || true
 	fi
-	[ -n "$package" ] || die "Debian's linux-image-cloud-amd64 is not in this machine's package lists (is it amd64?)"
+	[ -n "$package" ] || die "Debian's $meta is not in this machine's package lists (is it amd64?)"
 	say "downloading $package"
 	fetch "$tree/deb" "$package"
 	unpack "$tree" "$tree"/deb/*.deb

@@ -38,6 +38,7 @@ type Kernel struct {
 	children int // alive
 	immortal bool
 	zombies  []int
+	sent     []int // descriptors that wait in a socket
 }
 
 // New returns a machine as the kernel hands it to PID 1: a ramfs with nothing mounted.
@@ -295,6 +296,35 @@ func (k *Kernel) Wait() (int, syscall.WaitStatus, error) {
 	}
 	return 0, 0, syscall.ECHILD
 }
+
+// Send puts a descriptor where ReceiveFile finds it.
+func (k *Kernel) Send(fd int) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.sent = append(k.sent, fd)
+}
+
+func (k *Kernel) Socketpair() (int, int, error) { return 50, 51, k.call("socketpair") }
+
+func (k *Kernel) ReceiveFile(socket int) (int, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if len(k.sent) == 0 {
+		return 0, syscall.EAGAIN
+	}
+	fd := k.sent[0]
+	k.sent = k.sent[1:]
+	return fd, nil
+}
+
+func (k *Kernel) Close(fd int)           { _ = k.call("close %d", fd) }
+func (k *Kernel) Keepalive(fd int) error { return k.call("keepalive %d", fd) }
+
+func (k *Kernel) WatchdogTimeout(fd int) (time.Duration, error) {
+	return 30 * time.Second, k.call("gettimeout %d", fd)
+}
+
+func (k *Kernel) StopWatchdog(fd int) error { return k.call("stop watchdog %d", fd) }
 
 func (k *Kernel) Start(p kernel.Program) (int, error) {
 	return 100, k.call("start %s", strings.Join(p.Args, " "))
