@@ -22,6 +22,7 @@ import (
 	"keelson/internal/bundle"
 	"keelson/internal/policy"
 	"keelson/services/runner"
+	"keelson/services/watchdog"
 )
 
 // ErrUnknown says that there is no service of that name.
@@ -116,20 +117,23 @@ func (r *Roster) All() []api.Service {
 	return all
 }
 
-// Critical reports whether every service with keelson.critical does its work, and
-// if not, which does not and why. One is taken to be well until it has been seen
-// not to be, and one that a person stopped is not missed.
-func (r *Roster) Critical() (ok bool, who string) {
+// Critical returns what the hardware watchdog has to know of the services with
+// keelson.critical. One is not sick until it has been seen not to be well.
+func (r *Roster) Critical() []watchdog.Service {
+	var all []watchdog.Service
 	for _, name := range r.names {
 		svc := r.services[name]
-		if !svc.Bundle().Service.Critical {
+		p := svc.Bundle().Service
+		if !p.Critical {
 			continue
 		}
-		if st, _ := svc.Status(); st.Sick && !st.Down {
-			return false, fmt.Sprintf("%s (%s: %s)", name, st.State, st.Cause)
-		}
+		st, _ := svc.Status()
+		all = append(all, watchdog.Service{
+			Name: name, State: st.State, Cause: st.Cause, Sick: st.Sick, Down: st.Down,
+			Hopeless: r.Hopeless(name), Grace: p.ReadyTimeout,
+		})
 	}
-	return true, ""
+	return all
 }
 
 func (r *Roster) find(name string) (*runner.Service, error) {

@@ -308,18 +308,18 @@ func TestUnhealthyIsKilledAndRestarted(t *testing.T) {
 		}
 		w.until(45 * time.Second)
 		w.are(keys("web", "unhealthy"))
-		if ok, who := w.r.Critical(); ok || !strings.Contains(who, "web (unhealthy: ") {
-			t.Errorf("critical: %v, %q", ok, who)
+		if c := w.r.Critical(); len(c) != 1 || c[0].Name != "web" || c[0].State != "unhealthy" || !c[0].Sick {
+			t.Errorf("critical: %+v", c)
 		}
 		w.change("web", func(a *act) { a.never = false })
 		w.until(51 * time.Second)
 		w.are(keys("web", "ready", "app", "ready"))
-		if ok, _ := w.r.Critical(); ok {
+		if !w.r.Critical()[0].Sick {
 			t.Error("it counts as well before its first health check")
 		}
 		w.until(61 * time.Second)
-		if ok, who := w.r.Critical(); !ok {
-			t.Errorf("%s does not count as well", who)
+		if c := w.r.Critical(); c[0].Sick {
+			t.Errorf("it does not count as well: %+v", c)
 		}
 		w.happened("40s -app", "50s -web", "50s +web", "50s +app")
 		if w.said("web: ERROR: killed by SIGKILL after 50.0s, for it was unhealthy; restart 1 in 0s") != 1 {

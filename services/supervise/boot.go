@@ -30,6 +30,7 @@ func (s *Supervisor) boot(bootCtx, ctx context.Context) {
 	s.step("hardware", func() { s.hardware(bootCtx) })
 	s.listenToButtons()
 	if !s.cfg.Container {
+		s.dog.Arm()
 		go s.watchHardware(ctx)
 	}
 	if bootCtx.Err() != nil {

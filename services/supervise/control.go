@@ -85,6 +85,9 @@ func (s *Supervisor) tail(name string, lines int) []string {
 
 func (s *Supervisor) machine() api.Machine {
 	m := api.Machine{Version: version(), Now: console.Now(), State: "booting"}
+	if !s.cfg.Container {
+		m.Watchdog = s.dog.String()
+	}
 	if s.progress.Done("complete") {
 		m.State = "running"
 	}

@@ -160,6 +160,9 @@ func (s *Supervisor) watchHardware(ctx context.Context) {
 		Failed:   func(err error) { s.con.Warn("hardware", "%v", err) },
 		NotFound: func(err error) bool { return errors.Is(err, modules.ErrNotFound) },
 		Device: func(e uevent.Event) {
+			if e.Env["SUBSYSTEM"] == "watchdog" && e.Action == "add" {
+				s.dog.Arm()
+			}
 			if e.Env["SUBSYSTEM"] == "input" || e.Action == "" {
 				buttons.Rescan()
 			}

@@ -37,6 +37,7 @@ import (
 	"keelson/services/roster"
 	"keelson/services/runner"
 	"keelson/services/task"
+	"keelson/services/watchdog"
 )
 
 // Config is where things are. Paths are absolute.
@@ -100,6 +101,7 @@ type Supervisor struct {
 	times    *timeline   // when the boot did what
 	known    known
 	limits   *limits
+	dog      *watchdog.Dog
 	tasks    *task.Runtime
 	keeper   *daemon.Keeper
 	progress *progress
@@ -134,6 +136,7 @@ func Run(cfg Config) int {
 	// program started from here, down to the containers.
 	signal.Notify(make(chan os.Signal, 1), unix.SIGPIPE, unix.SIGHUP, unix.SIGINT)
 
+	hands := watchdog.FromEnv()
 	_ = rtsignal.Default() // PID 1 ignores them, and that is inherited
 
 	s := &Supervisor{cfg: cfg, con: console.New(console.Devices(cfg.Cmdline)...), hub: events.New(console.Now)}
@@ -159,6 +162,7 @@ func Run(cfg Config) int {
 		return 1
 	}
 
+	s.dog = s.newDog(hands)
 	s.known.stopping.Store(cfg.StopKind != "")
 	s.openControl()
 
@@ -174,7 +178,7 @@ func Run(cfg Config) int {
 		s.boot(bootCtx, ctx)
 	}()
 	if cfg.StopKind == "" {
-		<-signals
+		s.watch(ctx, signals)
 	}
 	s.known.stopping.Store(true)
 	s.hub.Publish(api.Event{Kind: "machine", To: "stopping"})
@@ -184,6 +188,21 @@ func Run(cfg Config) int {
 	s.endLogging()
 	s.con.Flush(2 * time.Second)
 	return 0
+}
+
+// watch is what the supervisor's own goroutine does while the machine runs: it
+// waits for the signal to stop, and shows the watchdog that it goes round.
+func (s *Supervisor) watch(ctx context.Context, stop <-chan os.Signal) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel() // from the stop on PID 1 feeds it
+	go s.dog.Run(ctx)
+	for {
+		select {
+		case <-stop:
+			return
+		case <-s.dog.Beats():
+		}
+	}
 }
 
 // startContainerd begins to keep containerd, if there is anything for it to run.
