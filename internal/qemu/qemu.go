@@ -42,6 +42,8 @@ type Config struct {
 	Ports []int
 	// Drives are raw disk images, as virtio disks in this order.
 	Drives []string
+	// Watchdog adds QEMU's hardware watchdog, an i6300esb, which resets the machine.
+	Watchdog bool
 	// Agent adds the virtio-serial port of package guestagent.
 	Agent bool
 	// KVM uses the processor's virtualisation in place of emulation.
@@ -73,6 +75,7 @@ type End string
 const (
 	PowerOff End = "poweroff" // the guest switched it off
 	Reboot   End = "reboot"   // the guest reset it: a machine of ours stops there
+	Watchdog End = "watchdog" // its hardware watchdog reset it
 	Panic    End = "panic"    // the guest's kernel panicked and QEMU was told
 	Quit     End = "quit"     // we stopped it
 	Killed   End = "killed"   // QEMU ended and did not say why
@@ -224,6 +227,9 @@ func arguments(dir string, c Config) []string {
 		args = append(args,
 			"-drive", fmt.Sprintf("if=none,id=drive%d,format=raw,file=%s", i, strings.ReplaceAll(drive, ",", ",,")),
 			"-device", fmt.Sprintf("virtio-blk-pci,drive=drive%d", i))
+	}
+	if c.Watchdog {
+		args = append(args, "-device", "i6300esb", "-action", "watchdog=reset")
 	}
 	if c.Agent {
 		args = append(args, "-device", "virtio-serial-pci",

@@ -34,6 +34,7 @@ type qmpMessage struct {
 	Event string `json:"event"`
 	Data  struct {
 		Reason string `json:"reason"`
+		Action string `json:"action"`
 	} `json:"data"`
 }
 
@@ -82,6 +83,10 @@ func (q *qmp) read() {
 		switch {
 		case message.Event == "SHUTDOWN":
 			q.shutdown(message.Data.Reason)
+		case message.Event == "WATCHDOG" && message.Data.Action == "reset":
+			q.mu.Lock()
+			q.end = Watchdog
+			q.mu.Unlock()
 		case message.Event == "GUEST_PANICKED":
 			q.mu.Lock()
 			q.end = Panic
