@@ -120,6 +120,8 @@ func (c *counters) read(dir string) {
 	if unified(dir) {
 		m := flat(filepath.Join(dir, "memory.events"))
 		*c = counters{limit: m["oom"], kills: m["oom_kill"], pids: flat(filepath.Join(dir, "pids.events"))["max"]}
+		// Where all of a cgroup is killed, the kernel counts the one it chose twice.
+		c.kills -= min(m["oom_group_kill"], c.kills)
 		return
 	}
 	h := hierarchies{Root, dir}

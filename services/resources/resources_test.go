@@ -240,6 +240,7 @@ func TestWatchesGo(t *testing.T) {
 
 func TestLast(t *testing.T) {
 	dir := cgroup(t, map[string]string{"memory.events": "oom 1\noom_kill 2\n", "memory.max": "4096", "pids.events": "max 3\n"})
+	write(t, dir, map[string]string{"memory.events": "oom 1\noom_kill 3\noom_group_kill 1\n"})
 	e := Last(dir)
 	if e.OOM == nil || e.OOM.Count != 2 || e.Figures.MemoryMax != 4096 {
 		t.Errorf("%+v", e)
