@@ -32,7 +32,7 @@ func TestWatchdog(t *testing.T) {
 
 	// Limits: each said once, with the reason, and the containers went as a whole.
 	m.await(`greedy +ERROR: onboot 1 of 1: killed by the kernel: out of memory \(limit 16 MiB, peak 1[56]\.\d MiB\) after .*; going on`)
-	m.await(`hog +ERROR: killed by the kernel: out of memory \(limit 32 MiB, peak 3[12]\.\d MiB\) after .*; restart 1 in \d+m`)
+	m.await(`hog +ERROR: killed by the kernel: out of memory \(limit 32 MiB, peak 3[12]\.\d MiB\) after .*; restart 1 in [0-9hm.]+s`)
 	m.await(`forker +warning: at its limit of 3 processes and threads: [1-9]\d* more refused`)
 	m.lacks("left over")
 	m.lacks("the kernel killed")
