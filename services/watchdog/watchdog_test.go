@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -42,6 +43,7 @@ func TestParseSetting(t *testing.T) {
 // yard is a dog's world: its device, its console, its loop.
 type yard struct {
 	*Dog
+	mu      sync.Mutex // guards what the dog's goroutine touches: fed, lines, ok, who
 	fed     int
 	timeout time.Duration
 	feedErr error
@@ -55,9 +57,31 @@ type yard struct {
 
 func (y *yard) Identity() string       { return "test dog" }
 func (y *yard) Timeout() time.Duration { return y.timeout }
-func (y *yard) Feed() error            { y.fed++; return y.feedErr }
+
+func (y *yard) Feed() error {
+	y.mu.Lock()
+	defer y.mu.Unlock()
+	y.fed++
+	return y.feedErr
+}
+
+// meals is how often it was fed.
+func (y *yard) meals() int {
+	y.mu.Lock()
+	defer y.mu.Unlock()
+	return y.fed
+}
+
+// critical says how the critical services are.
+func (y *yard) critical(ok bool, who string) {
+	y.mu.Lock()
+	defer y.mu.Unlock()
+	y.ok, y.who = ok, who
+}
 
 func (y *yard) say(mark, name, format string, a ...any) {
+	y.mu.Lock()
+	defer y.mu.Unlock()
 	y.lines = append(y.lines, mark+name+": "+fmt.Sprintf(format, a...))
 }
 func (y *yard) Line(name, format string, a ...any)  { y.say("", name, format, a...) }
@@ -67,7 +91,11 @@ func (y *yard) Error(name, format string, a ...any) { y.say("ERROR: ", name, for
 func newYard(t *testing.T, cfg Config) *yard {
 	y := &yard{timeout: 30 * time.Second, ok: true}
 	cfg.Console = y
-	cfg.Critical = func() (bool, string) { return y.ok, y.who }
+	cfg.Critical = func() (bool, string) {
+		y.mu.Lock()
+		defer y.mu.Unlock()
+		return y.ok, y.who
+	}
 	if cfg.Setting.Timeout == 0 {
 		cfg.Setting.Timeout = DefaultTimeout
 	}
@@ -85,6 +113,8 @@ func newYard(t *testing.T, cfg Config) *yard {
 
 func (y *yard) said(t *testing.T, lines ...string) {
 	t.Helper()
+	y.mu.Lock()
+	defer y.mu.Unlock()
 	if got, want := strings.Join(y.lines, "\n"), strings.Join(lines, "\n"); got != want {
 		t.Errorf("said:\n%s\nwant:\n%s", got, want)
 	}
@@ -108,27 +138,33 @@ func (y *yard) loop() (stop func()) {
 
 const noHands = "warning: watchdog: the end of the machine is not watched over: PID 1 does not take it"
 
+// pass lets time go by, and what is due come to an end.
+func pass(d time.Duration) {
+	time.Sleep(d)
+	synctest.Wait()
+}
+
 func TestFed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		y := newYard(t, Config{})
 		go y.Run(ctx)
 		stop := y.loop()
-		time.Sleep(time.Minute) // there is no device yet
+		pass(time.Minute) // there is no device yet
 		if y.Arm(); y.String() != "test dog armed, timeout 30s, fed 0s ago" {
 			t.Errorf("it is %q", y)
 		}
 		y.Arm() // once is enough
 		y.said(t, noHands, "watchdog: test dog armed: it resets the machine after 30s without a sign of life")
-		time.Sleep(time.Minute + time.Second)
-		if y.fed != 6 || y.opened != 1 {
-			t.Errorf("fed %d times in a minute, opened %d times", y.fed, y.opened)
+		pass(time.Minute + time.Second)
+		if y.meals() != 6 || y.opened != 1 {
+			t.Errorf("fed %d times in a minute, opened %d times", y.meals(), y.opened)
 		}
 		// The loop hangs.
 		stop()
-		time.Sleep(time.Hour)
-		if y.fed != 6 {
-			t.Errorf("fed %d times with a loop that hangs", y.fed)
+		pass(time.Hour)
+		if y.meals() != 6 {
+			t.Errorf("fed %d times with a loop that hangs", y.meals())
 		}
 		y.said(t)
 		cancel()
@@ -143,24 +179,24 @@ func TestNotFed(t *testing.T) {
 		defer y.loop()()
 		go y.Run(ctx)
 		y.Arm()
-		y.lines = nil
-		time.Sleep(11 * time.Second) // fed at 10s
-		y.ok, y.who = false, "critical service db is failed"
-		time.Sleep(10 * time.Second)
+		y.said(t, noHands, "watchdog: test dog armed: it resets the machine after 30s without a sign of life")
+		pass(11 * time.Second) // fed at 10s
+		y.critical(false, "critical service db is failed")
+		pass(10 * time.Second)
 		y.said(t, "ERROR: watchdog: not fed: critical service db is failed; the machine is reset in 20s unless that changes")
 		if got := y.String(); got != "test dog: NOT FED, resets the machine in 19s: critical service db is failed" {
 			t.Errorf("it is %q", got)
 		}
-		time.Sleep(17 * time.Second)
+		pass(17 * time.Second)
 		y.said(t, "ERROR: watchdog: the machine is reset in 3s: critical service db is failed")
-		if y.fed != 1 {
-			t.Errorf("fed %d times", y.fed)
+		if y.meals() != 1 {
+			t.Errorf("fed %d times", y.meals())
 		}
-		y.ok = true
-		time.Sleep(time.Second)
+		y.critical(true, "")
+		pass(time.Second)
 		y.said(t, "watchdog: fed again: every critical service is well")
-		if y.fed != 2 {
-			t.Errorf("fed %d times", y.fed)
+		if y.meals() != 2 {
+			t.Errorf("fed %d times", y.meals())
 		}
 		cancel()
 		synctest.Wait()
@@ -180,13 +216,13 @@ func TestHeld(t *testing.T) {
 		defer y.loop()()
 		go y.Run(ctx)
 		y.Arm()
-		time.Sleep(9 * time.Second)
-		if y.opened != 0 || y.fed != 0 || len(y.set) != 1 || y.set[0] != 0 {
-			t.Errorf("opened %d, fed %d, set %v", y.opened, y.fed, y.set)
+		pass(9 * time.Second)
+		if y.opened != 0 || y.meals() != 0 || len(y.set) != 1 || y.set[0] != 0 {
+			t.Errorf("opened %d, fed %d, set %v", y.opened, y.meals(), y.set)
 		}
-		time.Sleep(2 * time.Second)
-		if y.fed != 1 {
-			t.Errorf("fed %d times", y.fed)
+		pass(2 * time.Second)
+		if y.meals() != 1 {
+			t.Errorf("fed %d times", y.meals())
 		}
 		y.said(t)
 		cancel()
