@@ -72,7 +72,7 @@ func TestWatchdogHang(t *testing.T) {
 func TestWatchdogCritical(t *testing.T) {
 	t.Parallel()
 	m := boot(t, setup{file: "watchdog.yml", swap: map[string]string{
-		`keelson.critical: "true"`: `keelson.critical: "true", keelson.health: "exec:/bin/false", keelson.health.interval: 1s, keelson.health.retries: "2"`,
+		`keelson.critical: "true"`: `keelson.critical: "true", keelson.ready.timeout: 5s, keelson.health: "exec:/bin/false", keelson.health.interval: 1s, keelson.health.retries: "2"`,
 	}, Config: qemu.Config{Watchdog: true}})
 	m.await(`boot complete`)
 	m.await(`vital +ERROR: unhealthy: `)

@@ -129,6 +129,11 @@ func (c *counters) read(dir string) {
 	*c = counters{limit: kills, kills: kills, pids: flat(h.file("pids", "pids.events"))["max"]}
 }
 
+// keep keeps what was counted already: counters only grow.
+func (c *counters) keep(before counters) {
+	c.limit, c.kills, c.pids = max(c.limit, before.limit), max(c.kills, before.kills), max(c.pids, before.pids)
+}
+
 // hits says what was hit between two readings of a cgroup's counters.
 func hits(dir string, base, before, now counters) (all []Hit) {
 	f, _ := Read(dir)

@@ -222,6 +222,7 @@ func (x *Watch) tell() {
 	}
 	var now counters
 	now.read(x.dir)
+	now.keep(x.last) // a reading that failed is not a count of 0
 	for _, h := range hits(x.dir, x.base, x.last, now) {
 		if h.Kind == OOM {
 			x.oom, x.oomAt = h, x.watcher.now()

@@ -18,7 +18,8 @@ type Service struct {
 	Grace    time.Duration // how long it may take to be well: its keelson.ready.timeout
 }
 
-// waitBound is how long a service may wait for others that are on their way.
+// waitBound is how long a service may wait for others that are on their way, and
+// for its first start, which has a bound of its own.
 const waitBound = 10 * time.Minute
 
 // Judge decides whether the critical services are well enough for the watchdog to
@@ -30,7 +31,7 @@ type Judge struct {
 // sight is when a service was first seen not to be well.
 type sight struct {
 	at     time.Time
-	waited bool // for others, with nothing wrong with itself: it has not begun yet
+	waited bool // with nothing wrong with itself: its time to be ready has not begun
 }
 
 // Look judges the services as they are now.
@@ -45,7 +46,7 @@ func (j *Judge) Look(services []Service, now time.Time) (ok bool, who string) {
 			j.since = map[string]sight{}
 		}
 		first, seen := j.since[s.Name]
-		waits := s.State == lifecycle.Waiting && !s.Hopeless && !s.Sick
+		waits := s.waits()
 		if !seen || first.waited && !waits {
 			first = sight{now, waits}
 			j.since[s.Name] = first
@@ -63,15 +64,18 @@ func (s Service) well() bool {
 	return s.Down || !s.Sick && (s.State == lifecycle.Ready || s.State == lifecycle.Stopped)
 }
 
+// waits reports whether its time to be ready has not begun yet.
+func (s Service) waits() bool {
+	return !s.Sick && (s.State == lifecycle.Starting || s.State == lifecycle.Waiting && !s.Hopeless)
+}
+
 // grace is how long it may stay as it is: no time where nothing is under way.
 func (s Service) grace() time.Duration {
+	if s.waits() || s.State == lifecycle.Waiting && !s.Hopeless {
+		return waitBound
+	}
 	switch s.State {
-	case lifecycle.Waiting:
-		if !s.Hopeless {
-			return waitBound
-		}
-		return s.Grace
-	case lifecycle.Unknown, lifecycle.Starting, lifecycle.Running, lifecycle.Ready, lifecycle.Stopping:
+	case lifecycle.Waiting, lifecycle.Unknown, lifecycle.Starting, lifecycle.Running, lifecycle.Ready, lifecycle.Stopping:
 		return s.Grace
 	}
 	return 0

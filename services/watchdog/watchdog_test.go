@@ -317,9 +317,10 @@ func TestJudge(t *testing.T) {
 	hopeless := func(s *Service) { s.Hopeless = true }
 	for name, looks := range map[string][]look{
 		"a boot that takes its time": {{0, "waiting", false, nil, true}, {300e9, "waiting", false, nil, true},
-			{301e9, "starting", false, nil, true}, {320e9, "running", false, nil, true}, {321e9, "running", false, nil, false}},
+			{301e9, "starting", false, nil, true}, {320e9, "running", false, nil, true}, {340e9, "running", false, nil, false}},
+		"a start that takes its time":  {{0, "starting", false, nil, true}, {100e9, "starting", false, nil, true}, {101e9, "running", false, nil, true}, {121e9, "running", false, nil, false}},
 		"a start within its bound":     {{0, "starting", false, nil, true}, {19e9, "running", false, nil, true}, {19.5e9, "ready", false, nil, true}, {90e9, "ready", false, nil, true}},
-		"a start that never ends":      {{0, "starting", false, nil, true}, {20e9, "running", false, nil, false}},
+		"a start that never ends":      {{0, "running", false, nil, true}, {20e9, "running", false, nil, false}},
 		"a crash that it survives":     {{0, "ready", false, nil, true}, {1e9, "backoff", true, nil, false}, {2e9, "running", true, nil, true}, {10e9, "ready", false, nil, true}},
 		"a crash again and again":      {{0, "backoff", true, nil, false}, {1e9, "starting", true, nil, true}, {12e9, "backoff", true, nil, false}, {21e9, "running", true, nil, false}},
 		"unhealthy":                    {{0, "unhealthy", true, nil, false}, {1e9, "ready", true, nil, true}, {20e9, "ready", true, nil, false}, {21e9, "ready", false, nil, true}},
