@@ -1,0 +1,122 @@
+package spool
+
+import (
+	"errors"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// ErrGone is the error of a copy from an offset that is not kept any more.
+var ErrGone = errors.New("not kept any more")
+
+// openFile is os.OpenFile for a file that nobody waits for: it does not try to.
+func openFile(path string, flags int) (*os.File, error) {
+	for {
+		fd, err := unix.Open(path, flags|unix.O_CLOEXEC, 0o600)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil {
+			return nil, &os.PathError{Op: "open", Path: path, Err: err}
+		}
+		return os.NewFile(uintptr(fd), path), nil
+	}
+}
+
+// CopyTo appends bytes of the stream, from an offset on and no more than max, to a
+// file at its position, and returns how many it was. The file must not have been
+// opened for appending. An error may come with a count.
+func (st *Stream) CopyTo(f *os.File, from, max int64) (int64, error) {
+	for {
+		g, ok, err := st.segmentAt(from)
+		if err != nil || !ok {
+			return 0, err
+		}
+		n := min(max, g.end()-from)
+		if g.cold {
+			_, data, err := g.load(st.dir)
+			if errors.Is(err, os.ErrNotExist) {
+				continue // it has gone since
+			}
+			if err != nil {
+				return 0, err
+			}
+			data = data[from-g.base:]
+			done, err := f.Write(data[:min(n, int64(len(data)))])
+			return int64(done), err
+		}
+		in, err := openFile(g.path(st.dir), unix.O_RDONLY)
+		if errors.Is(err, os.ErrNotExist) {
+			continue // it is cold or gone since
+		}
+		if err != nil {
+			return 0, err
+		}
+		done, err := send(f, in, from-g.base, n)
+		_ = in.Close()
+		return done, err
+	}
+}
+
+// send moves bytes from file to file in the kernel.
+func send(to, from *os.File, off, n int64) (done int64, err error) {
+	for done < n {
+		at := off + done
+		got, err := unix.Sendfile(int(to.Fd()), int(from.Fd()), &at, int(n-done))
+		switch {
+		case errors.Is(err, unix.EINTR):
+			continue
+		case errors.Is(err, unix.EINVAL) && done == 0: // a file system that does not know how
+			buf := make([]byte, n)
+			if got, err = from.ReadAt(buf, off); got > 0 {
+				wrote, err := to.Write(buf[:got])
+				return int64(wrote), err
+			}
+			return 0, err
+		case err != nil:
+			return done, err
+		case got <= 0:
+			return done, nil
+		}
+		done += int64(got)
+	}
+	return done, nil
+}
+
+// segmentAt returns the segment that holds the byte at an offset, if it has been
+// written.
+func (st *Stream) segmentAt(off int64) (segment, bool, error) {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	if off >= st.end {
+		return segment{}, false, nil
+	}
+	for i := len(st.segments) - 1; i >= 0; i-- {
+		if g := st.segments[i]; g.base <= off {
+			return *g, off < g.end(), nil
+		}
+	}
+	return segment{}, false, ErrGone
+}
+
+// Tail returns the last bytes written since an offset, at most so many, as far as
+// they are in the last two segments and not compressed.
+func (st *Stream) Tail(since, most int64) []byte {
+	st.mu.Lock()
+	from := max(since, st.end-most)
+	last := st.segments[max(len(st.segments)-2, 0):]
+	var parts []segment
+	for _, g := range last {
+		if !g.cold && g.end() > from {
+			parts = append(parts, *g)
+		}
+	}
+	st.mu.Unlock()
+	var text []byte
+	for _, g := range parts {
+		begin := max(from-g.base, 0)
+		text = append(text, readAt(g.path(st.dir), begin, g.size-begin)...)
+	}
+	return text
+}

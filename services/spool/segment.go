@@ -1,0 +1,226 @@
+package spool
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// header begins a segment's index: what has to be known of the segments before
+// it once they have gone.
+type header struct {
+	lines int64 // that ended before it
+	carry int64 // bytes before it of a line that had not ended
+}
+
+const (
+	headerBytes = 32
+	entryBytes  = 16
+	magic       = 0x316c6b73 // "skl1"
+)
+
+func (h header) encode() []byte {
+	b := make([]byte, headerBytes)
+	binary.LittleEndian.PutUint32(b, magic)
+	binary.LittleEndian.PutUint64(b[8:], uint64(h.lines))
+	binary.LittleEndian.PutUint64(b[16:], uint64(h.carry))
+	return b
+}
+
+func decodeHeader(b []byte) (header, error) {
+	if len(b) < headerBytes || binary.LittleEndian.Uint32(b) != magic {
+		return header{}, errors.New("not the index of a log")
+	}
+	return header{int64(binary.LittleEndian.Uint64(b[8:])), int64(binary.LittleEndian.Uint64(b[16:]))}, nil
+}
+
+// entry says what is true from an offset of a segment on.
+type entry struct {
+	off  int64 // within the segment
+	kind uint8
+	prio int8
+	at   int64 // a time since the machine's start, or a count
+}
+
+// Kinds of entries. An entry is written before the bytes it is about, so that a
+// death in between leaves no byte without a time; only that of a record is written
+// behind it, and bytes without one are cut off again.
+const (
+	timed     = iota // the bytes that follow came at this time
+	cut              // whoever wrote has ended: what has no newline by now gets none
+	record           // the bytes before it are a record
+	lostBytes        // so many bytes were dropped here; a note of it in words follows
+	lostLines        // so many lines
+	noteEnd          // the note in words is over
+)
+
+func (e entry) encode() []byte {
+	b := make([]byte, entryBytes)
+	binary.LittleEndian.PutUint32(b, uint32(e.off))
+	b[4], b[5] = e.kind, uint8(e.prio)
+	binary.LittleEndian.PutUint64(b[8:], uint64(e.at))
+	return b
+}
+
+func decodeEntry(b []byte) entry {
+	return entry{int64(binary.LittleEndian.Uint32(b)), b[4], int8(b[5]), int64(binary.LittleEndian.Uint64(b[8:]))}
+}
+
+// segment is a piece of a stream. Its fields are guarded by the stream's mu.
+type segment struct {
+	base    int64
+	header  header
+	born    time.Duration // when its first byte came
+	closed  time.Duration // when its last one had come
+	size    int64         // of its bytes
+	entries int64         // of its index
+	cold    bool
+	memory  int64 // what it takes
+}
+
+func (g *segment) end() int64 { return g.base + g.size }
+
+func (g *segment) path(dir string) string { return filepath.Join(dir, fmt.Sprintf("%020d", g.base)) }
+
+// remove removes a segment's files.
+func (g *segment) remove(dir string) {
+	path := g.path(dir)
+	if g.cold {
+		_ = unix.Unlink(path + ".z")
+		return
+	}
+	_ = unix.Unlink(path)
+	_ = unix.Unlink(path + ".i") // a death before this leaves an index of nothing
+}
+
+// load reads a whole segment, cold or not.
+func (g *segment) load(dir string) (index, data []byte, err error) {
+	path := g.path(dir)
+	if g.cold {
+		return readCold(path + ".z")
+	}
+	if index, err = readUpTo(path+".i", headerBytes+g.entries*entryBytes); err != nil {
+		return nil, nil, err
+	}
+	if data, err = readUpTo(path, g.size); err != nil {
+		return nil, nil, err
+	}
+	return index, data, nil
+}
+
+// readUpTo reads the first n bytes of a file.
+func readUpTo(path string, n int64) ([]byte, error) {
+	if n == 0 {
+		return nil, nil
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	buf := make([]byte, n)
+	got, err := io.ReadFull(f, buf)
+	if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) && !errors.Is(err, io.EOF) {
+		return nil, err
+	}
+	return buf[:got], nil
+}
+
+// find lists the segments in a stream's folder, in order, and removes what a
+// death left half done.
+func find(dir string) ([]*segment, error) {
+	files, err := os.ReadDir(dir)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	have := map[string]bool{}
+	for _, f := range files {
+		have[f.Name()] = true
+	}
+	var all []*segment
+	for _, f := range files { // sorted by name, and so by base
+		name, suffix, _ := strings.Cut(f.Name(), ".")
+		base, err := strconv.ParseInt(name, 10, 64)
+		if err != nil || len(name) != 20 {
+			continue
+		}
+		g := &segment{base: base}
+		path := g.path(dir)
+		switch suffix {
+		case "z":
+			index, data, err := readCold(path + ".z")
+			if err != nil {
+				_ = os.Remove(path + ".z")
+				if !have[name+".i"] {
+					return all, fmt.Errorf("%s: %w", path, err)
+				}
+				continue // the segment itself is still there
+			}
+			_, _ = os.Remove(path), os.Remove(path+".i")
+			g.cold = true
+			if err := g.know(index, int64(len(data))); err != nil {
+				return all, fmt.Errorf("%s: %w", path, err)
+			}
+			if fi, err := os.Stat(path + ".z"); err == nil {
+				g.memory = takes(fi.Size())
+			}
+		case "i":
+			if have[name+".z"] {
+				continue
+			}
+			index, err := os.ReadFile(path + ".i")
+			if err != nil {
+				return all, err
+			}
+			size := int64(0)
+			if fi, err := os.Stat(path); err == nil {
+				size = fi.Size()
+			}
+			if len(index) < headerBytes { // died as it was made: nothing is in it
+				g.remove(dir)
+				continue
+			}
+			if err := g.know(index, size); err != nil {
+				return all, fmt.Errorf("%s: %w", path, err)
+			}
+			g.memory = takes(size) + takes(int64(len(index)))
+		case "z.new":
+			_ = os.Remove(path + ".z.new")
+			continue
+		default:
+			continue
+		}
+		all = append(all, g)
+	}
+	return all, nil
+}
+
+// know fills in what a segment's index says.
+func (g *segment) know(index []byte, size int64) (err error) {
+	if g.header, err = decodeHeader(index); err != nil {
+		return err
+	}
+	g.size = size
+	g.entries = int64(len(index)-headerBytes) / entryBytes
+	for i := range g.entries {
+		e := decodeEntry(index[headerBytes+i*entryBytes:])
+		if e.kind == timed || e.kind == record || e.kind == cut || e.kind == noteEnd {
+			if g.born == 0 {
+				g.born = time.Duration(e.at)
+			}
+			g.closed = time.Duration(e.at)
+		}
+	}
+	return nil
+}

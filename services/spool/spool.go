@@ -1,0 +1,299 @@
+// Package spool owns the bytes that were written on the machine, as long as they
+// are kept: a folder of segments for each stream of each source, on a file system
+// in memory, with the time at which each piece came.
+//
+// It promises that a byte is taken over in the same system call that keeps it,
+// so that the death of the process at any moment loses, repeats and reorders
+// nothing; that its successor reads the same lines with the same times; that each
+// source and all of them together stay within their bounds, the oldest going
+// first; and that what has gone is counted. It must never make a writer wait for
+// a reader, nor hold on to what has gone because somebody still reads it.
+//
+// On disk, DIR/SOURCE/STREAM/BASE is a segment's bytes, BASE.i its index, where
+// BASE is the offset of its first byte in the stream; a cold segment is both in one
+// compressed file, BASE.z.
+package spool
+
+import (
+	"fmt"
+	"math"
+	"net/url"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+const (
+	// segmentBytes is the size of a segment: small enough to go as one, large
+	// enough to compress well.
+	segmentBytes = 128 << 10
+	// segmentEntries bounds its index.
+	segmentEntries = 4096
+	pageBytes      = 4096
+	// maxStreams bounds the names that clients may make up.
+	maxStreams = 2048
+)
+
+// Defaults of Config.
+const (
+	DefaultPerSource = 1 << 20
+	defaultTotal     = 32 << 20
+)
+
+// Names of streams that are made of records, which may have a priority and
+// newlines; all others are made of lines.
+const (
+	Events = "event"
+	Kernel = "kernel"
+)
+
+// Config is where a spool is and how large it may get.
+type Config struct {
+	Dir       string
+	PerSource int64                // bytes of memory for one source; 0 is DefaultPerSource
+	Total     int64                // and for all together; 0 is 32 MiB
+	Now       func() time.Duration // since the machine's start
+	Warn      func(format string, a ...any)
+}
+
+// Spool is all streams of a machine.
+type Spool struct {
+	cfg  Config
+	used atomic.Int64 // bytes of memory
+
+	mu      sync.Mutex
+	streams map[string]*Stream // by source and name, guarded by mu
+	sources map[string]*source // guarded by mu
+
+	trimming sync.Mutex // held by whoever makes room
+
+	waiters atomic.Int32
+	signal  sync.Mutex
+	changed chan struct{} // closed at the next change, guarded by signal
+
+	cooling   atomic.Bool // the compressor runs
+	coolOne   sync.Mutex
+	coolError string // the last one, not to be said again; guarded by coolOne
+	closed    chan struct{}
+	over      sync.Once
+	workers   sync.WaitGroup
+}
+
+// source is what the streams of one source share.
+type source struct {
+	name string
+	used atomic.Int64
+}
+
+// Open opens the spool in a folder, with what an earlier process left there.
+func Open(cfg Config) (*Spool, error) {
+	if cfg.PerSource <= 0 {
+		cfg.PerSource = DefaultPerSource
+	}
+	if cfg.Total <= 0 {
+		cfg.Total = defaultTotal
+	}
+	if cfg.Warn == nil {
+		cfg.Warn = func(string, ...any) {}
+	}
+	s := &Spool{
+		cfg: cfg, streams: map[string]*Stream{}, sources: map[string]*source{},
+		changed: make(chan struct{}), closed: make(chan struct{}),
+	}
+	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
+		return nil, fmt.Errorf("make the folder of the logs: %w", err)
+	}
+	sources, err := os.ReadDir(cfg.Dir)
+	if err != nil {
+		return nil, fmt.Errorf("read the folder of the logs: %w", err)
+	}
+	for _, e := range sources {
+		name, err := url.PathUnescape(strings.TrimPrefix(e.Name(), "_"))
+		if err != nil || !e.IsDir() || !strings.HasPrefix(e.Name(), "_") {
+			continue
+		}
+		streams, err := os.ReadDir(filepath.Join(cfg.Dir, e.Name()))
+		if err != nil {
+			cfg.Warn("the log of %s is lost: %v", name, err)
+			continue
+		}
+		for _, d := range streams {
+			st, err := s.Stream(name, d.Name())
+			if err == nil {
+				err = st.recover()
+			}
+			if err != nil {
+				cfg.Warn("the log of %s is lost: %v", name, err)
+			}
+		}
+	}
+	s.trim(0)
+	s.cool()
+	return s, nil
+}
+
+// Stream returns a stream of a source, which is new if nobody has asked for it
+// before. Nothing is on disk until something is written.
+func (s *Spool) Stream(sourceName, name string) (*Stream, error) {
+	key := sourceName + "\x00" + name
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if st := s.streams[key]; st != nil {
+		return st, nil
+	}
+	if len(s.streams) >= maxStreams {
+		return nil, fmt.Errorf("there are logs of %d streams already: no more are kept", maxStreams)
+	}
+	folder := "_" + url.PathEscape(sourceName)
+	if len(folder) > 255 || name == "" || strings.ContainsAny(name, "/\x00") {
+		return nil, fmt.Errorf("%.64q is too long for the name of a log", sourceName)
+	}
+	src := s.sources[sourceName]
+	if src == nil {
+		src = &source{name: sourceName}
+		s.sources[sourceName] = src
+	}
+	st := &Stream{spool: s, source: src, name: name, records: name == Events || name == Kernel, dir: filepath.Join(s.cfg.Dir, folder, name)}
+	st.Need(NeedNothing)
+	s.streams[key] = st
+	return st, nil
+}
+
+// Streams returns all streams, by source and name.
+func (s *Spool) Streams() []*Stream {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	all := make([]*Stream, 0, len(s.streams))
+	for _, st := range s.streams {
+		all = append(all, st)
+	}
+	slices.SortFunc(all, func(a, b *Stream) int {
+		if c := strings.Compare(a.source.name, b.source.name); c != 0 {
+			return c
+		}
+		return strings.Compare(a.name, b.name)
+	})
+	return all
+}
+
+// Used returns how much memory the spool takes.
+func (s *Spool) Used() int64 { return s.used.Load() }
+
+// Close ends the work in the background; the streams must not be written any more.
+func (s *Spool) Close() {
+	s.over.Do(func() { close(s.closed) })
+	s.workers.Wait()
+	for _, st := range s.Streams() {
+		st.mu.Lock()
+		st.closeLive()
+		st.mu.Unlock()
+	}
+}
+
+// Waiter tells of changes: C is closed at the next one. It must be made before one
+// looks at what there is, and Done called in the end.
+type Waiter struct {
+	s *Spool
+	C <-chan struct{}
+}
+
+// Wait begins to wait for a change.
+func (s *Spool) Wait() *Waiter {
+	s.waiters.Add(1)
+	w := &Waiter{s: s}
+	w.Again()
+	return w
+}
+
+// Again makes C tell of the next change from now on.
+func (w *Waiter) Again() {
+	w.s.signal.Lock()
+	w.C = w.s.changed
+	w.s.signal.Unlock()
+}
+
+// Done ends the waiting.
+func (w *Waiter) Done() { w.s.waiters.Add(-1) }
+
+// tell wakes whoever waits for a change.
+func (s *Spool) tell() {
+	if s.waiters.Load() == 0 {
+		return
+	}
+	s.signal.Lock()
+	close(s.changed)
+	s.changed = make(chan struct{})
+	s.signal.Unlock()
+}
+
+// trim makes room: a source that is over its bound loses its oldest segments, then
+// whoever has the oldest of all. extra is what is wanted on top.
+func (s *Spool) trim(extra int64) {
+	s.trimming.Lock()
+	defer s.trimming.Unlock()
+	limit := s.cfg.Total
+	if extra > 0 {
+		limit = min(limit, s.used.Load()) - extra
+	}
+	if s.used.Load() <= limit && !s.anyOver() {
+		return
+	}
+	all := s.Streams()
+	for _, st := range all {
+		for st.source.used.Load() > s.cfg.PerSource && dropOldest(all, st.source) {
+		}
+	}
+	for s.used.Load() > limit && dropOldest(all, nil) {
+	}
+}
+
+func (s *Spool) anyOver() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, src := range s.sources {
+		if src.used.Load() > s.cfg.PerSource {
+			return true
+		}
+	}
+	return false
+}
+
+// dropOldest removes the oldest segment of a source, or of all: one that nobody
+// needs, if there is one. It reports whether there was any.
+func dropOldest(all []*Stream, of *source) bool {
+	for _, neededToo := range []bool{false, true} {
+		var victim *Stream
+		oldest := time.Duration(math.MaxInt64)
+		for _, st := range all {
+			if of != nil && st.source != of {
+				continue
+			}
+			if born, ok := st.oldest(neededToo); ok && born < oldest {
+				victim, oldest = st, born
+			}
+		}
+		if victim != nil {
+			return victim.drop()
+		}
+	}
+	return false
+}
+
+// takes is the memory that so many bytes of a file take.
+func takes(n int64) int64 { return (n + pageBytes - 1) / pageBytes * pageBytes }
+
+// Nowhere makes a spool that keeps nothing: whatever is written is an error.
+func Nowhere(cfg Config) *Spool {
+	if cfg.Warn == nil {
+		cfg.Warn = func(string, ...any) {}
+	}
+	cfg.Dir = "/dev/null"
+	return &Spool{
+		cfg: cfg, streams: map[string]*Stream{}, sources: map[string]*source{},
+		changed: make(chan struct{}), closed: make(chan struct{}),
+	}
+}

@@ -1,0 +1,458 @@
+package spool
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"math"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// spliceBytes is the most that is moved at once: what a pipe holds.
+const spliceBytes = 64 << 10
+
+// timeStep is how much later bytes must have come to get a time of their own.
+const timeStep = time.Millisecond
+
+// Stream is what one source writes to one of its streams.
+type Stream struct {
+	spool   *Spool
+	source  *source
+	name    string
+	dir     string
+	records bool
+
+	needed atomic.Int64 // what begins here somebody has yet to read; see Need
+
+	mu       sync.Mutex
+	segments []*segment // by base; the last one is written to while index is open; guarded by mu
+	data     *os.File   // of the last segment, guarded by mu
+	index    *os.File   // guarded by mu
+	next     header     // of the next segment, guarded by mu
+	end      int64      // of the stream, guarded by mu
+	lastCut  int64      // the line under way begins no earlier, guarded by mu
+	last     entry      // the last one written, at an offset of the stream; guarded by mu
+}
+
+// Source is the name of the source.
+func (st *Stream) Source() string { return st.source.name }
+
+// Name is the stream's own.
+func (st *Stream) Name() string { return st.name }
+
+// End is how many bytes have been written in all.
+func (st *Stream) End() int64 {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	return st.end
+}
+
+// Kept is the offset of the oldest byte there is, and how many lines ended before it.
+func (st *Stream) Kept() (offset, lines int64) {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	if len(st.segments) == 0 {
+		return st.end, st.next.lines
+	}
+	return st.segments[0].base, st.segments[0].header.lines
+}
+
+// recover takes over what an earlier process wrote.
+func (st *Stream) recover() error {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	all, err := find(st.dir)
+	if err != nil {
+		return err
+	}
+	for _, g := range all {
+		st.account(g.memory)
+	}
+	st.segments = all
+	if len(all) == 0 {
+		return nil
+	}
+	g := all[len(all)-1]
+	st.end, st.lastCut = g.end(), g.base-g.header.carry
+	index, data, err := g.load(st.dir)
+	if err != nil {
+		return err
+	}
+	for i := range g.entries {
+		e := decodeEntry(index[headerBytes+i*entryBytes:])
+		if e.kind == cut || e.kind == noteEnd {
+			st.lastCut = g.base + e.off
+		}
+		if st.records {
+			g.size = e.off // what has no entry behind it was not finished
+		}
+	}
+	if st.records && g.entries == 0 {
+		g.size = 0
+	}
+	st.end = g.end()
+	if g.cold {
+		st.next = st.after(g, data)
+		return nil
+	}
+	if st.index, err = os.OpenFile(g.path(st.dir)+".i", os.O_RDWR, 0); err != nil {
+		return err
+	}
+	if st.data, err = os.OpenFile(g.path(st.dir), os.O_RDWR|os.O_CREATE, 0o600); err != nil {
+		st.closeLive()
+		return err
+	}
+	if st.records {
+		return st.data.Truncate(g.size)
+	}
+	return nil
+}
+
+func (st *Stream) closeLive() {
+	if st.index != nil {
+		_ = st.index.Close()
+	}
+	if st.data != nil {
+		_ = st.data.Close()
+	}
+	st.index, st.data = nil, nil
+}
+
+// account adds to what the source and all together take.
+func (st *Stream) account(n int64) {
+	st.source.used.Add(n)
+	st.spool.used.Add(n)
+}
+
+// measure brings up to date what the last segment takes.
+func (st *Stream) measure(g *segment) {
+	now := takes(g.size) + takes(headerBytes+g.entries*entryBytes)
+	st.account(now - g.memory)
+	g.memory = now
+}
+
+// room returns the segment to write to, with room for n bytes and a few entries.
+func (st *Stream) room(n int64) (*segment, error) {
+	if st.index != nil {
+		g := st.segments[len(st.segments)-1]
+		if g.size+n <= segmentBytes && g.entries+8 <= segmentEntries || g.size == 0 {
+			return g, nil
+		}
+		st.finish(g)
+	}
+	return st.begin()
+}
+
+// begin makes the next segment.
+func (st *Stream) begin() (*segment, error) {
+	if len(st.segments) == 0 {
+		if err := os.MkdirAll(st.dir, 0o700); err != nil {
+			return nil, err
+		}
+	}
+	g := &segment{base: st.end, header: st.next}
+	var err error
+	if st.index, err = openFile(g.path(st.dir)+".i", os.O_RDWR|os.O_CREATE|os.O_TRUNC); err != nil {
+		return nil, err
+	}
+	if _, err = st.index.Write(g.header.encode()); err == nil {
+		st.data, err = openFile(g.path(st.dir), os.O_RDWR|os.O_CREATE|os.O_TRUNC)
+	}
+	if err != nil {
+		st.closeLive()
+		g.remove(st.dir)
+		return nil, err
+	}
+	st.segments = append(st.segments, g)
+	st.measure(g)
+	return g, nil
+}
+
+// buffers are for reading a segment; they are as large as one can get.
+var buffers = sync.Pool{New: func() any { return new([segmentBytes + spliceBytes]byte) }}
+
+// finish closes the last segment.
+func (st *Stream) finish(g *segment) {
+	buf := buffers.Get().(*[segmentBytes + spliceBytes]byte)
+	defer buffers.Put(buf)
+	n, _ := st.data.ReadAt(buf[:min(g.size, int64(len(buf)))], 0)
+	st.next = st.after(g, buf[:n])
+	st.closeLive()
+	st.spool.cool()
+}
+
+// after is the header of the segment that follows one of these bytes.
+func (st *Stream) after(g *segment, data []byte) header {
+	if st.records {
+		return header{lines: g.header.lines + g.entries}
+	}
+	begin := g.base - g.header.carry
+	if i := bytes.LastIndexByte(data, '\n'); i >= 0 {
+		begin = g.base + int64(i) + 1
+	}
+	return header{lines: g.header.lines + int64(bytes.Count(data, []byte("\n"))), carry: max(g.end()-max(begin, st.lastCut), 0)}
+}
+
+// put writes an entry to the index: in place of the last one if that was of no
+// bytes.
+func (st *Stream) put(g *segment, kind uint8, prio int8, at int64) error {
+	e := entry{off: g.size, kind: kind, prio: prio, at: at}
+	slot := g.entries
+	if kind == timed && st.last.kind == timed && st.last.off == g.end() && slot > 0 {
+		slot--
+	}
+	if _, err := st.index.WriteAt(e.encode(), headerBytes+slot*entryBytes); err != nil {
+		return err
+	}
+	g.entries = slot + 1
+	if kind != lostBytes && kind != lostLines {
+		if g.born == 0 {
+			g.born = time.Duration(at)
+		}
+		g.closed = time.Duration(at)
+	}
+	st.last = e
+	st.last.off = g.end()
+	return nil
+}
+
+// stamp writes the time of the bytes that follow, unless it is that of the last ones.
+func (st *Stream) stamp(g *segment, at time.Duration) error {
+	if l := st.last; g.entries > 0 && l.kind == timed && l.off >= g.base && at >= time.Duration(l.at) && at-time.Duration(l.at) < timeStep {
+		return nil
+	}
+	return st.put(g, timed, 0, int64(at))
+}
+
+// retry does something that needs room, and once more when room has been made.
+func (st *Stream) retry(do func() error) error {
+	st.mu.Lock()
+	err := do()
+	st.mu.Unlock()
+	if errors.Is(err, unix.ENOSPC) {
+		st.spool.trim(4 * segmentBytes)
+		st.mu.Lock()
+		err = do()
+		st.mu.Unlock()
+	}
+	if st.source.used.Load() > st.spool.cfg.PerSource || st.spool.used.Load() > st.spool.cfg.Total {
+		st.spool.trim(0)
+	}
+	st.spool.tell()
+	return err
+}
+
+// Splice moves what is in a pipe to the stream's end, without a copy of it ever
+// being in the process: a death leaves it in the one or in the other.
+func (st *Stream) Splice(pipe int) (n int64, err error) {
+	err = st.retry(func() error {
+		g, err := st.room(pageBytes)
+		if err != nil {
+			return err
+		}
+		if err := st.stamp(g, st.spool.cfg.Now()); err != nil {
+			return err
+		}
+		off := g.size
+		n, err = unix.Splice(pipe, nil, int(st.data.Fd()), &off, int(min(spliceBytes, segmentBytes-g.size)), unix.SPLICE_F_NONBLOCK|unix.SPLICE_F_MOVE)
+		st.grow(g, max(n, 0))
+		return err
+	})
+	return max(n, 0), err
+}
+
+func (st *Stream) grow(g *segment, n int64) {
+	g.size += n
+	st.end += n
+	st.measure(g)
+}
+
+// Write adds bytes that came without a pipe, at a time since the machine's start.
+func (st *Stream) Write(at time.Duration, p []byte) error {
+	for len(p) > 0 {
+		piece := p[:min(len(p), spliceBytes)]
+		if err := st.retry(func() error {
+			g, err := st.room(int64(len(piece)))
+			if err != nil {
+				return err
+			}
+			if err := st.stamp(g, at); err != nil {
+				return err
+			}
+			return st.write(g, piece)
+		}); err != nil {
+			return err
+		}
+		p = p[len(piece):]
+	}
+	return nil
+}
+
+// write adds all of p or nothing.
+func (st *Stream) write(g *segment, p []byte) error {
+	if n, err := st.data.WriteAt(p, g.size); err != nil {
+		if n > 0 {
+			_ = st.data.Truncate(g.size)
+		}
+		return err
+	}
+	st.grow(g, int64(len(p)))
+	return nil
+}
+
+// Record adds a record to a stream of records.
+func (st *Stream) Record(at time.Duration, prio int8, text []byte) error {
+	text = text[:min(len(text), spliceBytes)]
+	return st.retry(func() error {
+		g, err := st.room(int64(len(text)))
+		if err != nil {
+			return err
+		}
+		before := g.size
+		if err := st.write(g, text); err != nil {
+			return err
+		}
+		if err := st.put(g, record, prio, int64(at)); err != nil {
+			_ = st.data.Truncate(before)
+			st.grow(g, before-g.size)
+			return err
+		}
+		return nil
+	})
+}
+
+// Cut says that whoever wrote has ended: a line without a newline is over.
+func (st *Stream) Cut() error {
+	st.mu.Lock()
+	under := st.underWay()
+	st.mu.Unlock()
+	if !under {
+		return nil
+	}
+	return st.retry(func() error {
+		g, err := st.room(0)
+		if err != nil {
+			return err
+		}
+		st.lastCut = st.end
+		return st.put(g, cut, 0, int64(st.spool.cfg.Now()))
+	})
+}
+
+// underWay reports whether the last line has no newline yet.
+func (st *Stream) underWay() bool {
+	if st.end <= st.lastCut {
+		return false
+	}
+	if st.index == nil {
+		return st.next.carry > 0
+	}
+	g := st.segments[len(st.segments)-1]
+	if g.size == 0 {
+		return g.header.carry > 0
+	}
+	var b [1]byte
+	if _, err := st.data.ReadAt(b[:], g.size-1); err != nil {
+		return true
+	}
+	return b[0] != '\n'
+}
+
+// Lost says that bytes were dropped here, and lines if that is known, for a
+// reason, which is in the text in words.
+func (st *Stream) Lost(dropped, lines int64, reason string) error {
+	now := st.spool.cfg.Now()
+	note := fmt.Sprintf("[keelson: %d bytes are missing here: %s]\n", dropped, reason)
+	return st.retry(func() error {
+		g, err := st.room(int64(len(note)) + 1)
+		if err != nil {
+			return err
+		}
+		text := note
+		if st.underWay() {
+			text = "\n" + note
+		}
+		if err := st.put(g, lostBytes, 0, dropped); err != nil {
+			return err
+		}
+		if err := st.put(g, lostLines, 0, lines); err != nil {
+			return err
+		}
+		if err := st.write(g, []byte(text)); err != nil {
+			return err
+		}
+		st.lastCut = st.end
+		return st.put(g, noteEnd, 0, int64(now))
+	})
+}
+
+// Need says that somebody has yet to read what begins at an offset, so that others'
+// older segments should go first, if there are any; NeedNothing is that nobody has.
+func (st *Stream) Need(from int64) { st.needed.Store(from) }
+
+// NeedNothing is for Need.
+const NeedNothing = math.MaxInt64
+
+// oldest returns when the oldest segment that can go began; one that is needed only
+// can where there is no other way.
+func (st *Stream) oldest(neededToo bool) (time.Duration, bool) {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	if len(st.segments) == 0 || st.segments[0].size == 0 || !neededToo && st.segments[0].end() > st.needed.Load() {
+		return 0, false
+	}
+	return st.segments[0].born, true
+}
+
+// drop removes the oldest segment.
+func (st *Stream) drop() bool {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	if len(st.segments) == 0 || st.segments[0].size == 0 {
+		return false
+	}
+	g := st.segments[0]
+	if len(st.segments) == 1 {
+		if st.index != nil {
+			st.finish(g)
+		}
+		// Where the stream goes on is in the next one's header.
+		if _, err := st.begin(); err != nil {
+			g.remove(st.dir)
+			st.segments = st.segments[:0]
+			st.account(-g.memory)
+			return true
+		}
+	}
+	g.remove(st.dir)
+	st.segments = append(st.segments[:0], st.segments[1:]...)
+	st.account(-g.memory)
+	return true
+}
+
+// Remember keeps a few bytes beside the stream, under a name, for a later process:
+// the old ones or the new ones, never half of each.
+func (st *Stream) Remember(name string, data []byte) error {
+	path := filepath.Join(st.dir, name)
+	return st.retry(func() error {
+		if err := os.MkdirAll(st.dir, 0o700); err != nil {
+			return err
+		}
+		if err := os.WriteFile(path+".new", data, 0o600); err != nil {
+			_ = os.Remove(path + ".new")
+			return err
+		}
+		return os.Rename(path+".new", path)
+	})
+}
+
+// Recall returns what was remembered under a name.
+func (st *Stream) Recall(name string) ([]byte, error) {
+	return os.ReadFile(filepath.Join(st.dir, name))
+}
