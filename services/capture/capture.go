@@ -1,11 +1,3 @@
-// Package capture owns the way of a container's output from its pipe to its file.
-//
-// Each stream is a FIFO that the supervisor and the shim both hold open, so a
-// writer gets no SIGPIPE and a reader's death loses nothing: what is in the
-// pipe stays there. Bytes go from FIFO to file by splice(2), in one step that
-// cannot be cut in two by a kill; whoever wants to see lines reads them back
-// from the file. It must never hold up the supervisor or a writer: a stream that
-// cannot be written is drained and its bytes are counted.
 package capture
 
 import (
@@ -16,126 +8,184 @@ import (
 	"path/filepath"
 	"sync"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
+
+	"keelson/services/spool"
 )
 
 const (
 	spliceBytes = 64 << 10
-	lineBytes   = 16 << 10 // a longer line is shown in pieces
 	tailBytes   = 4 << 10
-	rotateBytes = 1 << 20
-	rotateKeep  = 10
+	// A stream is heavy, and has to keep to its share of the processors, with more
+	// than heavyBytes in heavyTime, where each move counts for moveBytes on top.
+	heavyBytes = 128 << 10
+	heavyTime  = 100 * time.Millisecond
+	moveBytes  = 512
+	// What a heavy stream writes is left to gather for a moment, where it came in
+	// small pieces.
+	smallBytes = 32 << 10
+	smallRest  = 500 * time.Microsecond
 	// drainMoves bounds Drain: a pipe holds 64 KiB, and one that never gets
 	// empty has a writer that outlives its task.
 	drainMoves = 32
+	// dropFor is how long output is dropped once it is too much.
+	dropFor = 100 * time.Millisecond
+	// dropWord is how often the console is told of it.
+	dropWord = 10 * time.Second
 )
 
-// Stream is one FIFO being copied to one file.
-type Stream struct {
-	fifoPath string
-	filePath string
-	fifo     *os.File
-	conn     syscall.RawConn
-	onLine   func(line string) // nil if nobody wants lines
-	warn     func(format string, a ...any)
-	done     chan struct{} // closed when run has returned
-
-	mu       sync.Mutex
-	file     *os.File          // nil where it could not be opened; guarded by mu
-	offset   int64             // the end of file after the last write, guarded by mu
-	total    int64             // bytes written since Open, whatever file they are in; guarded by mu
-	partial  []byte            // the line under way, guarded by mu
-	lost     int64             // bytes dropped since the last success, guarded by mu
-	failing  bool              // that the file cannot be written was said, guarded by mu
-	stuck    bool              // that the file cannot be rotated was said, guarded by mu
-	watchers map[*watcher]bool // guarded by mu
-	noSplice bool              // the file's file system does not know splice, guarded by mu
+// Source is what a stream is of, and where it goes.
+type Source struct {
+	Name   string // of the source in the spool
+	Stream string // and its stream there
+	Pipe   string // the FIFO, which is made if there is none
+	File   string // what is written is appended to it; its folder is made
+	// Drop says that a writer must not be held up: what is too much is dropped.
+	Drop bool
+	// OnLine, if not nil, is called with each line, from one goroutine at a time.
+	OnLine func(line string)
+	// Warn is told of what is lost.
+	Warn func(format string, a ...any)
 }
 
-// Open makes the FIFO if there is none, opens the file for appending, making
-// its folder, and begins to copy. onLine, if not nil, is called from the
-// stream's goroutine with each complete line, and at Drain with the last one.
-// warn is told of what is lost.
-func Open(fifoPath, filePath string, onLine func(string), warn func(string, ...any)) (*Stream, error) {
-	if err := os.MkdirAll(filepath.Dir(fifoPath), 0o700); err != nil {
+// Stream is one FIFO being copied to the spool, and from there to a file.
+type Stream struct {
+	sys    *System
+	src    Source
+	fifo   *os.File
+	conn   syscall.RawConn
+	spool  *spool.Stream
+	export *exporter
+	done   chan struct{} // closed when run has returned
+
+	mu       sync.Mutex
+	cursor   *spool.Cursor // of what OnLine has seen, guarded by mu
+	noSplice bool          // the spool's file system does not know splice, guarded by mu
+	lost     int64         // bytes that the spool could not take, guarded by mu
+	failing  bool          // that it cannot was said, guarded by mu
+	dropping bool          // guarded by mu
+	dropped  int64         // bytes not yet noted, guarded by mu
+	dropAll  int64         // bytes not yet said on the console, guarded by mu
+	dropSaid time.Duration // when it was said last, guarded by mu
+	resume   *time.Timer   // ends dropping, guarded by mu
+	null     *os.File      // where to, guarded by mu
+}
+
+// Open makes the FIFO if there is none and begins to copy.
+func (y *System) Open(src Source) (*Stream, error) {
+	if err := os.MkdirAll(filepath.Dir(src.Pipe), 0o700); err != nil {
 		return nil, fmt.Errorf("make a log pipe: %w", err)
 	}
-	if err := unix.Mkfifo(fifoPath, 0o600); err != nil && !errors.Is(err, unix.EEXIST) {
-		return nil, fmt.Errorf("make the log pipe %s: %w", fifoPath, err)
+	if err := unix.Mkfifo(src.Pipe, 0o600); err != nil && !errors.Is(err, unix.EEXIST) {
+		return nil, fmt.Errorf("make the log pipe %s: %w", src.Pipe, err)
+	}
+	kept, err := y.cfg.Spool.Stream(src.Name, src.Stream)
+	if err != nil {
+		return nil, err
 	}
 	// Read and write: opening does not wait for a writer, and a writer's end is
 	// not the end of the stream.
-	fifo, err := os.OpenFile(fifoPath, os.O_RDWR|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	fifo, err := os.OpenFile(src.Pipe, os.O_RDWR|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("open the log pipe: %w", err)
 	}
 	conn, err := fifo.SyscallConn()
 	if err != nil {
 		_ = fifo.Close()
-		return nil, fmt.Errorf("open the log pipe %s: %w", fifoPath, err)
+		return nil, fmt.Errorf("open the log pipe %s: %w", src.Pipe, err)
 	}
-	s := &Stream{fifoPath: fifoPath, filePath: filePath, fifo: fifo, conn: conn, onLine: onLine, warn: warn, done: make(chan struct{})}
-	s.mu.Lock()
-	if err := s.ensure(); err != nil { // it is tried again with the first bytes
-		s.fail(err)
+	s := &Stream{sys: y, src: src, fifo: fifo, conn: conn, spool: kept, done: make(chan struct{})}
+	if src.OnLine != nil {
+		s.cursor = kept.CursorFrom(kept.End())
 	}
-	s.mu.Unlock()
+	s.export = newExporter(y, kept, src.File, src.Warn)
+	y.mu.Lock()
+	y.streams[s] = true
+	y.mu.Unlock()
+	s.export.begin()
 	go s.run()
 	return s, nil
 }
 
 // Path is the FIFO a task is to write to.
-func (s *Stream) Path() string { return s.fifoPath }
+func (s *Stream) Path() string { return s.src.Pipe }
 
 func (s *Stream) run() {
 	defer close(s.done)
+	var window time.Duration // when weight began to be counted
+	weight := int64(0)
 	for {
-		err := s.conn.Read(func(fd uintptr) bool {
-			return s.move(int(fd))
+		var rest time.Duration
+		var n int64
+		heavy := weight > heavyBytes
+		err := s.conn.Read(func(fd uintptr) (more bool) {
+			move := func() { n, more = s.move(int(fd)) }
+			if heavy {
+				rest = s.sys.gate.spend(measured(move))
+			} else {
+				move()
+			}
+			weight += n + moveBytes
+			return more
 		})
+		if now := s.sys.cfg.Now(); now-window > heavyTime {
+			window, weight = now, 0
+		}
 		if err != nil {
 			return // closed
+		}
+		if rest > 0 && s.src.Drop {
+			if rest = 0; s.drop() { // even that has its price
+				rest = gateLeast
+			}
+		}
+		if heavy && n < smallBytes {
+			rest = max(rest, smallRest)
+		}
+		if rest > 0 {
+			time.Sleep(rest)
+		}
+		if !s.src.Drop {
+			s.export.await()
 		}
 	}
 }
 
-// move takes what is in the FIFO to the file, or to nowhere if that fails. It
-// reports whether there was anything, or may be at once.
-func (s *Stream) move(fifo int) bool {
+// move takes what is in the FIFO to the spool, or to nowhere if that fails. It
+// reports how much it was, and whether there may be more at once.
+func (s *Stream) move(fifo int) (n int64, more bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if empty(fifo) {
-		return false
+		return 0, false
 	}
-	if err := s.ensure(); err != nil {
-		return s.drop(fifo, err)
+	if s.dropping {
+		return s.discard(fifo, &s.dropped)
 	}
-	n, err := s.copy(fifo)
-	switch {
-	case errors.Is(err, unix.EAGAIN):
-		return false
-	case errors.Is(err, unix.EINTR):
-		return true
-	case err != nil: // a full or broken disk: the writer must not wait for it
-		return s.drop(fifo, fmt.Errorf("write %s: %w", s.filePath, err))
-	case n == 0:
-		return false
-	}
-	from := s.offset
-	s.offset += n
-	s.total += n
-	if s.failing {
-		if s.lost > 0 {
-			s.warn("the log is written again; %d bytes were lost", s.lost)
-		}
+	if s.lost > 0 && s.spool.Lost(s.lost, 0, "there was no room for it") == nil {
+		s.src.Warn("output is kept again; %d bytes were lost", s.lost)
 		s.lost, s.failing = 0, false
 	}
-	s.show(from)
-	if s.offset >= rotateBytes {
-		s.rotate()
+	n, err := s.splice(fifo)
+	switch {
+	case errors.Is(err, unix.EAGAIN):
+		return 0, false
+	case errors.Is(err, unix.EINTR):
+		return 0, true
+	case err != nil: // no room in memory: the writer must not wait for it
+		if !s.failing {
+			s.src.Warn("its output is lost: %v", err)
+			s.failing = true
+		}
+		return s.discard(fifo, &s.lost)
+	case n == 0:
+		return 0, false
 	}
-	return true
+	s.show()
+	s.export.came()
+	return n, true
 }
 
 // empty reports whether there is nothing to read, so that nothing is done for it.
@@ -144,43 +194,10 @@ func empty(fifo int) bool {
 	return err == nil && n == 0
 }
 
-// ensure sees to it that file is the one that filePath names, and that offset is
-// its end. Somebody may have moved it away, removed or truncated it, or mounted
-// a disk over its folder.
-func (s *Stream) ensure() error {
-	if s.file != nil {
-		var open, named unix.Stat_t
-		if err := unix.Fstat(int(s.file.Fd()), &open); err == nil {
-			err = unix.Stat(s.filePath, &named)
-			if err == nil && open.Dev == named.Dev && open.Ino == named.Ino || err != nil && !errors.Is(err, unix.ENOENT) {
-				s.offset = open.Size
-				return nil
-			}
-		}
-		_ = s.file.Close()
-		s.file = nil
-	}
-	if err := os.MkdirAll(filepath.Dir(s.filePath), 0o755); err != nil {
-		return err
-	}
-	// Without O_APPEND: splice refuses it.
-	f, err := os.OpenFile(s.filePath, os.O_RDWR|os.O_CREATE|unix.O_CLOEXEC, 0o644)
-	if err != nil {
-		return err
-	}
-	if s.offset, err = f.Seek(0, 2); err != nil {
-		_ = f.Close()
-		return err
-	}
-	s.file, s.noSplice = f, false
-	return nil
-}
-
-// copy moves bytes from the FIFO to the end of the file.
-func (s *Stream) copy(fifo int) (int64, error) {
+// splice moves bytes from the FIFO to the spool.
+func (s *Stream) splice(fifo int) (int64, error) {
 	if !s.noSplice {
-		off := s.offset
-		n, err := unix.Splice(fifo, nil, int(s.file.Fd()), &off, spliceBytes, unix.SPLICE_F_NONBLOCK|unix.SPLICE_F_MOVE)
+		n, err := s.spool.Splice(fifo)
 		if !errors.Is(err, unix.EINVAL) {
 			return n, err
 		}
@@ -191,148 +208,153 @@ func (s *Stream) copy(fifo int) (int64, error) {
 	if err != nil || n <= 0 {
 		return 0, err
 	}
-	done, err := s.file.WriteAt(buf[:n], s.offset)
-	if err != nil {
-		s.lost += int64(n - done) // read already: drop does not see them
-	}
-	if done > 0 {
-		return int64(done), nil
-	}
-	return 0, err
-}
-
-// drop reads bytes away and counts them; the reason is said once.
-func (s *Stream) drop(fifo int, reason error) bool {
-	s.fail(reason)
-	n, err := unix.Read(fifo, make([]byte, spliceBytes))
-	if n > 0 {
+	if err := s.spool.Write(s.sys.cfg.Now(), buf[:n]); err != nil {
 		s.lost += int64(n)
+		return 0, err
 	}
-	return n > 0 || errors.Is(err, unix.EINTR)
+	return int64(n), nil
 }
 
-// fail says once why the file cannot be written.
-func (s *Stream) fail(reason error) {
-	if !s.failing {
-		s.warn("the log goes nowhere: %v", reason)
-		s.failing = true
+// discard lets go of what is in the FIFO and counts it.
+func (s *Stream) discard(fifo int, count *int64) (int64, bool) {
+	if s.null == nil {
+		s.null, _ = os.OpenFile("/dev/null", os.O_WRONLY, 0)
+	}
+	n := int64(-1)
+	err := error(unix.EINVAL)
+	if s.null != nil {
+		n, err = unix.Splice(fifo, nil, int(s.null.Fd()), nil, 1<<20, unix.SPLICE_F_NONBLOCK)
+	}
+	if n < 0 && errors.Is(err, unix.EINVAL) {
+		var got int
+		got, err = unix.Read(fifo, make([]byte, spliceBytes))
+		n = int64(got)
+	}
+	*count += max(n, 0)
+	return max(n, 0), n > 0 || errors.Is(err, unix.EINTR)
+}
+
+// drop drops what comes for a while. It reports whether it did so already.
+func (s *Stream) drop() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.dropping {
+		return true
+	}
+	s.dropping = true
+	if s.resume == nil {
+		s.resume = time.AfterFunc(dropFor, s.dropOver)
+	} else {
+		s.resume.Reset(dropFor)
+	}
+	return false
+}
+
+// dropOver ends that, and notes how much it was.
+func (s *Stream) dropOver() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.dropping = false
+	s.noteDropped(false)
+}
+
+// noteDropped writes down what was dropped, in the log at once and on the console
+// now and then. The caller holds mu.
+func (s *Stream) noteDropped(last bool) {
+	if s.dropped > 0 && s.spool.Lost(s.dropped, 0, "keelson.log is drop, and it was too much") == nil {
+		s.dropAll += s.dropped
+		s.dropped = 0
+		s.export.came()
+	}
+	now := s.sys.cfg.Now()
+	if s.dropAll > 0 && (last || s.dropSaid == 0 || now-s.dropSaid >= dropWord) {
+		s.src.Warn("%d bytes of its %s were dropped (keelson.log: drop)", s.dropAll, s.src.Stream)
+		s.dropAll, s.dropSaid = 0, now
 	}
 }
 
-// show hands the lines that end in what was written from an offset on to onLine,
-// reading them back from the file.
-func (s *Stream) show(from int64) {
-	if !s.wantsLines() {
+// show hands the lines that have come on to OnLine. The caller holds mu.
+func (s *Stream) show() {
+	if s.cursor == nil {
 		return
 	}
-	buf := make([]byte, s.offset-from)
-	n, err := s.file.ReadAt(buf, from)
-	if n < len(buf) && err != nil {
-		s.warn("read back %s: %v", s.filePath, err)
-	}
-	text := append(s.partial, buf[:n]...)
 	for {
-		i := bytes.IndexByte(text[:min(len(text), lineBytes)], '\n')
-		switch {
-		case i >= 0:
-			s.tell(text[:i])
-			text = text[i+1:]
-		case len(text) >= lineBytes:
-			s.tell(text[:lineBytes])
-			text = text[lineBytes:]
-		default:
-			s.partial = bytes.Clone(text) // not a slice of something larger
+		l, ok := s.cursor.Next()
+		if !ok {
 			return
 		}
-	}
-}
-
-// rotate moves the full file aside: NAME.log.1 is the newest of the old ones.
-func (s *Stream) rotate() {
-	_ = os.Remove(fmt.Sprintf("%s.%d", s.filePath, rotateKeep-1))
-	for i := rotateKeep - 2; i >= 1; i-- {
-		_ = os.Rename(fmt.Sprintf("%s.%d", s.filePath, i), fmt.Sprintf("%s.%d", s.filePath, i+1))
-	}
-	if err := os.Rename(s.filePath, s.filePath+".1"); err != nil {
-		if !s.stuck {
-			s.warn("the log grows on: %v", err)
-			s.stuck = true
+		if l.Gap {
+			s.src.OnLine(fmt.Sprintf("[%d bytes are missing here]", l.DroppedBytes))
+			continue
 		}
-		return
+		s.src.OnLine(string(l.Text))
 	}
-	s.stuck = false
-	_ = s.file.Close()
-	s.file, s.offset = nil, 0
 }
 
 // Drain takes over what is still in the pipe: after a task's end, whose shim
-// has copied its last bytes, nothing more will come.
+// has copied its last bytes, nothing more will come. A last line without a newline
+// is over.
 func (s *Stream) Drain() {
 	_ = s.conn.Control(func(fd uintptr) {
 		for range drainMoves {
-			if !s.move(int(fd)) {
+			if _, more := s.move(int(fd)); !more {
 				return
 			}
 		}
 	})
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.wantsLines() && len(s.partial) > 0 {
-		s.tell(s.partial)
-		s.partial = nil
-	}
+	s.noteDropped(true)
+	_ = s.spool.Cut() // without room for it the next one's first line is longer
+	s.show()
 }
 
 // Mark is a place in a stream's output, to see later what came after it.
-func (s *Stream) Mark() int64 {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.total
-}
+func (s *Stream) Mark() int64 { return s.spool.End() }
 
-// Tail returns the last lines written since a mark, at most so many, as far as
-// they are in the newest file.
+// Tail returns the last lines written since a mark, at most so many.
 func (s *Stream) Tail(since int64, lines int) []string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	written := min(s.total-since, s.offset)
-	if s.file == nil || written <= 0 {
-		return nil
-	}
-	start := s.offset - min(written, tailBytes)
-	buf := make([]byte, s.offset-start)
-	n, _ := s.file.ReadAt(buf, start)
-	text := bytes.TrimRight(buf[:n], "\n")
+	data := s.spool.Tail(since, tailBytes+1)
+	whole := int64(len(data)) <= tailBytes
+	text := bytes.TrimRight(data, "\n")
 	if len(text) == 0 {
 		return nil
 	}
 	all := bytes.Split(text, []byte("\n"))
-	if start > s.offset-written && len(all) > 1 {
+	if !whole && len(all) > 1 {
 		all = all[1:] // cut in the middle of a line
 	}
-	if len(all) > lines {
-		all = all[len(all)-lines:]
-	}
 	var out []string
-	for _, l := range all {
+	for _, l := range all[max(len(all)-lines, 0):] {
 		out = append(out, string(l))
 	}
 	return out
 }
 
-// Close drains the pipe, ends the copying and closes file and FIFO. The FIFO
-// stays in its folder if keep is true.
+// closeBound is how long the end of a stream waits for its file.
+const closeBound = 2 * time.Second
+
+// Close drains the pipe and ends the copying. The FIFO stays in its folder if keep
+// is true.
 func (s *Stream) Close(keep bool) {
 	s.Drain()
 	_ = s.fifo.Close()
 	<-s.done
 	s.mu.Lock()
-	if s.file != nil {
-		_ = s.file.Close()
-		s.file = nil
+	if s.resume != nil {
+		s.resume.Stop()
+	}
+	s.noteDropped(true)
+	if s.null != nil {
+		_ = s.null.Close()
+		s.null = nil
 	}
 	s.mu.Unlock()
+	s.export.close(closeBound)
+	s.sys.mu.Lock()
+	delete(s.sys.streams, s)
+	s.sys.mu.Unlock()
 	if !keep {
-		_ = os.Remove(s.fifoPath)
+		_ = os.Remove(s.src.Pipe)
 	}
 }

@@ -1,33 +1,43 @@
 package capture
 
-import "path/filepath"
-
 // Output is the two streams of one container.
 type Output struct {
+	sys              *System
 	stdout, stderr   *Stream
 	outMark, errMark int64
 }
 
-// OpenOutput opens the pipes in a folder, PIPES/stdout and PIPES/stderr, and
-// copies them to BASE.out.log and BASE.log, LinuxKit's names. onLine may be nil;
-// it is called from two goroutines, one line at a time for each stream.
-func OpenOutput(pipes, base string, onLine func(string), warn func(string, ...any)) (*Output, error) {
-	stdout, err := Open(filepath.Join(pipes, "stdout"), base+".out.log", onLine, warn)
-	if err != nil {
-		return nil, err
+// OutputConfig says whose output it is and where it goes.
+type OutputConfig struct {
+	Source string
+	Pipes  string // the folder of the pipes
+	Base   string // stdout goes to BASE.out.log, stderr to BASE.log, LinuxKit's names
+	Drop   bool   // as in Source
+	// OnLine may be nil; it is called from two goroutines, one line at a time for
+	// each stream.
+	OnLine func(line string)
+	Warn   func(format string, a ...any)
+}
+
+// OpenOutput opens a container's pipes and begins to copy.
+func (y *System) OpenOutput(cfg OutputConfig) (*Output, error) {
+	out, err := pipes(cfg.Pipes)
+	stdout, failed := y.Open(Source{Name: cfg.Source, Stream: "stdout", Pipe: out, File: cfg.Base + ".out.log", Drop: cfg.Drop, OnLine: cfg.OnLine, Warn: cfg.Warn})
+	if failed != nil {
+		return nil, failed
 	}
-	stderr, err := Open(filepath.Join(pipes, "stderr"), base+".log", onLine, warn)
-	if err != nil {
+	stderr, failed := y.Open(Source{Name: cfg.Source, Stream: "stderr", Pipe: err, File: cfg.Base + ".log", Drop: cfg.Drop, OnLine: cfg.OnLine, Warn: cfg.Warn})
+	if failed != nil {
 		stdout.Close(true)
-		return nil, err
+		return nil, failed
 	}
-	return &Output{stdout: stdout, stderr: stderr}, nil
+	return &Output{sys: y, stdout: stdout, stderr: stderr}, nil
 }
 
 // Paths returns the pipes a task is to write to.
 func (o *Output) Paths() (stdout, stderr string) { return o.stdout.Path(), o.stderr.Path() }
 
-// Mark makes Tail begin here.
+// Mark makes Tail and Watch begin here.
 func (o *Output) Mark() { o.outMark, o.errMark = o.stdout.Mark(), o.stderr.Mark() }
 
 // Drain takes over what is still in the pipes.

@@ -4,93 +4,163 @@
 // It promises that nothing is missing without being counted, that a reader sees
 // the records of all sources in the order of their times, and that no reader and
 // no disk, however slow, holds up a writer. It must never grow beyond its bounds.
+// The bytes themselves, and their bounds, are package spool's.
 package logs
 
 import (
-	"bufio"
-	"context"
-	"errors"
+	"bytes"
+	"fmt"
 	"io"
 	"os"
 	"sync"
 	"time"
+
+	"keelson/services/spool"
 )
 
 // Config is what a store needs to know. Times are since the machine's start.
 type Config struct {
 	Now  func() time.Duration
 	Wall func() time.Time
+	// Dir is a folder on a file system in memory. Without one the store has a
+	// folder of its own among the temporary files, which Close removes.
+	Dir string
+	// PerSource and Total bound the memory for one source and for all; 0 is the
+	// default of package spool.
+	PerSource, Total int64
+	Warn             func(format string, a ...any)
 }
-
-// appendBytes bounds what is kept of records that came without a pipe.
-const appendBytes = 1 << 20
 
 // Store keeps the logs of a machine.
 type Store struct {
-	cfg Config
+	cfg   Config
+	spool *spool.Spool
+	own   string // a folder to remove
 
 	mu      sync.Mutex
-	ring    []entry       // guarded by mu
-	size    int           // of the ring's texts, guarded by mu
-	seq     uint64        // of the next record, guarded by mu
-	changed chan struct{} // closed at the next record, guarded by mu
+	refused map[string]bool // sources for which there is no room, guarded by mu
 }
 
-type entry struct {
-	seq uint64
-	Record
+// New opens the store in its folder, with what an earlier process left there. It
+// always returns one: where the folder cannot be used that is said, and the store
+// has one among the temporary files.
+func New(cfg Config) *Store {
+	if cfg.Warn == nil {
+		cfg.Warn = func(string, ...any) {}
+	}
+	s := &Store{cfg: cfg, refused: map[string]bool{}}
+	sc := spool.Config{Dir: cfg.Dir, PerSource: cfg.PerSource, Total: cfg.Total, Now: cfg.Now, Warn: cfg.Warn}
+	var err error
+	if cfg.Dir != "" {
+		if s.spool, err = spool.Open(sc); err == nil {
+			return s
+		}
+		cfg.Warn("what is logged will not outlive the supervisor: %v", err)
+	}
+	if s.own, err = os.MkdirTemp("", "keelson-logs-"); err == nil {
+		sc.Dir = s.own
+		s.spool, err = spool.Open(sc)
+	}
+	if err != nil {
+		cfg.Warn("nothing is logged: %v", err)
+		s.spool = spool.Nowhere(sc)
+	}
+	return s
 }
 
-// New makes an empty store.
-func New(cfg Config) *Store { return &Store{cfg: cfg, changed: make(chan struct{})} }
+// Spool is where the bytes are.
+func (s *Store) Spool() *spool.Spool { return s.spool }
+
+// Close ends the work in the background. Nothing may be added any more.
+func (s *Store) Close() {
+	s.spool.Close()
+	if s.own != "" {
+		_ = os.RemoveAll(s.own)
+	}
+}
 
 // Append adds a record that came without a pipe. It never waits. At 0 is now.
 func (s *Store) Append(r Record) {
 	if r.At == 0 {
 		r.At = s.cfg.Now()
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.ring = append(s.ring, entry{s.seq, r})
-	s.seq++
-	s.size += len(r.Text)
-	for s.size > appendBytes {
-		s.size -= len(s.ring[0].Text)
-		s.ring = s.ring[1:]
+	st, err := s.spool.Stream(r.Source, string(r.Stream))
+	if err == nil {
+		err = add(st, r)
 	}
-	close(s.changed)
-	s.changed = make(chan struct{})
+	if err != nil {
+		s.refuse(r.Source, err)
+	}
+}
+
+// refuse says, once for each source, that it cannot be kept.
+func (s *Store) refuse(source string, err error) {
+	s.mu.Lock()
+	said := s.refused[source] || len(s.refused) >= 64 // whoever makes up names is not told of each
+	if !said {
+		s.refused[source] = true
+	}
+	s.mu.Unlock()
+	if !said {
+		s.cfg.Warn("what %.64q writes is lost: %v", source, err)
+	}
+}
+
+func add(st *spool.Stream, r Record) error {
+	if r.Gap {
+		return st.Lost(r.DroppedBytes, r.Dropped, "whoever sent it says so")
+	}
+	if r.Stream == Event || r.Stream == Kernel {
+		for {
+			piece := r.Text[:min(len(r.Text), MaxLine)]
+			if err := st.Record(r.At, int8(r.Priority), piece); err != nil {
+				return err
+			}
+			if r.Text = r.Text[len(piece):]; len(r.Text) == 0 {
+				return nil
+			}
+		}
+	}
+	text := r.Text
+	if !r.Continued && !r.Partial {
+		text = append(bytes.Clone(text), '\n')
+	}
+	if err := st.Write(r.At, text); err != nil || !r.Partial {
+		return err
+	}
+	return st.Cut()
 }
 
 // OpenFD keeps what comes from a pipe or socket until its end. The store owns f.
 func (s *Store) OpenFD(source string, stream Stream, f *os.File) error {
+	st, err := s.spool.Stream(source, string(stream))
+	if err != nil {
+		_ = f.Close()
+		return fmt.Errorf("keep the log of %.64q: %w", source, err)
+	}
 	go func() {
 		defer f.Close()
-		r := bufio.NewReaderSize(f, MaxLine)
-		for {
-			line, err := r.ReadSlice('\n')
-			rec := Record{Source: source, Stream: stream, Priority: NoPriority}
-			if n := len(line); n > 0 && line[n-1] == '\n' {
-				line = line[:n-1]
-			} else {
-				rec.Continued, rec.Partial = errors.Is(err, bufio.ErrBufferFull), errors.Is(err, io.EOF)
-			}
-			if rec.Text = append(rec.Text, line...); len(line) > 0 || err == nil {
-				s.Append(rec)
-			}
-			if err != nil && !rec.Continued {
-				return
-			}
+		// Not larger than what one read of a pipe gives.
+		if _, err := io.CopyBuffer(writer{st, s.cfg.Now}, struct{ io.Reader }{f}, make([]byte, 4<<10)); err != nil {
+			s.refuse(source, err)
+			_, _ = io.Copy(io.Discard, f) // it must not wait
 		}
+		_ = st.Cut()
 	}()
 	return nil
 }
 
-// Read calls give with each record that is asked for, in the order of their
-// times, until there is no more, or with Follow until the context ends, or until
-// give returns an error, which is returned.
-func (s *Store) Read(ctx context.Context, q Query, give func(Record) error) error {
-	return s.read(ctx, q, give, func() {})
+// writer adds what is written to it to a stream.
+type writer struct {
+	st  *spool.Stream
+	now func() time.Duration
+}
+
+func (w writer) Write(p []byte) (int, error) {
+	if err := w.st.Write(w.now(), p); err != nil {
+		return 0, err
+	}
+	return len(p), nil
 }
 
 // UnknownSource is the error of a query for a source that nobody has heard of.
@@ -98,41 +168,16 @@ type UnknownSource struct{ Name string }
 
 func (u UnknownSource) Error() string { return "there is no log of " + u.Name }
 
-// read is Read, and calls pause before it waits.
-func (s *Store) read(ctx context.Context, q Query, give func(Record) error, pause func()) error {
-	next := uint64(0)
-	now, wall := s.cfg.Now(), s.cfg.Wall()
-	first := true
-	for {
-		s.mu.Lock()
-		changed := s.changed
-		var found []Record
-		for _, e := range s.ring {
-			if e.seq < next || !q.wants(e.Source, e.Stream) ||
-				q.Since.Set() && e.At < q.Since.Resolve(now, wall) || q.Until.Set() && e.At >= q.Until.Resolve(now, wall) {
-				continue
-			}
-			found = append(found, e.Record)
+// known returns an error if a query names a source that there is not.
+func (s *Store) known(q *Query) error {
+	for _, name := range q.Sources {
+		found := name == Keelson || name == KernelLog
+		for _, st := range s.spool.Streams() {
+			found = found || st.Source() == name || plainName(st.Source()) == name
 		}
-		next = s.seq
-		s.mu.Unlock()
-		if first && q.Last != 0 {
-			found = found[max(0, len(found)-max(q.Last, 0)):]
-		}
-		first = false
-		for _, r := range found {
-			if err := give(r); err != nil {
-				return err
-			}
-		}
-		if !q.Follow {
-			return nil
-		}
-		pause()
-		select {
-		case <-changed:
-		case <-ctx.Done():
-			return nil
+		if !found {
+			return UnknownSource{name}
 		}
 	}
+	return nil
 }

@@ -15,7 +15,6 @@ import (
 	"keelson/internal/policy"
 	"keelson/internal/volumes"
 	"keelson/onboot"
-	"keelson/services/capture"
 	"keelson/services/lifecycle"
 )
 
@@ -54,6 +53,7 @@ func (s *Supervisor) boot(bootCtx, ctx context.Context) {
 			return
 		}
 	}
+	s.logDisk()
 	if !s.progress.Done("onboot") {
 		s.progress.setSpan("onboot", console.Now()-began)
 	}
@@ -188,16 +188,9 @@ func (s *Supervisor) oneShots(section bundle.Section) *onboot.Runner {
 	return &onboot.Runner{
 		Tasks: s.tasks, Console: s.con, Progress: &oneShotProgress{progress: s.progress, times: s.times, section: section}, Now: console.Now, Resumed: s.resumed, ShowOutput: s.words.runcConsole,
 		OpenOutput: func(b *bundle.Bundle, onLine func(string)) (onboot.Output, error) {
-			return s.openOutput(b, filepath.Join(s.cfg.OneShotLog, string(section), b.ID), onLine)
+			return s.openOutput(b, filepath.Join(s.cfg.OneShotLog, string(section), b.ID), b.OneShot.LogDrop, onLine)
 		},
 	}
-}
-
-// openOutput makes the log pipes of a container, and copies them to BASE.log and
-// BASE.out.log.
-func (s *Supervisor) openOutput(b *bundle.Bundle, base string, onLine func(string)) (*capture.Output, error) {
-	return capture.OpenOutput(filepath.Join(s.cfg.RunDir, "io", b.ID), base, onLine,
-		func(format string, a ...any) { s.con.Warn(b.Label(), format, a...) })
 }
 
 // resolvTarget makes the file that /etc/resolv.conf of LinuxKit's images is a

@@ -138,7 +138,9 @@ func (s *Supervisor) readScripts() {
 func (s *Supervisor) readScript(pipe string) (*capture.Stream, error) {
 	name := filepath.Base(pipe)
 	file := filepath.Join(s.cfg.OneShotLog, filepath.Base(filepath.Dir(pipe)), name+".log")
-	return capture.Open(pipe, file,
-		func(line string) { s.con.Output(name, line) },
-		func(format string, a ...any) { s.con.Warn(name, format, a...) })
+	return s.capture.Open(capture.Source{
+		Name: filepath.Base(filepath.Dir(pipe)) + "." + name, Stream: "stdout", Pipe: pipe, File: file,
+		OnLine: func(line string) { s.con.Output(name, line) },
+		Warn:   func(format string, a ...any) { s.con.Warn(name, format, a...) },
+	})
 }

@@ -97,6 +97,7 @@ type Supervisor struct {
 	words    words
 	logs     *logs.Store
 	logging  logging
+	capture  *capture.System
 	hub      *events.Hub // what happens, for whoever follows it
 	times    *timeline   // when the boot did what
 	known    known
@@ -185,6 +186,7 @@ func Run(cfg Config) int {
 	stopBoot()
 	<-booted
 	s.shutdown(ctx)
+	s.capture.Flush(2 * time.Second)
 	s.endLogging()
 	s.con.Flush(2 * time.Second)
 	return 0
@@ -288,9 +290,12 @@ func (s *Supervisor) daemonOutput(rc daemon.RuntimeConfig) (stdout, stderr *os.F
 			}
 			s.con.Warn("containerd", "%s: %s: %v", runtimeConfig, name, err)
 		}
-		stream, err := capture.Open(filepath.Join(s.cfg.RunDir, "io", ownPipes, "containerd", name), filepath.Join(s.cfg.LogDir, "containerd."+name+".log"),
-			func(line string) { s.con.Output("containerd", line) },
-			func(format string, a ...any) { s.con.Warn("containerd", format, a...) })
+		stream, err := s.capture.Open(capture.Source{
+			Name: "containerd", Stream: name, Pipe: filepath.Join(s.cfg.RunDir, "io", ownPipes, "containerd", name),
+			File:   filepath.Join(s.cfg.LogDir, "containerd."+name+".log"),
+			OnLine: func(line string) { s.con.Output("containerd", line) },
+			Warn:   func(format string, a ...any) { s.con.Warn("containerd", format, a...) },
+		})
 		if err != nil {
 			s.con.Warn("containerd", "its output goes nowhere: %v", err)
 			return nil
@@ -328,7 +333,7 @@ func (s *Supervisor) loadServices(ctx context.Context) {
 		s.con.Error("keelson", "%v", err)
 	}
 	cfg := runner.Config{
-		Tasks: s.tasks, Console: s.con, MemoryDir: filepath.Join(s.cfg.RunDir, "services"), Now: console.Now, After: time.After,
+		Tasks: s.tasks, Console: s.con, MemoryDir: filepath.Join(s.cfg.RunDir, "services"), Now: console.Now,
 		Jitter:     func() float64 { return 2*rand.Float64() - 1 },
 		Act:        s.machineAction,
 		Resumed:    s.resumed,
@@ -366,7 +371,7 @@ func (s *Supervisor) serviceOutput(b *bundle.Bundle) (runner.Output, error) {
 	if b.Service.Console || s.words.runcConsole {
 		onLine = func(line string) { s.con.Output(b.Name, line) }
 	}
-	return s.openOutput(b, filepath.Join(s.cfg.LogDir, b.Name), onLine)
+	return s.openOutput(b, filepath.Join(s.cfg.LogDir, b.Name), b.Service.LogDrop, onLine)
 }
 
 // machineAction asks PID 1 for the end of the machine, in the way its own

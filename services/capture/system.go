@@ -1,0 +1,161 @@
+// Package capture owns the way of a container's output from its pipe to the spool,
+// and from there to its file.
+//
+// Each stream is a FIFO that the supervisor and the shim both hold open, so a
+// writer gets no SIGPIPE and a reader's death loses nothing: what is in the
+// pipe stays there. Bytes go from FIFO to spool by splice(2), in one step that
+// cannot be cut in two by a kill, and from the spool to the file beside that, so
+// that no disk, however slow, is in a writer's way for longer than a moment. It
+// must never hold up the supervisor, use more than its share of the processors,
+// nor let files fill the machine's memory; what does not reach spool or file is
+// counted and said.
+package capture
+
+import (
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"sync"
+	"time"
+
+	"keelson/services/spool"
+)
+
+// Config is what the streams of a machine have in common.
+type Config struct {
+	Spool *spool.Spool
+	Now   func() time.Duration // since the machine's start
+	// Memory bounds all files together that are on file systems in memory; 0 is 32 MiB.
+	Memory int64
+}
+
+// System is all streams of a machine.
+type System struct {
+	cfg  Config
+	gate *gate
+
+	mu      sync.Mutex
+	streams map[*Stream]bool  // open ones, guarded by mu
+	held    map[string]*onRAM // what files take of the memory, by path; guarded by mu
+}
+
+// onRAM is a file on a file system in memory, with those it was before.
+type onRAM struct {
+	size int64
+	old  []int64 // of PATH.1 and so on
+}
+
+// New makes a system without streams.
+func New(cfg Config) *System {
+	if cfg.Memory <= 0 {
+		cfg.Memory = 32 << 20
+	}
+	// Half of the processors: where there is one, a writer needs as much itself.
+	return &System{
+		cfg: cfg, gate: newGate(float64(runtime.NumCPU())/2, cfg.Now),
+		streams: map[*Stream]bool{}, held: map[string]*onRAM{},
+	}
+}
+
+// Recheck looks at every file again, as is needed when a disk may have been
+// mounted over their folder: it gets what was logged before.
+func (y *System) Recheck() {
+	for _, s := range y.open() {
+		s.export.kick()
+	}
+}
+
+// Flush waits until the files hold what was written, for at most the given time.
+func (y *System) Flush(limit time.Duration) {
+	deadline := time.Now().Add(limit)
+	for _, s := range y.open() {
+		s.export.flush(time.Until(deadline))
+	}
+}
+
+func (y *System) open() []*Stream {
+	y.mu.Lock()
+	defer y.mu.Unlock()
+	all := make([]*Stream, 0, len(y.streams))
+	for s := range y.streams {
+		all = append(all, s)
+	}
+	return all
+}
+
+// sizes is how large a file may get, and how many there are with those it was.
+func (y *System) sizes(memory bool) (size int64, keep int) {
+	if !memory {
+		return rotateBytes, rotateKeep
+	}
+	// A quarter of the bound is for the files under way; the rest is whose it may be.
+	n := int64(len(y.cfg.Spool.Streams()))
+	return min(rotateBytes, max(y.cfg.Memory/4/max(n, 1), 4<<10)), rotateKeep
+}
+
+// hold takes note of what a file and those it was take of the memory, and removes
+// old ones, of whoever has most, where all together are too many.
+func (y *System) hold(path string, size int64) {
+	y.mu.Lock()
+	defer y.mu.Unlock()
+	h := y.held[path]
+	if h == nil {
+		h = &onRAM{}
+		for i := 1; i < rotateKeep; i++ {
+			fi, err := os.Stat(numbered(path, i))
+			if err != nil {
+				break
+			}
+			h.old = append(h.old, fi.Size())
+		}
+		y.held[path] = h
+	}
+	h.size = size // with what it may still grow by
+	for {
+		all, most := int64(0), ""
+		for p, h := range y.held {
+			all += h.total()
+			if len(h.old) > 0 && (most == "" || h.total() > y.held[most].total()) {
+				most = p
+			}
+		}
+		if all <= y.cfg.Memory || most == "" {
+			return
+		}
+		h := y.held[most]
+		_ = os.Remove(numbered(most, len(h.old)))
+		h.old = h.old[:len(h.old)-1]
+	}
+}
+
+// rotated says that a file has become its own PATH.1.
+func (y *System) rotated(path string, size int64) {
+	y.mu.Lock()
+	defer y.mu.Unlock()
+	if h := y.held[path]; h != nil {
+		h.old = slices.Insert(h.old, 0, size)
+		h.old = h.old[:min(len(h.old), rotateKeep-1)]
+		h.size = 0
+	}
+}
+
+// released says that a path is on a disk now.
+func (y *System) released(path string) {
+	y.mu.Lock()
+	delete(y.held, path)
+	y.mu.Unlock()
+}
+
+func (h *onRAM) total() int64 {
+	sum := h.size
+	for _, n := range h.old {
+		sum += n
+	}
+	return sum
+}
+
+// pipes makes the names of a container's pipes.
+func pipes(dir string) (stdout, stderr string) {
+	return filepath.Join(dir, "stdout"), filepath.Join(dir, "stderr")
+}

@@ -1,0 +1,223 @@
+package logs
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"keelson/services/spool"
+)
+
+const (
+	// followPause is how long a follower waits for more once there is something, so
+	// that what comes at the same time from several sources comes in order.
+	followPause = 5 * time.Millisecond
+	// lookAgain is after how many records a follower looks for what has come from
+	// those who had nothing.
+	lookAgain = 32
+)
+
+// Read calls give with each record that is asked for, in the order of their
+// times, until there is no more, or with Follow until the context ends, or until
+// give returns an error, which is returned. It does not hold up whoever writes: a
+// reader that is slow is given records with Gap for what has gone meanwhile.
+func (s *Store) Read(ctx context.Context, q Query, give func(Record) error) error {
+	return s.read(ctx, q, give, func() {})
+}
+
+// read is Read, and calls pause before it waits.
+func (s *Store) read(ctx context.Context, q Query, give func(Record) error, pause func()) error {
+	if err := s.known(&q); err != nil {
+		return err
+	}
+	waiter := s.spool.Wait()
+	defer waiter.Done()
+	r := s.newReading(q)
+	if q.Until.Set() && q.Follow {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, max(r.until-r.now, 0))
+		defer cancel()
+	}
+	if q.Last > 0 {
+		// Counted first, then read: the last of many may be more than should be
+		// held in memory.
+		count := 0
+		if err := s.newReading(q).round(ctx, true, func(rec Record) error {
+			if !rec.Gap {
+				count++
+			}
+			return nil
+		}); err != nil {
+			return ended(ctx, err)
+		}
+		r.passOver = max(count-q.Last, 0)
+	}
+	for {
+		if err := r.round(ctx, !q.Follow, give); err != nil {
+			return ended(ctx, err)
+		}
+		if !q.Follow {
+			return nil
+		}
+		pause()
+		select {
+		case <-waiter.C:
+		case <-ctx.Done():
+			return nil
+		}
+		t := time.NewTimer(followPause)
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			t.Stop()
+			return nil
+		}
+		waiter.Again()
+	}
+}
+
+// ended makes the end of the context no error.
+func ended(ctx context.Context, err error) error {
+	if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
+		return nil
+	}
+	return err
+}
+
+// reading is one reader's way through the streams.
+type reading struct {
+	s            *Store
+	q            Query
+	now          time.Duration // when it began
+	since, until time.Duration
+	passOver     int // records not to be given, as there are later ones enough
+	streams      map[*spool.Stream]*head
+	order        []*head
+	begun        bool
+}
+
+// head is a stream with its next record.
+type head struct {
+	cursor *spool.Cursor
+	source string
+	stream Stream
+	rec    Record
+	has    bool
+	over   bool // it has nothing more that is wanted
+}
+
+func (s *Store) newReading(q Query) *reading {
+	r := &reading{s: s, q: q, now: s.cfg.Now(), streams: map[*spool.Stream]*head{}}
+	wall := s.cfg.Wall()
+	if q.Since.Set() {
+		r.since = q.Since.Resolve(r.now, wall)
+	}
+	if q.Until.Set() {
+		r.until = q.Until.Resolve(r.now, wall)
+	}
+	return r
+}
+
+// look finds the streams there are.
+func (r *reading) look() {
+	for _, st := range r.s.spool.Streams() {
+		if r.streams[st] != nil || !r.q.wants(st.Source(), Stream(st.Name())) {
+			continue
+		}
+		h := &head{source: st.Source(), stream: Stream(st.Name())}
+		switch {
+		case r.q.Last == NoLines && !r.begun:
+			h.cursor = st.CursorFrom(st.End())
+		case r.q.Since.Set():
+			h.cursor = st.CursorSince(r.since)
+		default:
+			h.cursor = st.Cursor()
+		}
+		r.streams[st] = h
+		r.order = append(r.order, h)
+	}
+	r.begun = true
+}
+
+// round gives what there is. A last one gives unfinished lines too, and nothing
+// that came after the reading began, lest it never end.
+func (r *reading) round(ctx context.Context, last bool, give func(Record) error) error {
+	r.look()
+	for count := 0; ; count++ {
+		if count%lookAgain == 0 {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			for _, h := range r.order {
+				r.fill(h, last)
+			}
+		}
+		var first *head
+		for _, h := range r.order {
+			if h.has && (first == nil || h.rec.At < first.rec.At) {
+				first = h
+			}
+		}
+		if first == nil {
+			if last || !r.anyMore() {
+				return nil
+			}
+			continue
+		}
+		rec := first.rec
+		first.has = false
+		r.fill(first, last)
+		if r.passOver > 0 {
+			if !rec.Gap {
+				r.passOver--
+			}
+			continue
+		}
+		if err := give(rec); err != nil {
+			return err
+		}
+	}
+}
+
+// anyMore looks once more at those who had nothing.
+func (r *reading) anyMore() bool {
+	any := false
+	for _, h := range r.order {
+		r.fill(h, false)
+		any = any || h.has
+	}
+	return any
+}
+
+// fill gets a stream's next record that is wanted.
+func (r *reading) fill(h *head, last bool) {
+	for !h.has && !h.over {
+		line, ok := h.cursor.Next()
+		if !ok && last {
+			line, ok = h.cursor.Rest()
+			h.over = true
+		}
+		if !ok {
+			return
+		}
+		monotonic := h.stream != Event && h.stream != Kernel
+		switch {
+		case last && line.At > r.now:
+			h.over = h.over || monotonic
+			continue
+		case r.q.Until.Set() && line.At >= r.until:
+			h.over = h.over || monotonic
+			continue
+		case r.q.Since.Set() && line.At < r.since:
+			continue
+		}
+		h.has = true
+		h.rec = Record{
+			At: line.At, Source: h.source, Stream: h.stream, Text: line.Text, Continued: line.Continued, Partial: line.Partial,
+			Gap: line.Gap, Dropped: line.Dropped, DroppedBytes: line.DroppedBytes, Priority: NoPriority,
+		}
+		if !monotonic {
+			h.rec.Priority = int(line.Prio)
+		}
+	}
+}
