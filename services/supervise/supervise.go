@@ -333,7 +333,7 @@ func (s *Supervisor) loadServices(ctx context.Context) {
 		s.con.Error("keelson", "%v", err)
 	}
 	cfg := runner.Config{
-		Tasks: s.tasks, Console: s.con, MemoryDir: filepath.Join(s.cfg.RunDir, "services"), Now: console.Now,
+		Tasks: s.tasks, Console: s.con, MemoryDir: filepath.Join(s.cfg.RunDir, "services"), Now: console.Now, After: time.After,
 		Jitter:     func() float64 { return 2*rand.Float64() - 1 },
 		Act:        s.machineAction,
 		Resumed:    s.resumed,

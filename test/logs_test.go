@@ -1,0 +1,228 @@
+//go:build vm
+
+package test
+
+import (
+	"archive/tar"
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"keelson/internal/qemu"
+	"keelson/services/logs"
+)
+
+// virtualTime makes a machine's clock run by what the machine does: whenever it idles the clock goes on to the next
+// thing that is due. PID 1 waits seconds before it starts a supervisor that dies all the time; here they take none.
+var virtualTime = []string{"-icount", "shift=0,sleep=off", "-rtc", "base=2026-01-01,clock=vm"}
+
+// A service writes 100,000 lines to each of its streams. Meanwhile the supervisor is killed 100 times and containerd
+// 10 times. Every line is in its file and in the store, once and in order.
+func TestLogsSurvive(t *testing.T) {
+	t.Parallel()
+	drive := disk(t, 64<<20)
+	m := boot(t, setup{file: "logs.yml", agent: true, Config: qemu.Config{
+		Drives: []string{drive}, MemoryMB: 1024, Args: virtualTime,
+	}})
+	m.booted()
+
+	supervisor, daemon := m.supervisor(0).PID, m.containerd(0).PID
+	for k := 1; k <= 100; k++ {
+		m.sh(fmt.Sprintf("echo %d >/proc/1/root/run/test/go", k))
+		if k%10 == 0 {
+			m.kill(daemon, syscall.SIGKILL)
+		}
+		m.kill(supervisor, syscall.SIGKILL)
+		supervisor = m.supervisor(supervisor).PID
+		if k%10 == 0 {
+			daemon = m.containerd(daemon).PID
+		}
+	}
+
+	// One that ends while nobody is there to read: the supervisor hangs, and is then killed.
+	brief := m.service("brief").PID
+	m.kill(supervisor, syscall.SIGSTOP)
+	m.sh("echo 1 >/proc/1/root/run/test/brief")
+	m.until("the brief service has ended", func() bool { return first(m.processes(), "/services/brief").PID != brief })
+	m.kill(supervisor, syscall.SIGKILL)
+	m.supervisor(supervisor)
+
+	m.until("the last line is in the file", func() bool {
+		return strings.HasPrefix(m.sh("tail -n 1 /proc/1/root/var/log/counter.out.log"), "100000 out") &&
+			strings.HasPrefix(m.sh("tail -n 1 /proc/1/root/var/log/counter.log"), "100000 err") &&
+			strings.HasSuffix(m.sh("cat /proc/1/root/var/log/brief.out.log"), "5000\nthe last word")
+	})
+	// In the files, the old ones first.
+	for file, stream := range map[string]string{"counter.out.log": "out", "counter.log": "err"} {
+		got := m.sh(`cd /proc/1/root/var/log; for i in 9 8 7 6 5 4 3 2 1; do cat ` + file + `.$i 2>/dev/null; done | cat - ` + file + ` |
+			awk '$1 != NR || $2 != "` + stream + `" || length($3) != 32 { if (!bad) print "line", NR, "is", $0; bad = 1 } END { print NR, "lines" }'`)
+		if got != "100000 lines\n" {
+			t.Errorf("%s: %s", file, got)
+		}
+	}
+	if got := m.sh("seq 1 5000 | cmp - /proc/1/root/var/log/brief.out.log 2>&1; true"); !strings.Contains(got, "EOF") {
+		t.Errorf("brief.out.log is not what was written: %s", got)
+	}
+	// What was logged before the disk was mounted is on it.
+	if got := m.read("/var/log/onboot/onboot.000-early.out.log"); got != "before the disk\n" {
+		t.Errorf("the one-shot before the disk: %q", got)
+	}
+	if to, err := m.Stat(m.ctx, "/run/log/onboot"); err != nil || to.Link != "/var/log/onboot" {
+		t.Errorf("/run/log/onboot is %+v, %v", to, err)
+	}
+
+	// In the store, with times that do not go back.
+	store := m.copyOfStore("counter", "brief")
+	for _, stream := range []logs.Stream{logs.Stdout, logs.Stderr} {
+		n, at := 0, time.Duration(0)
+		err := store.Read(t.Context(), logs.Query{Sources: []string{"counter"}, Streams: []logs.Stream{stream}}, func(r logs.Record) error {
+			n++
+			number, rest, _ := strings.Cut(string(r.Text), " ")
+			if i, err := strconv.Atoi(number); err != nil || i != n || len(rest) != 36 || r.Gap || r.Partial || r.Continued || r.At < at {
+				return fmt.Errorf("record %d is %+v %q", n, r, r.Text)
+			}
+			at = r.At
+			return nil
+		})
+		if err != nil || n != 100000 {
+			t.Errorf("%s in the store: %d lines, %v", stream, n, err)
+		}
+	}
+	var last logs.Record
+	n := 0
+	if err := store.Read(t.Context(), logs.Query{Sources: []string{"brief"}}, func(r logs.Record) error { n++; last = r; return nil }); err != nil ||
+		n != 5001 || string(last.Text) != "the last word" || !last.Partial {
+		t.Errorf("of the brief one %d lines are in the store, the last %+v, %v", n, last, err)
+	}
+
+	t.Run("full disk", func(t *testing.T) { testFullDisk(t, m) })
+}
+
+// Ten services write as fast as they can, each to both of its streams, one of them with keelson.log: drop. A quiet one
+// is heard all the same, logs stay within their bounds, and the machine goes down in order.
+func TestLogFlood(t *testing.T) {
+	t.Parallel()
+	var yaml strings.Builder
+	yaml.WriteString(`
+kernel: {image: keelson/kernel, cmdline: "console=ttyS0 quiet"}
+init: [keelson/init]
+
+services:
+  - name: quiet
+    image: keelson/busybox
+    readonly: true
+    command: ["sh", "-c", "for i in $(seq 1 50); do echo quiet $i; usleep 100000; done; exec sleep 1000000"]
+    annotations: {keelson.console: "true"}
+`)
+	for i := range 10 {
+		fmt.Fprintf(&yaml, "  - {name: flood%d, image: keelson/busybox, readonly: true, command: [sh, -c, \"yes flooded >&2 & exec yes flooding\"]", i)
+		if i == 0 {
+			yaml.WriteString(", annotations: {keelson.log: drop}")
+		}
+		yaml.WriteString("}\n")
+	}
+	m := boot(t, setup{yaml: yaml.String(), agent: true, Config: qemu.Config{MemoryMB: 256}})
+	m.booted()
+	m.await(`quiet .*\| quiet 50$`)
+	m.await(`flood0 .*warning: \d+ bytes of its std(out|err) were dropped \(keelson\.log: drop\)`)
+	m.until("the floods' oldest output has gone", func() bool {
+		_, err := m.Stat(m.ctx, "/run/keelson/log/_flood9/stdout/00000000000000000000")
+		return err != nil
+	})
+	bound := field(t, m.read("/proc/meminfo"), "MemTotal:") / 20
+	for _, dir := range []string{"/run/keelson/log", "/var/log"} {
+		taken, _ := strconv.Atoi(strings.Fields(m.sh("du -sk /proc/1/root" + dir))[0])
+		if taken > bound+1024 {
+			t.Errorf("the logs take %d KiB in %s, the bound is %d", taken, dir, bound)
+		}
+	}
+	if lines := strings.Count(m.read("/var/log/quiet.out.log"), "\n"); lines != 50 {
+		t.Errorf("the quiet one's file has %d lines", lines)
+	}
+	noted := int64(0)
+	if err := m.copyOfStore("flood0").Read(t.Context(), logs.Query{}, func(r logs.Record) error { noted += r.DroppedBytes; return nil }); err != nil || noted == 0 {
+		t.Errorf("of what was dropped %d bytes are noted, %v", noted, err)
+	}
+	if err := m.PressPower(m.ctx); err != nil {
+		t.Fatal(err)
+	}
+	m.end(qemu.PowerOff)
+	m.inOrder(`keelson .*stopping \d+ services`, `keelson .*services stopped in`, `init .*powering off`)
+}
+
+// testFullDisk mounts a small file system over the logs: it fills, the service runs on, and nothing is lost once
+// there is room.
+func testFullDisk(t *testing.T, m *vm) {
+	from := m.Console.Len()
+	m.overLogs("mount", "-t", "tmpfs", "-o", "size=64k", "none", "/var/log")
+	m.write(101)
+	m.awaitFrom(from, `counter .*warning: write /var/log/counter\S*: no space left on device; what comes is kept in memory`)
+	m.write(102) // it is not held up
+	m.overLogs("mount", "-o", "remount,size=64m", "/var/log")
+	m.write(103)
+	m.awaitFrom(from, `counter .*warning: /var/log/counter\S* is written again; nothing is missing in it`)
+	m.until("the file has caught up", func() bool {
+		return strings.HasPrefix(m.sh("tail -n 1 /proc/1/root/var/log/counter.out.log"), "103000 out")
+	})
+}
+
+// write has the counter write its k-th thousand lines, and waits until it has.
+func (m *vm) write(k int) {
+	m.t.Helper()
+	m.sh(fmt.Sprintf("echo %d >/proc/1/root/run/test/go", k))
+}
+
+// overLogs runs a program in the container whose mounts over /var/log are the machine's too.
+func (m *vm) overLogs(argv ...string) {
+	m.t.Helper()
+	result, err := m.ExecIn(m.ctx, m.service("mounter").PID, argv...)
+	if err != nil || result.Exit != 0 {
+		m.t.Fatalf("%q: %+v, %v", argv, result, err)
+	}
+}
+
+// copyOfStore reads the logs of some sources as the supervisor keeps them in memory.
+func (m *vm) copyOfStore(sources ...string) *logs.Store {
+	m.t.Helper()
+	dir := m.t.TempDir()
+	for i := range sources {
+		sources[i] = "_" + sources[i]
+	}
+	archive := tar.NewReader(bytes.NewReader([]byte(m.sh("tar c -C /proc/1/root/run/keelson/log " + strings.Join(sources, " ")))))
+	for {
+		header, err := archive.Next()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			m.t.Fatal(err)
+		}
+		path := filepath.Join(dir, filepath.Clean("/"+header.Name))
+		if header.Typeflag == tar.TypeDir {
+			continue
+		}
+		data, err := io.ReadAll(archive)
+		if err != nil {
+			m.t.Fatal(err)
+		}
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			m.t.Fatal(err)
+		}
+		if err := os.WriteFile(path, data, 0o644); err != nil {
+			m.t.Fatal(err)
+		}
+	}
+	store := logs.New(logs.Config{
+		Now: func() time.Duration { return 1 << 60 }, Wall: time.Now, Dir: dir, PerSource: 1 << 30, Total: 1 << 30, Warn: m.t.Errorf,
+	})
+	m.t.Cleanup(store.Close)
+	return store
+}
