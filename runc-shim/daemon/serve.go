@@ -47,7 +47,7 @@ const (
 // containers for a while.
 func serve(ctx context.Context, f flags) error {
 	tune()
-	if err := openLog(); err != nil {
+	if err := openLog(logName); err != nil {
 		return err
 	}
 	// Nobody reads the log once containerd is gone; a write must not kill us.
@@ -119,6 +119,13 @@ func logCall(ctx context.Context, unmarshal ttrpc.Unmarshaler, info *ttrpc.Unary
 	began, about := time.Now(), []any{"call", path.Base(info.FullMethod)}
 	answer, err := method(ctx, func(request any) error {
 		err := unmarshal(request)
+		if r, ok := request.(*taskapi.CreateTaskRequest); ok && err == nil {
+			// containerd reads the log of a container as long as there is that
+			// container: of a shim that several share, the newest one's.
+			if err := openLog(filepath.Join(r.Bundle, logName)); err != nil {
+				slog.Debug("the log stays where it was", "error", err)
+			}
+		}
 		if r, ok := request.(interface{ GetID() string }); ok {
 			about = append(about, "id", r.GetID())
 		}
@@ -159,12 +166,14 @@ func tune() {
 	}
 }
 
-// openLog makes standard error the FIFO `log` of the bundle, which containerd
-// reads.
-func openLog() error {
+// logName is the FIFO of a bundle that containerd reads.
+const logName = "log"
+
+// openLog makes standard error such a FIFO, if it is there.
+func openLog(path string) error {
 	// For reading too, so that it opens and stays while containerd is away;
 	// nonblocking, since a containerd that stopped reading must not stop us.
-	fd, err := unix.Open("log", unix.O_RDWR|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	fd, err := unix.Open(path, unix.O_RDWR|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if errors.Is(err, unix.ENOENT) {
 		return nil
 	}
