@@ -1,0 +1,400 @@
+//go:build vm
+
+package test
+
+import (
+	"bufio"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/cavaliergopher/cpio"
+
+	"keelson/internal/qemu"
+)
+
+// edgeImage has a network, something that floods the console when it is told to, and a service that tells of
+// its life every second.
+const edgeImage = `
+kernel:
+  image: keelson/kernel
+  cmdline: "console=ttyS0 quiet"
+init:
+  - keelson/init
+onboot:
+  - name: address
+    image: keelson/busybox
+    command: ["sh", "-c", "ip link set eth0 up && ip addr add 10.0.2.15/24 dev eth0 && ip route add default via 10.0.2.2"]
+    capabilities: [CAP_NET_ADMIN]
+services:
+  - name: flood
+    image: keelson/busybox
+    command: ["sh", "-c", "while [ ! -e /run/flood ]; do sleep 0.1; done; rm /run/flood; seq 1 60000; exit 3"]
+    binds: ["/run:/run"]
+    annotations: {keelson.console: "true", keelson.restart.backoff: 5s..5s}
+  - name: alive
+    image: keelson/busybox
+    command: ["sh", "-c", "i=0; while :; do i=$((i+1)); echo $i >/run/alive; sleep 0.2; done"]
+    binds: ["/run:/run"]
+`
+
+// listened collects what arrives on the host, a line or a message each.
+type listened struct {
+	mu    sync.Mutex
+	lines []string
+}
+
+func (l *listened) add(line string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.lines = append(l.lines, line)
+}
+
+func (l *listened) all() []string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Clone(l.lines)
+}
+
+// matching returns what matches a pattern.
+func (l *listened) matching(pattern string) []string {
+	re := regexp.MustCompile(pattern)
+	var found []string
+	for _, line := range l.all() {
+		if re.MatchString(line) {
+			found = append(found, line)
+		}
+	}
+	return found
+}
+
+// heard waits until something that matches has arrived.
+func (m *vm) heard(l *listened, pattern string) {
+	m.t.Helper()
+	for len(l.matching(pattern)) == 0 {
+		select {
+		case <-m.ctx.Done():
+			all := l.all()
+			m.t.Fatalf("%q did not arrive; the last of %d:\n%s", pattern, len(all), strings.Join(all[max(0, len(all)-20):], "\n"))
+		case <-time.After(poll):
+		}
+	}
+}
+
+// frames reads messages with octet counting (RFC 6587) from every connection.
+func frames(t *testing.T, to *listened) (port int) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer conn.Close()
+				r := bufio.NewReader(conn)
+				for {
+					var size int
+					if _, err := fmt.Fscanf(r, "%d ", &size); err != nil || size > 1<<20 {
+						return
+					}
+					message := make([]byte, size)
+					if _, err := io.ReadFull(r, message); err != nil {
+						return
+					}
+					to.add(string(message))
+				}
+			}()
+		}
+	}()
+	return l.Addr().(*net.TCPAddr).Port
+}
+
+// datagrams reads a message from each.
+func datagrams(t *testing.T, to *listened) (port int) {
+	t.Helper()
+	c, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	go func() {
+		b := make([]byte, 1<<16)
+		for {
+			n, _, err := c.ReadFrom(b)
+			if err != nil {
+				return
+			}
+			to.add(string(b[:n]))
+		}
+	}()
+	return c.LocalAddr().(*net.UDPAddr).Port
+}
+
+// lines reads lines from a socket that QEMU connects to; what is written to the returned connection goes into
+// the machine.
+func lines(t *testing.T, name string, to *listened) (path string, peer func() net.Conn) {
+	t.Helper()
+	dir, err := os.MkdirTemp("/tmp", "keelson-edge-") // a socket's path has room for 108 bytes
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	path = filepath.Join(dir, name)
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	connected := make(chan net.Conn, 1)
+	go func() {
+		conn, err := l.Accept()
+		if err != nil {
+			return
+		}
+		connected <- conn
+		for r := bufio.NewReader(conn); ; {
+			line, err := r.ReadString('\n')
+			if err != nil {
+				return
+			}
+			to.add(strings.TrimRight(line, "\r\n"))
+		}
+	}()
+	return path, func() net.Conn { return <-connected }
+}
+
+// startFlood has the service flood write its 60,000 lines.
+func (m *vm) startFlood() { m.sh("touch /proc/1/root/run/flood") }
+
+// alive waits until the service alive has lived on.
+func (m *vm) alive() {
+	m.t.Helper()
+	before := m.read("/run/alive")
+	m.until("the service alive goes on", func() bool { now := m.read("/run/alive"); return now != "" && now != before })
+}
+
+func TestLogsLeaveTheMachine(t *testing.T) {
+	t.Parallel()
+	var tcp, udp, virtio, second listened
+	port, peer := lines(t, "virtio", &virtio)
+	serial, typed := lines(t, "serial", &second)
+	targets := fmt.Sprintf("keelson.log.forward=tcp://10.0.2.2:%d,udp://10.0.2.2:%d,ftp://nobody keelson.log.forward=virtio:keelson.log",
+		frames(t, &tcp), datagrams(t, &udp))
+	m := boot(t, setup{yaml: edgeImage, agent: true, Config: qemu.Config{
+		Ports:      []int{},
+		CmdlineAdd: "console=ttyS1 linuxkit.runc_debug=maybe " + targets,
+		Args: []string{
+			"-chardev", "socket,id=log,path=" + port, "-device", "virtserialport,chardev=log,name=keelson.log",
+			"-chardev", "socket,id=second,path=" + serial, "-serial", "chardev:second",
+		},
+	}})
+	defer peer().Close()
+	other := typed()
+	m.booted()
+
+	// What is wrong on the command line is said once, with what would be right.
+	m.await(`keelson  +warning: kernel command line: keelson\.log\.forward=ftp://nobody: "ftp" is none of the schemes: want tcp://HOST`)
+	m.await(`keelson  +warning: kernel command line: linuxkit\.runc_debug=maybe is neither linuxkit\.runc_debug=1 nor`)
+	// Both consoles have the machine's lines.
+	m.heard(&second, `keelson +boot complete`)
+
+	// Three ways out, each with the early lines, the later ones and the kernel's.
+	m.heard(&tcp, `^<30>1 \S+Z \S+ keelson - event \[meta sequenceId="\d+"\] boot complete in`)
+	m.heard(&udp, `^<30>1 \S+Z \S+ keelson - event \[meta sequenceId="\d+"\] boot complete in`)
+	m.heard(&virtio, `"source":"keelson","stream":"event","priority":6,"text":"boot complete in`)
+	m.heard(&tcp, `^<\d>1 \S+Z \S+ kernel - kernel \[meta sequenceId="\d+"\] Linux version`)
+	m.sh(`echo '<3>the kernel has said this' >/dev/kmsg`)
+	m.heard(&tcp, `^<3>1 \S+Z \S+ kernel - kernel \S+ \S+\] the kernel has said this`)
+	m.heard(&udp, `kernel - kernel .*the kernel has said this`)
+	m.heard(&virtio, `"source":"kernel".*"text":"the kernel has said this"`)
+	// On the console as the kernel's own lines would be: "quiet" leaves errors, and only those.
+	m.await(`^ +\d+\.\d{3}  kernel        the kernel has said this`)
+	m.sh(`echo '<5>nobody needs to read this' >/dev/kmsg`)
+	m.heard(&tcp, `nobody needs to read this`)
+	m.lacks("nobody needs to read this")
+	for _, line := range virtio.all() {
+		if line != "" && !json.Valid([]byte(line)) {
+			t.Errorf("not JSON: %q", line)
+		}
+	}
+
+	// A client hands over a socket, and another one follows.
+	if out := m.sh("guestagent give edge.out 3 0 && guestagent ask 2 3"); strings.Count(out, `"source":"edge.out","msg":"line `) != 3 {
+		t.Errorf("memlogd's query socket says %s", out)
+	}
+	m.heard(&tcp, `^<30>1 \S+Z \S+ edge - stdout \S+ \S+\] line 2 of edge.out`)
+
+	// The supervisor dies while a client writes: it does not notice, and its socket is the same one.
+	inode := m.sh("stat -c %i /proc/1/root/run/memlogdq.sock")
+	supervisor := m.supervisor(0).PID
+	wrote := make(chan error, 1)
+	go func() {
+		_, err := m.Output(m.ctx, "guestagent", "give", "survivor", "100", "50")
+		wrote <- err
+	}()
+	m.heard(&tcp, `survivor - stderr .*line 40 of survivor`)
+	m.kill(supervisor, syscall.SIGKILL)
+	m.supervisor(supervisor)
+	m.await(`supervisor is back`)
+	if err := <-wrote; err != nil {
+		t.Errorf("a client of memlogd's socket noticed: %v", err)
+	}
+	m.heard(&tcp, `survivor - stderr .*line 99 of survivor`)
+	if again := m.sh("stat -c %i /proc/1/root/run/memlogdq.sock"); again != inode {
+		t.Error("the query socket is another one: a container that has bound it is cut off")
+	}
+	if out := m.sh("guestagent ask 0 0"); !strings.Contains(out, `"source":"survivor","msg":"line 99 of survivor"`) {
+		t.Errorf("memlogd's query socket says %s", out)
+	}
+	for i := range 100 {
+		n := len(tcp.matching(fmt.Sprintf(`line %d of survivor`, i)))
+		if n == 0 || i < 10 && n > 1 {
+			t.Errorf("line %d of survivor was received %d times", i, n)
+		}
+	}
+	m.sh(`echo '<3>said to the second supervisor' >/dev/kmsg`)
+	m.heard(&tcp, `said to the second supervisor`)
+	// What was sent in the last second may come again, and nothing else.
+	if n := len(tcp.matching(`kernel - kernel .*Linux version`)); n != 1 {
+		t.Errorf("a message of the kernel's was received %d times", n)
+	}
+	if n := len(tcp.matching(`boot complete in`)); n != 1 {
+		t.Errorf("an event was received %d times", n)
+	}
+
+	// A flood is shown in part; the line that says how it ended is shown.
+	m.startFlood()
+	m.await(`flood +\.\.\. \S+ lines dropped`)
+	m.await(`flood +.*exited with code 3`)
+	shown := 0
+	for _, line := range m.Console.Lines(0) {
+		if strings.Contains(line, "flood         | ") {
+			shown++
+		}
+	}
+	if shown < 100 || shown > 20_000 {
+		t.Errorf("%d lines of 60,000 are shown", shown)
+	}
+
+	// One console stops: the other, the services and the flood go on.
+	if _, err := other.Write([]byte{0x13}); err != nil { // XOFF
+		t.Fatal(err)
+	}
+	from := m.Console.Len()
+	m.startFlood()
+	m.awaitFrom(from, `flood +.*exited with code 3.*restart 2`)
+	m.alive()
+	if stopped := second.matching(`restart 2`); len(stopped) > 0 {
+		t.Errorf("the second console does not stop: %q", stopped)
+	}
+	if _, err := other.Write([]byte{0x11}); err != nil { // XON
+		t.Fatal(err)
+	}
+	m.heard(&second, `flood +.*exited with code 3.*restart 2`)
+
+	// Both stop, and the machine goes down all the same; the last lines leave it.
+	if _, err := other.Write([]byte{0x13}); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.Type("\x13"); err != nil {
+		t.Fatal(err)
+	}
+	m.startFlood()
+	m.alive()
+	m.heard(&tcp, `flood - event .*exited with code 3.*restart 3`)
+	m.sh("kill -USR2 1")
+	m.end(qemu.PowerOff)
+	if len(tcp.matching(`keelson - event .*services stopped in`)) != 1 || len(tcp.matching(`the services are down`)) != 1 {
+		all := tcp.all()
+		t.Errorf("the last lines did not arrive; the last that did:\n%s", strings.Join(all[max(0, len(all)-5):], "\n"))
+	}
+}
+
+// memlogdImage has a memlogd of its own, put there by the test as /etc/init.d/002-logging.
+const memlogdImage = `
+kernel:
+  image: keelson/kernel
+  cmdline: "console=ttyS0 quiet linuxkit.runc_console=1 linuxkit.runc_debug=1"
+init:
+  - keelson/init
+onboot:
+  - name: first
+    image: keelson/busybox
+    command: ["echo", "out of the first"]
+services:
+  - name: talker
+    image: keelson/busybox
+    command: ["sh", "-c", "echo out of the talker; echo err of the talker >&2; exec sleep 1000000"]
+`
+
+func TestMemlogdOfTheImage(t *testing.T) {
+	t.Parallel()
+	program, err := os.ReadFile(filepath.Join(buildDir(t), "bin/guestagent"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := boot(t, setup{yaml: memlogdImage, agent: true, files: []file{
+		folder("etc/init.d"), {"etc/init.d/002-logging", cpio.TypeReg | 0o755, string(program)},
+	}})
+	m.booted()
+	// Everything still shows on the console; linuxkit.runc_console=1 adds the services.
+	m.await(`first +\| out of the first`)
+	m.await(`talker +\| out of the talker`)
+	m.await(`talker +\| err of the talker`)
+	// And it is at the image's memlogd.
+	for _, line := range []string{"onboot.000-first.out: out of the first", "talker.out: out of the talker", "talker: err of the talker"} {
+		m.until(line+" has arrived", func() bool { return strings.Contains(m.read("/run/memlogd.received"), line+"\n") })
+	}
+	// linuxkit.runc_debug=1: the runtime tells what it does.
+	m.until("the runtime tells what it does", func() bool {
+		return regexp.MustCompile(`level=DEBUG msg=task call=Start id=talker`).MatchString(m.read("/var/log/containerd.stderr.log"))
+	})
+	if _, err := m.ReadFile(m.ctx, "/run/memlogdq.sock"); err == nil || !strings.Contains(err.Error(), "no such file") {
+		t.Errorf("there is a query socket of ours beside the image's memlogd: %v", err)
+	}
+	// It dies: the machine goes on.
+	m.kill(m.program(0, "002-logging").PID, syscall.SIGKILL)
+	m.kill(m.service("talker").PID, syscall.SIGKILL)
+	m.await(`talker +.*killed by SIGKILL`)
+	m.await(`forward +warning: memlogd:/run/linuxkit-external-logging.sock: `)
+	m.sh("kill -USR2 1")
+	m.end(qemu.PowerOff)
+}
+
+func TestQuietConsole(t *testing.T) {
+	t.Parallel()
+	m := boot(t, setup{file: "minimal.yml", agent: true, Config: qemu.Config{CmdlineAdd: "keelson.log=warn"}})
+	if err := m.AwaitAgent(m.ctx); err != nil {
+		t.Fatal(err)
+	}
+	sleeper := m.service("sleeper")
+	m.kill(sleeper.PID, syscall.SIGKILL)
+	m.await(`sleeper +(ERROR|warning): killed by SIGKILL`)
+	m.serviceAfter("sleeper", sleeper.PID)
+	m.sh("kill -USR2 1")
+	m.end(qemu.PowerOff)
+	for _, line := range m.Console.Lines(0) {
+		if ours.MatchString(line) && !strings.Contains(line, "warning: ") && !strings.Contains(line, "ERROR: ") && !strings.Contains(line, "  | ") {
+			t.Errorf("keelson.log=warn shows %q", line)
+		}
+	}
+}
+
+// ours matches a line of ours on the console.
+var ours = regexp.MustCompile(`^ +\d+\.\d{3}  \S`)
