@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -32,6 +33,7 @@ type machine struct {
 	asked    []string               // guarded by mu
 	hub      *events.Hub
 	store    *logs.Store
+	clock    atomic.Int64 // what the store takes for the time
 	boot     api.Boot
 	socket   string
 	server   *control.Server
@@ -100,7 +102,9 @@ func start(t *testing.T) *machine {
 	t.Helper()
 	m := &machine{services: map[string]api.Service{}, socket: filepath.Join(t.TempDir(), "run/control.sock")}
 	m.hub = events.New(func() time.Duration { return now })
-	m.store = logs.New(logs.Config{Now: func() time.Duration { return now }, Wall: func() time.Time { return time.Unix(1000, 0) }})
+	m.clock.Store(int64(now))
+	m.store = logs.New(logs.Config{Now: func() time.Duration { return time.Duration(m.clock.Load()) }, Wall: func() time.Time { return time.Unix(1000, 0) }})
+	t.Cleanup(m.store.Close)
 	for _, s := range []api.Service{
 		{Name: "web", State: "ready", Since: 40 * time.Second, PID: 42, Restarts: 2, StartedAt: 39 * time.Second, ReadyAt: 40 * time.Second, Cgroup: "/services/web",
 			Ready: "tcp:80", Health: &api.Health{Check: "http:80/", State: "healthy"}, Requires: []string{"db"},
@@ -314,8 +318,10 @@ func TestLogs(t *testing.T) {
 		{At: 3 * time.Second, Source: "web", Stream: logs.Stdout, Text: []byte("no newline"), Priority: logs.NoPriority, Partial: true},
 		{At: 4 * time.Second, Source: "keelson", Stream: logs.Event, Text: []byte("boot complete"), Priority: 6},
 	} {
+		m.clock.Store(int64(r.At)) // the end of a line without a newline is when it is said
 		m.store.Append(r)
 	}
+	m.clock.Store(int64(now))
 	for _, tc := range []struct{ args, want string }{
 		{"logs", "    1.000  web           one \\x1b[31m\n    2.000  db            missed 3 lines (300 B)\n    2.000  db            two\n    3.000  web           no newline\n"},
 		{"logs -n 1 web", "    3.000  web           no newline\n"},
@@ -328,7 +334,8 @@ func TestLogs(t *testing.T) {
 		}
 	}
 	code, out, _ := m.run(t, "logs", "-o", "json", "db")
-	r, _, err := logs.Decode([]byte(strings.TrimSpace(out)))
+	gap, _, _ := strings.Cut(out, "\n")
+	r, _, err := logs.Decode([]byte(gap))
 	if code != 0 || err != nil || r.Dropped != 3 {
 		t.Error(code, err, out)
 	}

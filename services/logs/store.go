@@ -107,8 +107,10 @@ func (s *Store) refuse(source string, err error) {
 }
 
 func add(st *spool.Stream, r Record) error {
-	if r.Gap {
-		return st.Lost(r.DroppedBytes, r.Dropped, "whoever sent it says so")
+	if r.Gap || r.Dropped > 0 || r.DroppedBytes > 0 {
+		if err := st.Lost(r.DroppedBytes, r.Dropped, "whoever sent it says so"); err != nil || r.Gap {
+			return err
+		}
 	}
 	if r.Stream == Event || r.Stream == Kernel {
 		for {
