@@ -116,6 +116,9 @@ func checkTCP(ctx context.Context, port, pid int) error {
 }
 
 func checkExec(ctx context.Context, argv []string, t Target) error {
+	if t.Exec == nil {
+		return fmt.Errorf("%s: no command can be run in the container", argv[0])
+	}
 	code, output, err := t.Exec(ctx, argv)
 	if err != nil {
 		return fmt.Errorf("%s: %w", argv[0], err)

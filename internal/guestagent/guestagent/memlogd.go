@@ -41,6 +41,10 @@ func tool(args []string) (code int, ok bool) {
 		err = ask(args[2], args[3])
 	case len(args) == 3 && args[1] == "talk":
 		err = talk(args[2])
+	case len(args) > 2 && args[1] == "notify":
+		err = notify(args[2:])
+	case len(args) == 5 && args[1] == "http":
+		err = request(args[2], args[3], args[4])
 	default:
 		return 0, false
 	}
