@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -8,6 +9,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -296,6 +299,34 @@ func TestWait(t *testing.T) {
 	m.set(api.Service{Name: "proxy", State: "ready"})
 	if got := <-done; got != "0slow is ready\nproxy is ready\n" {
 		t.Error(got)
+	}
+}
+
+// A supervisor that dies with a connection in its queue takes it along: the question
+// is put to the next one.
+func TestAQuestionThatADyingSupervisorTook(t *testing.T) {
+	m := &machine{socket: filepath.Join(t.TempDir(), "control.sock")}
+	l, err := net.Listen("unix", m.socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	go func() {
+		for i := 0; ; i++ {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			if i > 0 {
+				_, _ = http.ReadRequest(bufio.NewReader(conn))
+				_, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n[]")
+			}
+			_ = conn.Close()
+		}
+	}()
+	var all []api.Service
+	if all, err = (&client{socket: m.socket}).services(t.Context()); err != nil || all == nil {
+		t.Errorf("%v %v", all, err)
 	}
 }
 

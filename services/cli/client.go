@@ -121,6 +121,14 @@ func (c *client) dial(ctx context.Context) (net.Conn, error) {
 func (c *client) do(ctx context.Context, method, path string, query url.Values) (*http.Response, error) {
 	u := url.URL{Scheme: "http", Host: "keelson", Path: "/" + api.Version + path, RawQuery: query.Encode()}
 	answer, _, err := c.exchange(ctx, method, u, nil, nil)
+	for began := time.Now(); method == http.MethodGet && cutShort(err) && time.Since(began) < reachBound; {
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(50 * time.Millisecond):
+		}
+		answer, _, err = c.exchange(ctx, method, u, nil, nil)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -129,6 +137,12 @@ func (c *client) do(ctx context.Context, method, path string, query url.Values) 
 		return nil, refused(answer)
 	}
 	return answer, nil
+}
+
+// cutShort reports whether a supervisor died between taking a connection and its
+// answer: its successor has not heard the question.
+func cutShort(err error) bool {
+	return errors.Is(err, unix.ECONNRESET) || errors.Is(err, unix.EPIPE) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
 }
 
 // exchange sends a request and reads the head of its answer. The connection, for one

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"sync/atomic"
 
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	"keelson/internal/api"
@@ -143,7 +144,11 @@ func (s *Supervisor) execIn(ctx context.Context, svc api.Service, r control.Exec
 		return nil, err
 	}
 	p := *b.Spec.Process
-	p.Args, p.Terminal = r.Args, r.TTY
+	p.Args, p.Terminal, p.ConsoleSize = r.Args, r.TTY, nil
+	if r.TTY && r.Rows > 0 && r.Cols > 0 {
+		// Before its start: a program looks at the size of its terminal first of all.
+		p.ConsoleSize = &specs.Box{Height: uint(r.Rows), Width: uint(r.Cols)}
+	}
 	p.Env = append(slices.Clone(p.Env), r.Env...)
 	if r.Cwd != "" {
 		p.Cwd = r.Cwd
@@ -158,9 +163,6 @@ func (s *Supervisor) execIn(ctx context.Context, svc api.Service, r control.Exec
 	})
 	if err != nil {
 		return nil, err
-	}
-	if r.TTY && r.Rows > 0 && r.Cols > 0 {
-		_ = session.Resize(ctx, r.Rows, r.Cols) // it may have ended already
 	}
 	return execProcess{session}, nil
 }
