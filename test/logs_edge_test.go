@@ -318,7 +318,7 @@ func TestLogsLeaveTheMachine(t *testing.T) {
 	m.startFlood()
 	m.alive()
 	m.heard(&tcp, `flood - event .*exited with code 3.*restart 3`)
-	m.sh("kill -USR2 1")
+	m.sendLast(syscall.SIGUSR2)
 	m.end(qemu.PowerOff)
 	if len(tcp.matching(`keelson - event .*services stopped in`)) != 1 || len(tcp.matching(`the services are down`)) != 1 {
 		all := tcp.all()
@@ -373,7 +373,7 @@ func TestMemlogdOfTheImage(t *testing.T) {
 	m.kill(m.service("talker").PID, syscall.SIGKILL)
 	m.await(`talker +.*killed by SIGKILL`)
 	m.await(`forward +warning: memlogd:/run/linuxkit-external-logging.sock: `)
-	m.sh("kill -USR2 1")
+	m.sendLast(syscall.SIGUSR2)
 	m.end(qemu.PowerOff)
 }
 
@@ -387,7 +387,7 @@ func TestQuietConsole(t *testing.T) {
 	m.kill(sleeper.PID, syscall.SIGKILL)
 	m.await(`sleeper +(ERROR|warning): killed by SIGKILL`)
 	m.serviceAfter("sleeper", sleeper.PID)
-	m.sh("kill -USR2 1")
+	m.sendLast(syscall.SIGUSR2)
 	m.end(qemu.PowerOff)
 	for _, line := range m.Console.Lines(0) {
 		if ours.MatchString(line) && !strings.Contains(line, "warning: ") && !strings.Contains(line, "ERROR: ") && !strings.Contains(line, "  | ") {

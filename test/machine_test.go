@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -352,6 +353,14 @@ func (m *vm) shims() []guestagent.Process {
 		}
 	}
 	return shims
+}
+
+// sendLast sends a signal to PID 1 that ends the machine, which may be gone before it can say that the signal was sent.
+func (m *vm) sendLast(signal syscall.Signal) {
+	m.t.Helper()
+	if err := m.Kill(m.ctx, 1, signal); err != nil && !errors.Is(err, qemu.ErrEnded) {
+		m.t.Fatal(err)
+	}
 }
 
 // end waits for the machine's end, which must be this one.

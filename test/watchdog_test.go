@@ -51,7 +51,7 @@ func TestWatchdog(t *testing.T) {
 	// A supervisor that hangs while the machine goes down: PID 1 waits for longer than the watchdog would, feeds
 	// it meanwhile, and then goes on in order.
 	m.kill(m.supervisor(was).PID, syscall.SIGSTOP)
-	m.kill(1, syscall.SIGUSR2)
+	m.sendLast(syscall.SIGUSR2)
 	m.await(`init +ERROR: the supervisor did not stop everything within 15s; going on without it`)
 	m.await(`init +unmounted .*, powering off`)
 	m.end(qemu.PowerOff)

@@ -91,6 +91,10 @@ var repeatable = map[string]bool{
 	guestagent.OpPing: true, guestagent.OpRead: true, guestagent.OpStat: true, guestagent.OpList: true, guestagent.OpPS: true,
 }
 
+// ErrEnded is the error of a request whose answer cannot come: the machine has ended. What was asked for may have
+// been done, and may be why.
+var ErrEnded = errors.New("the machine has ended")
+
 // call carries out a request in the guest. What names the thing asked for, for errors.
 func (m *Machine) call(ctx context.Context, request guestagent.Request, what string) (*guestagent.Response, error) {
 	if m.agent == nil {
@@ -113,7 +117,7 @@ func (m *Machine) call(ctx context.Context, request guestagent.Request, what str
 			return response, nil
 		case <-again:
 		case <-m.agent.gone:
-			return nil, fmt.Errorf("guest: %s: the machine has ended", what)
+			return nil, fmt.Errorf("guest: %s: %w", what, ErrEnded)
 		case <-ctx.Done():
 			return nil, fmt.Errorf("guest: %s: %w; console:\n%s", what, ctx.Err(), m.Console.tail(20))
 		}

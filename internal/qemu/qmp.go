@@ -150,7 +150,7 @@ func (q *qmp) execute(ctx context.Context, command string, arguments map[string]
 		}
 		return nil
 	case <-q.gone:
-		return fmt.Errorf("QEMU %s: the machine has ended", command)
+		return fmt.Errorf("QEMU %s: %w", command, ErrEnded)
 	case <-ctx.Done():
 		return fmt.Errorf("QEMU %s: %w", command, ctx.Err())
 	}

@@ -1,0 +1,303 @@
+//go:build vm
+
+package test
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+
+	"keelson/internal/api"
+	"keelson/internal/guestagent"
+	"keelson/internal/qemu"
+)
+
+// moreServices are added to the example: what a person sees of services that are not well, and who may not ask.
+const moreServices = `
+  - name: stubborn
+    image: keelson/busybox
+    command: ["sh", "-c", "trap '' TERM; echo it has begun; while :; do sleep 1; done"]
+    annotations: {keelson.stop.timeout: 1s, keelson.after: web}
+  - name: never
+    image: keelson/busybox
+    command: ["sleep", "1000"]
+    annotations: {keelson.ready: "file:/nothing", keelson.ready.timeout: 1h}
+  - name: chained
+    image: keelson/busybox
+    command: ["sleep", "1000"]
+    annotations: {keelson.requires: web}
+  - name: broken
+    image: keelson/busybox
+    command: ["/no/such/program"]
+    annotations: {keelson.restart: never}
+  - name: guest
+    image: keelson/busybox
+    command: ["sleep", "1000"]
+    uid: 1000
+    gid: 1000
+    capabilities: [CAP_DAC_OVERRIDE]
+    ambient: [CAP_DAC_OVERRIDE]
+    binds: ["/run/keelson:/run/keelson", "/usr/bin/service:/usr/bin/service:ro"]
+`
+
+// One machine that is asked everything there is to ask, from the debug container.
+func TestService(t *testing.T) {
+	t.Parallel()
+	data, err := os.ReadFile(filepath.Join("../testdata", "debug.yml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	yaml := strings.Replace(string(data), "\nfiles:\n", moreServices+"\nfiles:\n", 1)
+	m := boot(t, setup{yaml: yaml, agent: true, Config: qemu.Config{MemoryMB: 512}})
+	m.await(`web .*ready`)
+	if err := m.AwaitAgent(m.ctx); err != nil {
+		t.Fatal(err)
+	}
+	d := &debug{m, m.service("debug").PID}
+
+	// The boot goes on as long as one service is on its way, and the machine answers.
+	d.expect(0, `^web is ready\n`, "service", "wait", "web", "db", "chained", "stubborn", "--timeout=3m")
+	d.expect(0, `Machine: booting\n`, "service", "status")
+	d.expect(0, `(?s)^NAME +STATE .*never +running +.*ready when file:/nothing`, "service", "list")
+	d.expect(0, ``, "service", "stop", "never")
+	m.booted()
+
+	t.Run("look", func(t *testing.T) { testLook(t, d.in(t)) })
+	t.Run("exec", func(t *testing.T) { testExec(t, d.in(t)) })
+	t.Run("steer", func(t *testing.T) { testSteer(t, d.in(t)) })
+	t.Run("linuxkit", func(t *testing.T) { testLinuxKitForms(t, d.in(t)) })
+	t.Run("socket", func(t *testing.T) { testSocket(t, d.in(t)) })
+	t.Run("supervisor", func(t *testing.T) { testAcrossSupervisor(t, d.in(t)) })
+
+	// The machine may be gone before the command's own words can be read.
+	r, err := d.ExecIn(d.ctx, d.pid, "service", "poweroff")
+	if !errors.Is(err, qemu.ErrEnded) && (err != nil || r.Exit != 0 || !matches(`poweroff was asked for`, r.Stdout)) {
+		t.Errorf("service poweroff: %v, %+v", err, r)
+	}
+	m.end(qemu.PowerOff)
+	m.inOrder(`keelson .*poweroff: asked for on the control socket`, `web .*stopped in`, `db .*stopped in`, `init .*powering off`)
+}
+
+// debug is the debug container of a machine.
+type debug struct {
+	*vm
+	pid int
+}
+
+// in is the same for a test within the test.
+func (d *debug) in(t *testing.T) *debug { return &debug{&vm{d.Machine, t, d.ctx}, d.pid} }
+
+// run runs a command in the debug container.
+func (d *debug) run(argv ...string) (code int, out, errs string) {
+	d.t.Helper()
+	r, err := d.ExecIn(d.ctx, d.pid, argv...)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	return r.Exit, r.Stdout, r.Stderr
+}
+
+// expect runs a command and looks at its exit code and at what it wrote, where errors come behind the output.
+func (d *debug) expect(code int, pattern string, argv ...string) string {
+	d.t.Helper()
+	got, out, errs := d.run(argv...)
+	if got != code || !matches(pattern, out+errs) {
+		d.t.Errorf("%q: exit code %d, want %d and %s\n%s%s", argv, got, code, pattern, out, errs)
+	}
+	return out
+}
+
+// sh is expect for a line of shell.
+func (d *debug) script(code int, pattern, line string) string {
+	d.t.Helper()
+	return d.expect(code, pattern, "/bin/sh", "-c", line)
+}
+
+func (d *debug) status(name string) (s api.Service) {
+	d.t.Helper()
+	_, out, errs := d.run("service", "status", "-o", "json", name)
+	if err := json.Unmarshal([]byte(out), &s); err != nil {
+		d.t.Fatalf("status of %s: %v %s", name, err, errs)
+	}
+	return s
+}
+
+func testLook(t *testing.T, d *debug) {
+	d.until("web was found healthy", func() bool { s := d.status("web"); return s.Health != nil && s.Health.State == "healthy" })
+	d.expect(0, `(?s)broken +(failed|stopped) .*no/such/program.*web +ready +\S+ +0 +\d+ +\d\S* [KM]iB +healthy`, "service", "list")
+	d.expect(0, `(?s)● web: ready.*Process: \d+, started \d.*Health: healthy by http:80/.*Requires: db\n.*Required by: chained\n.*Policy: restart always.*Memory: \d.*CPU: \d.*Cgroup: /services/web\n.*History:\n`,
+		"service", "status", "web")
+	d.expect(3, `(?s)broken: (failed|stopped).*no/such/program`, "service", "status", "broken")
+	d.expect(0, `Machine: running\n`, "service", "status")
+	d.expect(0, `(?m)^total `, "service", "top", "-n", "1", "-d", "200ms")
+	if s := d.status("web"); s.PID != d.service("web").PID || s.Figures == nil || s.Figures.Memory == 0 || s.Figures.Pids == 0 {
+		t.Errorf("the status of web: %+v, figures %+v", s, s.Figures)
+	}
+	d.expect(0, `stubborn +it has begun`, "service", "logs", "stubborn")
+	d.expect(0, `boot complete`, "service", "logs", "--boot-events", "-n", "200")
+	d.expect(0, `state +web +.*-> ready`, "service", "events", "web")
+	d.expect(3, `did you mean "stubborn"`, "service", "status", "stuborn")
+	d.expect(2, `did you mean "restart"`, "service", "retsart")
+	d.expect(124, `chained is not failed after 300ms: it is ready`, "service", "wait", "chained", "--for=failed", "--timeout=300ms")
+	d.script(0, `^$`, "service completion bash > /tmp/completion && sh -n /tmp/completion 2>&1 | grep -v 'COMPREPLY' | head -c 0")
+
+	out := d.expect(0, `(?s)^boot complete in \d.*hardware +\d.*critical chain.*\n.*kernel @`, "service", "analyze", "chained")
+	web, db := strings.LastIndex(out, "─web @"), strings.LastIndex(out, "─db @")
+	if !strings.Contains(out, "\nchained @") || web < 0 || db < web {
+		t.Errorf("the chain of chained is not chained, web, db:\n%s", out)
+	}
+	d.expect(0, `(?s)^<svg .*>web <.*</svg>\n$`, "service", "analyze", "plot")
+	var b api.Boot
+	if err := json.Unmarshal([]byte(d.expect(0, ``, "service", "analyze", "-o", "json")), &b); err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range b.Steps {
+		if s.End < s.Start || s.Start < b.InitDone || s.End > b.Complete && s.Name != "containerd" {
+			t.Errorf("a step of the boot: %+v, which took from %v to %v", s, b.InitStart, b.Complete)
+		}
+	}
+	for _, name := range []string{"containerd", "hardware", "modules", "volumes"} {
+		if !slices.ContainsFunc(b.Steps, func(s api.Step) bool { return s.Name == name }) {
+			t.Errorf("the boot has no step %s", name)
+		}
+	}
+	for _, s := range b.Services {
+		if s.Name == "web" && !(s.Waiting > 0 && s.Waiting < s.Starting && s.Starting < s.Running && s.Running <= s.Ready) {
+			t.Errorf("web's way up: %+v", s)
+		}
+	}
+}
+
+func testExec(t *testing.T, d *debug) {
+	d.expect(7, `^out\nerr\n$`, "service", "exec", "web", "--", "sh", "-c", "echo out; echo err >&2; exit 7")
+	d.script(0, `^5\n$`, `printf 'a\nb\nc\nd\ne\n' | service exec -i web -- wc -l`)
+	d.script(0, `^0 4000000\n$`, `head -c 4000000 /dev/zero | service exec -i web cat | wc -c | sed 's/^/0 /'`)
+	d.expect(137, ``, "service", "exec", "web", "sh", "-c", "kill -9 $$")
+	d.expect(0, `^/dev/pts/\d+\r\n$`, "service", "exec", "-t", "web", "--", "tty")
+	d.expect(0, `(?s)A=b\n.*/tmp\n`, "service", "exec", "-e", "A=b", "-w", "/tmp", "web", "sh", "-c", "env; pwd")
+	d.expect(127, `no such program: "nothing"`, "service", "exec", "web", "nothing")
+	d.expect(125, `does not run`, "service", "exec", "broken", "sh")
+	d.expect(2, `service exec -it NAME`, "service", "exec", "web")
+	// A terminal of its own, whose size follows ours.
+	d.expect(0, `(?s)20 50.*21 51`, "service", "exec", "-t", "debug", "--", "sh", "-c", `tty=$(tty); stty rows 20 cols 50
+		(until service exec stubborn -- ls /tmp/resize >/dev/null 2>&1; do sleep 0.1; done; stty rows 21 cols 51 -F $tty) &
+		service exec -it stubborn -- sh -c "stty size; touch /tmp/resize; until stty size | grep 51; do sleep 0.1; done"`)
+	// The process of a client that has gone ends too.
+	d.script(0, ``, `service exec web -- sleep 12345 & client=$!; until ps | grep -q '[s]leep 12345'; do sleep 0.1; done; kill -9 $client`)
+	d.until("the command of a client that was killed has ended", func() bool {
+		return !slices.ContainsFunc(d.processes(), func(p guestagent.Process) bool {
+			return slices.Contains(p.Argv, "12345") && p.State != "Z" && p.Argv[0] == "sleep"
+		})
+	})
+	if left := d.sh("ls /proc/1/root/run/keelson/exec | wc -l"); strings.TrimSpace(left) != "0" {
+		t.Errorf("%s folders of commands that have ended are left", left)
+	}
+}
+
+func testSteer(t *testing.T, d *debug) {
+	before := d.pids("web", "db", "chained")
+	d.expect(0, `web is ready \(pid \d+\)`, "service", "restart", "web")
+	after := d.pids("web", "db", "chained")
+	if after["web"] == before["web"] || after["chained"] == before["chained"] || after["db"] != before["db"] {
+		t.Errorf("a restart of web: before %v, after %v", before, after)
+	}
+	d.expect(0, `db is stopped`, "service", "stop", "db")
+	d.expect(0, `(?s)chained +(stopped|waiting).*db +stopped.*web +(stopped|waiting)`, "service", "list")
+	d.expect(0, `chained is ready`, "service", "start", "chained") // and what it requires, down to db
+	d.expect(0, `db is ready`, "service", "wait", "db", "--timeout=10s")
+	d.expect(0, `stubborn is stopped`, "service", "stop", "stubborn")
+	if s := d.status("stubborn"); s.LastExit == nil || s.LastExit.Signal != "SIGKILL" {
+		t.Errorf("stubborn's last exit is %+v", s.LastExit)
+	}
+	d.expect(1, `no/such/program`, "service", "start", "broken")
+	pid := d.service("chained").PID
+	d.expect(0, ``, "service", "kill", "-s", "KILL", "chained")
+	d.serviceAfter("chained", pid)
+	d.expect(0, `chained is ready`, "service", "wait", "chained", "--timeout=30s")
+	if s := d.status("chained"); s.Restarts == 0 || s.LastExit == nil || s.LastExit.Signal != "SIGKILL" {
+		t.Errorf("after kill -s KILL: %d restarts, last exit %+v", s.Restarts, s.LastExit)
+	}
+	d.expect(0, `web: read again`, "service", "reload", "web")
+	d.expect(124, `never is not ready yet: it is running`, "service", "start", "never", "--timeout=1s")
+	d.expect(0, `never is stopped`, "service", "stop", "never")
+}
+
+func testLinuxKitForms(t *testing.T, d *debug) {
+	d.expect(0, `^$`, "service", "-q", "stop", "-sock", "/run/containerd/containerd.sock", "stubborn")
+	d.expect(0, `^$`, "service", "-q", "-containerd-namespace", "services.linuxkit", "start", "-sock", "/run/containerd/containerd.sock",
+		"-path", "/containers/services", "-dump-spec", "/tmp/spec.json", "stubborn")
+	d.script(0, `"cgroupsPath":"/services/stubborn"`, "cat /tmp/spec.json")
+	d.service("stubborn")
+	d.expect(1, `lives in containerd's namespace services.linuxkit`, "service", "-containerd-namespace", "other", "start", "web")
+	d.expect(0, `the machine is running`, "service", "-v", "system-init")
+	d.script(0, `the supervisor does this by itself`, "ln -s /usr/bin/service /tmp/010-onboot; /tmp/010-onboot")
+}
+
+func testSocket(t *testing.T, d *debug) {
+	if f, err := d.Stat(d.ctx, "/run/keelson/control.sock"); err != nil || f.Mode&0o777 != 0o600 {
+		t.Errorf("the socket: %+v %v", f, err)
+	}
+	// It may open the socket, and is not root.
+	d.expect(4, `user 1000 may not steer this machine`, "service", "exec", "guest", "--", "service", "list")
+	// Plain HTTP, as curl --unix-socket speaks it.
+	ask := func(path string) string {
+		return fmt.Sprintf(`printf 'GET %s HTTP/1.1\r\nHost: k\r\n\r\n' | guestagent talk /proc/1/root/run/keelson/control.sock`, path)
+	}
+	for path, want := range map[string]string{
+		"/v1/machine": `(?s)^HTTP/1.1 200 OK\r\n.*"state":"running"`, "/v2/machine": `(?s)^HTTP/1.1 404 Not Found\r\n.*"want":"/v1/`,
+	} {
+		if got := d.sh(ask(path)); !matches(want, got) {
+			t.Errorf("%s: %q, want %s", path, got, want)
+		}
+	}
+	// Clients that take every connection there is: the services are kept all the same.
+	d.sh(`for i in $(seq 64); do ` + ask("/v1/events?follow=1") + ` >/dev/null 2>&1 & done`)
+	d.until("all connections are taken", func() bool {
+		code, _, errs := d.run("service", "list")
+		return code == 1 && strings.Contains(errs, "64 connections are open")
+	})
+	pid := d.service("web").PID
+	d.kill(pid, syscall.SIGKILL)
+	d.serviceAfter("web", pid)
+	d.sh("kill $(ps -o pid,args | grep '[g]uestagent talk' | awk '{print $1}')")
+	d.expect(0, `web is ready`, "service", "wait", "web", "--timeout=30s")
+}
+
+// testAcrossSupervisor kills the supervisor: who waits goes on, what was stopped stays so.
+func testAcrossSupervisor(t *testing.T, d *debug) {
+	d.expect(0, `never is stopped`, "service", "stop", "never")
+	d.expect(0, `chained is stopped`, "service", "stop", "chained")
+	web, was := d.service("web").PID, d.supervisor(0).PID
+	d.script(0, ``, `(service logs -f -n 0 --boot-events > /tmp/followed 2>&1 &) ; (service wait chained --timeout=2m > /tmp/waited 2>&1 &) ; sleep 0.5`)
+	d.kill(was, syscall.SIGKILL)
+	d.supervisor(was)
+	d.await(`supervisor is back`)
+	d.expect(0, `(?s)chained +stopped.*never +stopped.*web +ready`, "service", "list")
+	if d.service("web").PID != web {
+		t.Error("web was started again")
+	}
+	d.expect(0, `boot complete in`, "service", "analyze") // remembered
+	d.expect(0, `chained is ready`, "service", "start", "chained")
+	d.until("the wait of before is over", func() bool { return strings.Contains(d.readIn("/tmp/waited"), "chained is ready") })
+	d.until("the log is followed on", func() bool { return strings.Contains(d.readIn("/tmp/followed"), "supervisor is back") })
+}
+
+// readIn reads a file of the debug container.
+func (d *debug) readIn(path string) string {
+	d.t.Helper()
+	text, err := d.ReadFileIn(d.ctx, d.pid, path)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	return text
+}
+
+// matches reports whether a pattern is in a text.
+func matches(pattern, text string) bool { return regexp.MustCompile(pattern).MatchString(text) }
