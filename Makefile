@@ -65,7 +65,7 @@ build: $(BIN)/init $(BIN)/service $(BIN)/containerd-shim-runc-v2 $(MKIMAGE) ## b
 image: $(B)/keelson.tar ## the init as an OCI image for linuxkit or mkimage: build/keelson.tar
 
 .PHONY: images
-images: $(addprefix $(STAMP)/image-,init kernel kernel-lean kernel-no-overlay kernel-watchdog busybox redis guestagent stock-runtime) ## the images that the examples and tests use, into build/store
+images: $(addprefix $(STAMP)/image-,init kernel kernel-lean kernel-no-overlay kernel-watchdog busybox redis guestagent stock-runtime ctr) ## the images that the examples and tests use, into build/store
 
 .PHONY: demo
 demo: $(foreach d,$(DEMOS),$(B)/demo/$(d)-initrd.img) ## build every testdata/*.yml into build/demo (NAME-kernel, NAME-initrd.img, NAME-cmdline)
@@ -174,6 +174,10 @@ $(B)/images/guestagent/bin/guestagent: $(BIN)/guestagent $(B)/images/busybox/bin
 $(B)/images/stock-runtime/usr/bin/runc: $(STOCK_BIN)
 	rm -rf $(B)/images/stock-runtime && mkdir -p $(@D) && cp $^ $(@D)/ && touch $@
 
+# For whoever has containerd's own client in a debug container; keelson itself has no use for it.
+$(B)/images/ctr/usr/bin/ctr: $(BIN)/stock/ctr
+	mkdir -p $(@D) && cp $< $@
+
 $(B)/images/init/init: $(IMAGES)/init.sh $(BIN)/init $(BIN)/service $(BIN)/containerd-shim-runc-v2
 	$(IMAGES)/init.sh $(B)/images/init $(BIN) && touch $@
 
@@ -187,13 +191,14 @@ $(STAMP)/image-kernel-watchdog: $(B)/images/kernel-watchdog/kernel.tar
 $(STAMP)/image-busybox: $(B)/images/busybox/bin/busybox
 $(STAMP)/image-redis: $(B)/images/redis/usr/bin/redis-server
 $(STAMP)/image-guestagent: $(B)/images/guestagent/bin/guestagent
+$(STAMP)/image-ctr: $(B)/images/ctr/usr/bin/ctr
 $(STAMP)/image-stock-runtime: $(B)/images/stock-runtime/usr/bin/runc
 
 # A kernel without a console gives PID 1 no open files, and Go opens /dev/null before any of our code runs.
 DEVICES := --device /dev/null:1:3 --device /dev/console:5:1
 $(STAMP)/image-init: CONFIG := {"Cmd":["/init"]}
 $(STAMP)/image-init: IMPORT := $(DEVICES)
-$(STAMP)/image-kernel $(STAMP)/image-kernel-lean $(STAMP)/image-kernel-no-overlay $(STAMP)/image-kernel-watchdog $(STAMP)/image-stock-runtime: CONFIG := {}
+$(STAMP)/image-kernel $(STAMP)/image-kernel-lean $(STAMP)/image-kernel-no-overlay $(STAMP)/image-kernel-watchdog $(STAMP)/image-stock-runtime $(STAMP)/image-ctr: CONFIG := {}
 $(STAMP)/image-busybox: CONFIG := {"Cmd":["/bin/sh"],"Env":["$(PATH_ENV)"]}
 $(STAMP)/image-redis: CONFIG := {"Cmd":["redis-server","--save","","--protected-mode","no"],"Env":["$(PATH_ENV)"],"WorkingDir":"/var/lib/redis"}
 $(STAMP)/image-guestagent: CONFIG := {"Cmd":["/bin/guestagent"],"Env":["$(PATH_ENV)"]}

@@ -20,7 +20,11 @@ import (
 const (
 	formatKernelInitrd = "kernel+initrd"
 	formatTar          = "tar"
+	formatSquashfs     = "squashfs"
+	formatEFI          = "efi"
 )
+
+var formats = []string{formatKernelInitrd, formatTar, formatSquashfs, formatEFI}
 
 // buildFlags are the flags that build and run share.
 type buildFlags struct {
@@ -28,6 +32,7 @@ type buildFlags struct {
 	pull     bool
 	offline  bool
 	compress string
+	efiStub  string
 	quiet    bool
 }
 
@@ -44,13 +49,15 @@ func buildCommand() *cobra.Command {
 	var format, dir, name string
 	cmd := &cobra.Command{
 		Use:   "build [flags] IMAGE.yml",
-		Short: "Build a kernel and an initrd, or a tar, from an image YAML",
+		Short: "Build what boots from an image YAML: kernel and initrd, EFI program, disk, tar",
 		Long: `Build what an image YAML describes. NAME is the YAML's name without .yml.
 
 Format kernel+initrd writes NAME-kernel, NAME-initrd.img and NAME-cmdline, named
 as LinuxKit names them. The command line has rootfstype=ramfs added, which lets
 the root take more than half of the memory. Format tar writes NAME.tar, the root
-with the kernel in /boot.
+with the kernel in /boot. Format efi writes NAME.efi: all three as one program for
+EFI firmware, to be put at EFI/BOOT/BOOTX64.EFI of a FAT disk. Format squashfs
+writes the root as a disk, NAME-squashfs.img, and a command line that mounts it.
 
 Each image is looked for in the store, then in its registry. A path to a tarball
 (oci-archive:PATH, ./PATH) does as well. The same input gives the same bytes.`,
@@ -59,8 +66,8 @@ Each image is looked for in the store, then in its registry. A path to a tarball
   mkimage build --offline --compress gzip web.yml`,
 		Args: oneFile("an image YAML"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if !slices.Contains([]string{formatKernelInitrd, formatTar}, format) {
-				return fmt.Errorf("--format %s: must be %s or %s", format, formatKernelInitrd, formatTar)
+			if !slices.Contains(formats, format) {
+				return fmt.Errorf("--format %s: must be one of %s", format, strings.Join(formats, ", "))
 			}
 			if name == "" {
 				name = baseName(args[0])
@@ -76,7 +83,8 @@ Each image is looked for in the store, then in its registry. A path to a tarball
 		},
 	}
 	flags.add(cmd)
-	cmd.Flags().StringVar(&format, "format", formatKernelInitrd, formatKernelInitrd+" or "+formatTar)
+	cmd.Flags().StringVar(&format, "format", formatKernelInitrd, "one of "+strings.Join(formats, ", "))
+	cmd.Flags().StringVar(&flags.efiStub, "efi-stub", "", "program that a .efi begins with (default: the distribution's linuxx64.efi.stub)")
 	cmd.Flags().StringVarP(&dir, "dir", "o", ".", "folder for the result, made if it is missing")
 	cmd.Flags().StringVar(&name, "name", "", "name of the result (default: of the YAML, without .yml)")
 	return cmd
@@ -122,8 +130,13 @@ func buildImage(ctx context.Context, log io.Writer, file, prefix, format string,
 	if err != nil {
 		return nil, err
 	}
-	if format == formatTar {
+	switch format {
+	case formatTar:
 		return writeTar(ctx, ui, res, prefix)
+	case formatEFI:
+		return writeEFI(ctx, ui, res, prefix, flags.compress, flags.efiStub)
+	case formatSquashfs:
+		return writeSquashfs(ctx, ui, res, prefix)
 	}
 	return writeKernelInitrd(ctx, ui, res, prefix, flags.compress)
 }
@@ -141,6 +154,18 @@ func cmdline(s string) string {
 	return strings.TrimSpace(s + " " + ramfs)
 }
 
+// diskCmdline adds where the root is and what to run of it, as far as the user
+// has not said it.
+func diskCmdline(s, fstype string) string {
+	for _, add := range []string{"root=/dev/vda", "rootfstype=" + fstype, "ro", "init=/init"} {
+		key, _, _ := strings.Cut(add, "=")
+		if !slices.ContainsFunc(strings.Fields(s), func(word string) bool { w, _, _ := strings.Cut(word, "="); return w == key }) {
+			s += " " + add
+		}
+	}
+	return strings.TrimSpace(s)
+}
+
 func writeKernelInitrd(ctx context.Context, ui *reporter, res *assemble.Result, prefix, compress string) ([]string, error) {
 	var files []string
 	if res.Kernel != nil {
@@ -150,25 +175,8 @@ func writeKernelInitrd(ctx context.Context, ui *reporter, res *assemble.Result, 
 		}
 		files = append(files, name)
 	}
-	if x := res.Root.Xattrs(); len(x) > 0 {
-		ui.warn("%d files have extended attributes (such as file capabilities), which an initrd cannot hold, the first is /%s", len(x), x[0])
-	}
 	name := prefix + "-initrd.img"
-	err := output.ToFile(name, func(w io.Writer) error {
-		var early io.Reader
-		if res.UCode != nil {
-			rc, err := res.UCode.Open()
-			if err != nil {
-				return err
-			}
-			defer rc.Close()
-			early = rc
-		}
-		_, total := res.Root.Size()
-		count, done := ui.bar("write "+filepath.Base(name), total)
-		defer done()
-		return output.Initrd(ctx, w, res.Root, early, compress, count)
-	})
+	err := output.ToFile(name, func(w io.Writer) error { return writeInitrd(ctx, ui, res, name, compress, w) })
 	if err != nil {
 		return nil, err
 	}
@@ -179,6 +187,26 @@ func writeKernelInitrd(ctx context.Context, ui *reporter, res *assemble.Result, 
 		return err
 	})
 	return append(files, name), err
+}
+
+// writeInitrd writes the root, with the microcode in front; file is for whom it is.
+func writeInitrd(ctx context.Context, ui *reporter, res *assemble.Result, file, compress string, w io.Writer) error {
+	if x := res.Root.Xattrs(); len(x) > 0 {
+		ui.warn("%d files have extended attributes (such as file capabilities), which an initrd cannot hold, the first is /%s", len(x), x[0])
+	}
+	var early io.Reader
+	if res.UCode != nil {
+		rc, err := res.UCode.Open()
+		if err != nil {
+			return err
+		}
+		defer rc.Close()
+		early = rc
+	}
+	_, total := res.Root.Size()
+	count, done := ui.bar("write "+filepath.Base(file), total)
+	defer done()
+	return output.Initrd(ctx, w, res.Root, early, compress, count)
 }
 
 func writeTar(ctx context.Context, ui *reporter, res *assemble.Result, prefix string) ([]string, error) {

@@ -140,7 +140,7 @@ func TestBuildErrors(t *testing.T) {
 		{[]string{"build", "--formt", "tar"}, "unknown flag: --formt; see mkimage build --help"},
 		{[]string{"build", "none.yml"}, "open none.yml: no such file or directory"},
 		{[]string{"build", bad}, bad + `:2: service: unknown key; did you mean "services"?`},
-		{[]string{"build", "--format", "iso", bad}, "--format iso: must be kernel+initrd or tar"},
+		{[]string{"build", "--format", "iso", bad}, "--format iso: must be one of kernel+initrd, tar, squashfs, efi"},
 		{[]string{"build", "--compress", "lz4", bad}, "--compress lz4: must be one of zstd, gzip, none"},
 		{[]string{"import", "--store", store, dir}, dir + " holds no image but files, so it needs a name: mkimage import NAME " + dir},
 		{[]string{"import", "--store", store, "Bad", dir}, `"Bad" is no image name (invalid reference format: repository name (library/Bad) must be lowercase); a name looks like nginx, you/app:1.2 or registry.example.com/you/app:1.2`},

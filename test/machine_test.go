@@ -174,7 +174,12 @@ type vm struct {
 // boot builds an image and starts it. The console is in the test's output when the test fails.
 func boot(t *testing.T, s setup) *vm {
 	t.Helper()
-	config := image(t, s)
+	return start(t, image(t, s))
+}
+
+// start starts a machine that is ready to boot.
+func start(t *testing.T, config qemu.Config) *vm {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), bound)
 	t.Cleanup(cancel)
 	if os.Getenv("KEELSON_CONSOLE") != "" {

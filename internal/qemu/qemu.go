@@ -29,7 +29,7 @@ const Program = "qemu-system-x86_64"
 
 // Config is the machine to boot.
 type Config struct {
-	Kernel, Initrd string
+	Kernel, Initrd string // no kernel: the machine's firmware finds what to boot
 	Cmdline        string
 	// CmdlineAdd is put after Cmdline.
 	CmdlineAdd string
@@ -210,7 +210,9 @@ func arguments(dir string, c Config) []string {
 		"-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console",
 		"-chardev", "socket,id=qmp,server=on,wait=off,path=" + filepath.Join(dir, "qmp"),
 		"-mon", "chardev=qmp,mode=control",
-		"-kernel", c.Kernel, "-append", strings.TrimSpace(c.Cmdline + " " + c.CmdlineAdd),
+	}
+	if c.Kernel != "" {
+		args = append(args, "-kernel", c.Kernel, "-append", strings.TrimSpace(c.Cmdline+" "+c.CmdlineAdd))
 	}
 	if c.Initrd != "" {
 		args = append(args, "-initrd", c.Initrd)

@@ -4,7 +4,9 @@
 // The image holds a volume's content in NAME/lower. A writable volume has an
 // empty folder NAME/tmp as well: it gets a tmpfs there for what is written, and
 // an overlay of both on NAME/merged. Without that folder the volume is
-// read-only, and lower is bound to merged so that nobody can write to it. It
+// read-only: merged is an overlay that has nothing to write to, since a container
+// that binds it may take a flag of the mount away, or lower bound to it where the
+// kernel has no overlay. It
 // promises that a volume is mounted once in a boot however often Mount is called,
 // and that a volume that cannot be mounted keeps none of the others from it.
 package volumes
@@ -66,8 +68,7 @@ func mount(dir, name string) (Volume, error) {
 	_, err := os.Stat(tmp)
 	v.ReadOnly = errors.Is(err, fs.ErrNotExist)
 	if v.ReadOnly {
-		_, err := mounts.Entry{Source: lower, Target: merged, Type: "bind", Options: []string{"ro"}}.Ensure()
-		return v, err
+		return v, mountReadOnly(lower, merged)
 	}
 	over := mounts.Entry{Source: "overlay", Target: merged, Type: "overlay", Options: []string{
 		"lowerdir=" + lower, "upperdir=" + tmp + "/upper", "workdir=" + tmp + "/work",
@@ -89,6 +90,17 @@ func mount(dir, name string) (Volume, error) {
 	}
 	_, err = over.Ensure()
 	return v, err
+}
+
+// mountReadOnly shows lower at merged. An overlay wants two lower folders where it
+// has no upper one: the other is merged itself, which is empty.
+func mountReadOnly(lower, merged string) error {
+	over := mounts.Entry{Source: "overlay", Target: merged, Type: "overlay", Options: []string{"ro", "lowerdir=" + lower + ":" + merged}}
+	if _, err := over.Ensure(); err == nil {
+		return nil
+	}
+	_, err := mounts.Entry{Source: lower, Target: merged, Type: "bind", Options: []string{"ro"}}.Ensure()
+	return err
 }
 
 func copyOwner(from, to string) error {

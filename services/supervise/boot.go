@@ -35,6 +35,7 @@ func (s *Supervisor) boot(bootCtx, ctx context.Context) {
 	if bootCtx.Err() != nil {
 		return
 	}
+	s.step("banner", s.banner)
 	s.scripts(bootCtx, "/etc/init.d", scriptBound)
 	s.step("volumes", s.mountVolumes)
 
@@ -191,6 +192,15 @@ func (s *Supervisor) oneShots(section bundle.Section) *onboot.Runner {
 			return s.openOutput(b, filepath.Join(s.cfg.OneShotLog, string(section), b.ID), b.OneShot.LogDrop, onLine)
 		},
 	}
+}
+
+// containerdFolder makes the folder that debug containers bind, and that a disk
+// may be mounted over: nothing of ours lies in it.
+func containerdFolder() error {
+	if err := os.MkdirAll("/var/lib/containerd", 0o711); err != nil {
+		return fmt.Errorf("make the folder that containers bind: %w", err)
+	}
+	return nil
 }
 
 // resolvTarget makes the file that /etc/resolv.conf of LinuxKit's images is a

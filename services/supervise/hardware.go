@@ -27,6 +27,9 @@ func (s *Supervisor) hardware(ctx context.Context) {
 	if err := resolvTarget(); err != nil {
 		s.con.Warn("keelson", "%v", err)
 	}
+	if err := containerdFolder(); err != nil {
+		s.con.Warn("keelson", "%v", err)
+	}
 	if s.cfg.Container {
 		return
 	}

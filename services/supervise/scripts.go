@@ -16,8 +16,8 @@ import (
 	"keelson/services/capture"
 )
 
-// ownScripts are the steps that LinuxKit has as scripts or links of these
-// names, and that are built into the supervisor.
+// ownScripts are the steps that LinuxKit has as links of these names to
+// /usr/bin/service, and that are built into the supervisor.
 var ownScripts = map[string]bool{
 	"005-volumes": true, "010-onboot": true, "020-containerd": true, "010-onshutdown": true,
 }

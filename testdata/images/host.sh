@@ -8,7 +8,8 @@ set -eu
 for what in "$@"; do
 	case $what in
 	build) need gcc libc6-dev pkgconf libseccomp-dev ;;
-	vm) need qemu-system-x86 ;;
+	# The firmware, the stub and the tools are for images that boot from disks.
+	vm) need qemu-system-x86 ovmf systemd-boot-efi squashfs-tools e2fsprogs ;;
 	*) die "host.sh: no such part: $what" ;;
 	esac
 done
