@@ -1,6 +1,6 @@
 // Command bench measures the tree as it stands against its budgets: how long a boot takes to the last service,
-// what memory it costs, how fast a dead service is back and how fast the machine is off. It prints a table and
-// writes build/bench.json.
+// what memory it costs, how fast a dead service is back and how fast the machine is off; and how fast output is
+// logged. It prints tables and writes build/bench.json.
 //
 // Time is the guest's under an emulator that counts instructions (one is a nanosecond), so a number depends on
 // the tree and not on the machine it is measured on. docs/benchmarks.md says how each is defined.
@@ -19,8 +19,16 @@ import (
 )
 
 func main() {
+	if len(os.Args) == 5 && os.Args[1] == logWriter {
+		if err := writeLog(os.Args[2], os.Args[3], os.Args[4]); err != nil {
+			slog.Error(logWriter, "error", err)
+			os.Exit(1)
+		}
+		return
+	}
 	build := flag.String("build", os.Getenv("KEELSON_BUILD"), "the `folder` that make built into")
 	seed := flag.Int("seed", 1, "of the emulator; compare two trees with the median of three seeds")
+	onlyLogs := flag.Bool("logs", false, "measure only how fast logs are taken")
 	verbose := flag.Bool("v", false, "show the consoles")
 	flag.Parse()
 	if *build == "" {
@@ -28,6 +36,15 @@ func main() {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	if *onlyLogs {
+		result, err := logs(ctx)
+		if err != nil {
+			slog.Error("bench", "error", err)
+			os.Exit(1)
+		}
+		printLogs(os.Stdout, result)
+		return
+	}
 	if err := run(ctx, *build, *seed, *verbose); err != nil {
 		slog.Error("bench", "error", err)
 		os.Exit(1)
@@ -54,6 +71,7 @@ func run(ctx context.Context, build string, seed int, verbose bool) error {
 		return err
 	}
 	printTable(os.Stdout, result)
+	printLogs(os.Stdout, result.Logs)
 	fmt.Printf("\nwritten to %s\n", path)
 	return nil
 }

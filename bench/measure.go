@@ -49,6 +49,7 @@ type Result struct {
 	LeastRAM int     `json:"least_ram_mib"` // that boots m1
 	Runtime  float64 `json:"runtime_mb"`    // the init's and the runtime's files
 	Initrd   float64 `json:"initrd_mb"`     // of m1, with gzip
+	Logs     *Logs   `json:"logs"`
 }
 
 type bench struct {
@@ -113,6 +114,10 @@ func (b *bench) measure(ctx context.Context) (*Result, error) {
 	say("least RAM")
 	if r.LeastRAM, err = b.leastRAM(ctx); err != nil {
 		return nil, fmt.Errorf("least RAM: %w", err)
+	}
+	say("logs")
+	if r.Logs, err = logs(ctx); err != nil {
+		return nil, fmt.Errorf("logs: %w", err)
 	}
 	return r, nil
 }
