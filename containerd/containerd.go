@@ -26,7 +26,10 @@ import (
 
 	"github.com/containerd/containerd/v2/defaults"
 	"github.com/containerd/containerd/v2/version"
+	"github.com/containerd/log"
 	"golang.org/x/sys/unix"
+
+	"keelson/internal/hugepages"
 )
 
 const usage = `containerd: the container daemon, trimmed to what this system uses
@@ -76,6 +79,9 @@ func run(args []string, out io.Writer) error {
 	}
 	if err := setUpLog(os.Stderr, cfg.Debug); err != nil {
 		return err
+	}
+	if err := hugepages.Refuse(); err != nil {
+		log.L.WithError(err).Warn("containerd takes more memory than it needs")
 	}
 	signals := make(chan os.Signal, 8)
 	signal.Notify(signals, unix.SIGTERM, unix.SIGINT, unix.SIGUSR1)

@@ -6,6 +6,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"keelson/internal/hugepages"
 )
 
 // Linux is the real thing.
@@ -240,14 +242,23 @@ func (Linux) Start(p Program) (int, error) {
 		if fd, err := open(p.Cgroup, unix.O_RDONLY|unix.O_DIRECTORY); err == nil {
 			defer unix.Close(fd)
 			attr.Sys.UseCgroupFD, attr.Sys.CgroupFD = true, fd
-			pid, err := syscall.ForkExec(p.Path, p.Args, attr)
+			pid, err := forkExec(p, attr)
 			if !cgroupRefused(err) {
 				return pid, err
 			}
 			attr.Sys.UseCgroupFD = false
 		}
 	}
-	return syscall.ForkExec(p.Path, p.Args, attr)
+	return forkExec(p, attr)
+}
+
+// forkExec starts the supervisor, which asks to be started without huge pages.
+func forkExec(p Program, attr *syscall.ProcAttr) (pid int, err error) {
+	err = hugepages.Without(func() error {
+		pid, err = syscall.ForkExec(p.Path, p.Args, attr)
+		return err
+	})
+	return pid, err
 }
 
 // cgroupRefused tells errors that clone3(2) gives for the cgroup, not for the

@@ -18,6 +18,7 @@ import (
 
 	"github.com/sirupsen/logrus"
 
+	"keelson/internal/hugepages"
 	"keelson/runc-shim/version"
 )
 
@@ -103,6 +104,9 @@ func run(f flags) error {
 	case "delete":
 		return remove(f, os.Stdout)
 	case "":
+		if err := hugepages.Refuse(); err != nil {
+			slog.Warn("the shim takes more memory than it needs", "error", err)
+		}
 		return serve(ctx, f)
 	default:
 		return fmt.Errorf("unknown action %q (start, delete or none)", f.action)

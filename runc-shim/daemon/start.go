@@ -22,6 +22,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 
+	"keelson/internal/hugepages"
 	"keelson/runc-shim/seal"
 	"keelson/runc-shim/task"
 )
@@ -285,7 +286,7 @@ func spawn(r *request, address string) (err error) {
 	cmd.ExtraFiles = files
 	cmd.Env = daemonEnv(os.Environ(), r)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	if err := cmd.Start(); err != nil {
+	if err := hugepages.Without(cmd.Start); err != nil {
 		return fmt.Errorf("start shim: %w", err)
 	}
 	defer func() {

@@ -26,6 +26,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"keelson/internal/hugepages"
 	"keelson/internal/pidfd"
 )
 
@@ -214,7 +215,11 @@ func (k *Keeper) start() (*exec.Cmd, *pidfd.Process, error) {
 			k.cfg.Warn("runs in the supervisor's cgroup: %v", err)
 		}
 	}
-	if err := cmd.Start(); err != nil {
+	begin := cmd.Start
+	if k.ours() {
+		begin = func() error { return hugepages.Without(cmd.Start) }
+	}
+	if err := begin(); err != nil {
 		return nil, nil, fmt.Errorf("start containerd: %w", err)
 	}
 	p, err := pidfd.Open(cmd.Process.Pid)
@@ -225,6 +230,17 @@ func (k *Keeper) start() (*exec.Cmd, *pidfd.Process, error) {
 	}
 	k.remember(p)
 	return cmd, p, nil
+}
+
+// ours says whether containerd is this very program under another name, not one
+// that the image brought.
+func (k *Keeper) ours() bool {
+	containerd, err := os.Stat(k.cfg.Binary)
+	if err != nil {
+		return false
+	}
+	self, err := os.Stat("/proc/self/exe")
+	return err == nil && os.SameFile(containerd, self)
 }
 
 // defaults are the options that runtime-config.toml does not set itself.

@@ -24,6 +24,7 @@ import (
 	"keelson/internal/api"
 	"keelson/internal/bundle"
 	"keelson/internal/console"
+	"keelson/internal/hugepages"
 	"keelson/internal/modules"
 	"keelson/internal/policy"
 	"keelson/internal/power"
@@ -139,9 +140,13 @@ func Run(cfg Config) int {
 
 	hands := watchdog.FromEnv()
 	_ = rtsignal.Default() // PID 1 ignores them, and that is inherited
+	lean := hugepages.Refuse()
 
 	s := &Supervisor{cfg: cfg, con: console.New(console.Devices(cfg.Cmdline)...), hub: events.New(console.Now)}
 	s.routeLog()
+	if lean != nil {
+		s.con.Warn("keelson", "the supervisor takes more memory than it needs: %v", lean)
+	}
 	var err error
 	if s.resumed, err = resume(cfg.RunDir, bootID(cfg)); err != nil {
 		s.con.Warn("keelson", "%v", err)
