@@ -29,6 +29,7 @@ type Shape struct {
 	AllUp       float64 `json:"all_up_s"`      // from the kernel's start of /init to the last service's exec
 	FromKernel  float64 `json:"from_kernel_s"` // from the kernel's start
 	MemoryUsed  float64 `json:"mem_used_mb"`   // MemTotal - MemFree, 15 s after the boot, caches dropped
+	PerCPU      float64 `json:"mem_percpu_mb"` // of it free pages that the kernel keeps ready for each CPU
 	SwitchesSec float64 `json:"idle_switches_per_s,omitempty"`
 	CPUPercent  float64 `json:"idle_cpu_percent,omitempty"`
 }
@@ -261,6 +262,7 @@ func (b *bench) memory(ctx context.Context, services int, s *Shape) error {
 		return fmt.Errorf("the console does not show the memory:\n%s", m.Console)
 	}
 	s.MemoryUsed = ((found["MemTotal"]-found["MemFree"])*1024 - b.shell) / megabyte
+	s.PerCPU = found["percpu"] * float64(os.Getpagesize()) / megabyte
 	// Ticks are hundredths of a second, and there were 100 s of them.
 	s.CPUPercent = (found["busy-after"] - found["busy-before"]) / 100
 	s.SwitchesSec = (found["switches-after"] - found["switches-before"]) / 100

@@ -64,6 +64,11 @@ const (
 		while read name value unit; do
 			case $name in MemTotal: | MemFree:) echo "bench: $name $value" ;; esac
 		done </proc/meminfo >/dev/console
+		n=0
+		while read name value; do
+			case $name in count:) n=$((n + value)) ;; esac
+		done </proc/zoneinfo
+		echo "bench: percpu: $n" >/dev/console
 		look() {
 			while read name a b c d e f g h rest; do
 				case $name in
