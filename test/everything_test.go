@@ -111,6 +111,7 @@ func testRoot(t *testing.T, m *vm) {
 			t.Errorf("%s is %+v, want %+v", want.path, got, want)
 		}
 	}
+	m.lean(append(m.shims(), m.supervisor(0), m.containerd(0))...)
 	// Sizes are shares of the RAM.
 	memory := field(t, m.read("/proc/meminfo"), "MemTotal:")
 	for path, share := range map[string]int{"/run": 10, "/tmp": 10, "/var": 50} {

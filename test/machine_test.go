@@ -360,6 +360,22 @@ func (m *vm) shims() []guestagent.Process {
 	return shims
 }
 
+// lean fails the test where a process of the machine's own has huge pages, or a process that it started is kept
+// from having them.
+func (m *vm) lean(own ...guestagent.Process) {
+	m.t.Helper()
+	for _, p := range own {
+		if smaps := m.read(fmt.Sprintf("/proc/%d/smaps_rollup", p.PID)); !strings.Contains(smaps, "AnonHugePages:         0 kB\n") {
+			m.t.Errorf("%q has huge pages:\n%s", p.Argv, smaps)
+		}
+	}
+	for _, p := range append(own, m.service("agent")) {
+		if status := m.read(fmt.Sprintf("/proc/%d/status", p.PID)); !strings.Contains(status, "\nTHP_enabled:\t1\n") {
+			m.t.Errorf("%q and its children may not have huge pages", p.Argv)
+		}
+	}
+}
+
 // sendLast sends a signal to PID 1 that ends the machine, which may be gone before it can say that the signal was sent.
 func (m *vm) sendLast(signal syscall.Signal) {
 	m.t.Helper()

@@ -150,6 +150,7 @@ func TestStockRuntime(t *testing.T) {
 	}
 	m.page(80)
 	m.ping(6379)
+	m.lean(m.supervisor(0))
 
 	was := m.service("web")
 	from := m.Console.Len()
