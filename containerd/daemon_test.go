@@ -43,6 +43,12 @@ func TestTask(t *testing.T) {
 	if st, err := task.Status(m.ctx); err != nil || st.Status != client.Created {
 		t.Fatalf("status before start: %v, %v; want created", st.Status, err)
 	}
+	// A client that waits no longer: the shim's answer comes all the same, later.
+	wctx, cancelWait := context.WithTimeout(m.ctx, 200*time.Millisecond)
+	defer cancelWait()
+	if _, err := m.c.TaskService().Wait(wctx, &tasksapi.WaitRequest{ContainerID: "web"}); err == nil {
+		t.Error("a task that was not started has ended")
+	}
 	must(t, task.Start(m.ctx))
 	if !alive(task.Pid()) {
 		t.Fatalf("no process %d", task.Pid())

@@ -69,14 +69,19 @@ func (lineFormat) Format(e *logrus.Entry) ([]byte, error) {
 	return b.Bytes(), nil
 }
 
-// aftermath is whether containerd only reports that it tidied up after a task
-// whose creation failed. The client has been told why it failed; that there
-// was no task to delete and no pid to read follows from it.
+// aftermath is whether an entry only reports what follows from something that
+// somebody has been told of, or has wished for.
+//
+// After a task whose creation failed there is no task to delete and no pid to read;
+// the client has been told why it failed. When a client gives up a request, such as
+// the wait for the end of a process, or goes away, ttrpc has no word to withdraw it:
+// the shim answers all the same, on a stream where nobody waits any more.
 func aftermath(e *logrus.Entry) bool {
 	for _, known := range []struct{ message, field, part string }{
 		{"failed to delete task", logrus.ErrorKey, "not created: not found"},
 		{"warnings while cleaning up dead shim", "warnings", "failed to read init pid file"},
 		{"copy shim log", logrus.ErrorKey, "file already closed"},
+		{"ttrpc: received message on inactive stream", "stream", ""},
 	} {
 		if e.Message == known.message && strings.Contains(fmt.Sprint(e.Data[known.field]), known.part) {
 			return true

@@ -23,6 +23,7 @@ func TestLogLines(t *testing.T) {
 	log.L.WithError(errors.New("broken")).Error("it failed")
 	log.L.WithError(errors.New("rpc error: code = NotFound desc = container not created: not found")).Error("failed to delete task")
 	log.L.WithError(errors.New("timed out")).Error("failed to delete task")
+	log.L.WithField("stream", 5).Error("ttrpc: received message on inactive stream")
 	want := `warning: first; second a="two words" id=web
 ERROR: it failed error=broken
 ERROR: failed to delete task error="timed out"
@@ -35,6 +36,12 @@ ERROR: failed to delete task error="timed out"
 	log.L.Logger.SetLevel(logrus.DebugLevel)
 	log.L.WithError(errors.New("container not created: not found")).Error("failed to delete task")
 	if want := "debug: failed to delete task error=\"container not created: not found\"\n"; out.String() != want {
+		t.Errorf("at debug level got %q, want %q", out.String(), want)
+	}
+
+	out.Reset()
+	log.L.WithField("stream", 5).Error("ttrpc: received message on inactive stream")
+	if want := "debug: ttrpc: received message on inactive stream stream=5\n"; out.String() != want {
 		t.Errorf("at debug level got %q, want %q", out.String(), want)
 	}
 

@@ -2,7 +2,6 @@ package task
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -11,10 +10,8 @@ import (
 	"path/filepath"
 	"time"
 
-	tasksapi "github.com/containerd/containerd/api/services/tasks/v1"
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
-	"google.golang.org/protobuf/types/known/anypb"
 
 	"keelson/internal/pidfd"
 )
@@ -33,8 +30,6 @@ const (
 	outputBytes = 4 << 10
 	// execPause is how long to wait for containerd that went away under a command.
 	execPause = 20 * time.Millisecond
-	// execEnd bounds the removal of a command.
-	execEnd = 10 * time.Second
 )
 
 // Exec is Execer's. Whether containerd is there is no property of the service:
@@ -68,73 +63,71 @@ func (t *running) exec(ctx context.Context, argv []string) (code int, output str
 		withNotify(&s, t.bundle.Service, t.runtime.NotifyFolder(t.bundle))
 		p = s.Process
 	}
-	data, err := json.Marshal(p)
-	if err != nil {
-		return 0, "", fmt.Errorf("encode the process: %w", err)
-	}
 	x, err := t.newCommand()
 	if err != nil {
 		return 0, "", err
 	}
-	ran := false
-	defer func() {
-		if !ran {
-			go x.kill() // bounded; nobody waits for it
-		}
-	}()
-	c := t.runtime.Client.tasks
-	ectx, cancel := call(ctx, x.namespace, createTimeout)
-	defer cancel()
-	_, err = c.Exec(ectx, &tasksapi.ExecProcessRequest{
-		ContainerID: x.container, ExecID: x.id, Stdout: x.pipe, Stderr: x.pipe,
-		Spec: &anypb.Any{TypeUrl: processURL, Value: data},
-	})
-	if err != nil {
-		return 0, "", fmt.Errorf("run it in the container: %w", native(err))
+	// The wait lasts until the command has ended, by itself or by kill, also when the
+	// caller waits no more. To hang up before would leave the shim with an answer for
+	// nobody, which containerd reports as an error.
+	wctx, hangUp := context.WithCancel(context.WithoutCancel(ctx))
+	kill := func() { // bounded, so nobody waits for it
+		x.kill()
+		hangUp()
 	}
-	started, err := c.Start(ectx, &tasksapi.StartRequest{ContainerID: x.container, ExecID: x.id})
+	pid, err := x.start(ctx, p, pipes{stdout: x.pipe, stderr: x.pipe})
 	if err != nil {
-		if text := err.Error(); notInImage(text) {
-			return 0, "", fmt.Errorf("%q is not in the image", argv[0])
+		go kill()
+		if errors.Is(err, ErrNoProgram) {
+			return 0, "", err
 		}
-		return 0, "", fmt.Errorf("run it in the container: %w", native(err))
+		return 0, "", fmt.Errorf("run it in the container: %w", err)
 	}
-	if process, err := pidfd.Open(int(started.Pid)); err == nil {
+	if process, err := pidfd.Open(pid); err == nil {
 		x.process = process
 	} // else it has ended already
-	wctx, cancelWait := call(ctx, x.namespace, 24*time.Hour) // the caller's bound is the one that counts
-	defer cancelWait()
-	w, err := c.Wait(wctx, &tasksapi.WaitRequest{ContainerID: x.container, ExecID: x.id})
-	if err != nil {
-		return 0, "", fmt.Errorf("wait for it: %w", native(err))
+	type end struct {
+		code int
+		err  error
 	}
-	ran = true
-	dctx, cancelDelete := call(ctx, x.namespace, execEnd)
-	_, err = c.DeleteProcess(dctx, &tasksapi.DeleteProcessRequest{ContainerID: x.container, ExecID: x.id})
-	cancelDelete()
-	if err != nil {
-		go x.kill()
-		return int(w.ExitStatus), "", nil
+	ended := make(chan end, 1)
+	go func() {
+		code, err := x.wait(wctx)
+		ended <- end{code, err}
+	}()
+	select {
+	case <-ctx.Done():
+		go kill()
+		return 0, "", ctx.Err()
+	case e := <-ended:
+		if e.err != nil {
+			go kill()
+			return 0, "", fmt.Errorf("wait for it: %w", e.err)
+		}
+		if err := x.delete(wctx); err != nil {
+			go kill()
+			return e.code, "", nil
+		}
+		hangUp()
+		return e.code, x.close(), nil
 	}
-	return int(w.ExitStatus), x.close(), nil
 }
 
 // command is one command in a container, with the pipe of its output. The pipe's
 // path names it, for a next supervisor that finds it there.
 type command struct {
-	runtime                  *Runtime
-	namespace, container, id string
-	pipe                     string
-	process                  *pidfd.Process // nil before it runs
-	file                     *os.File
-	tail                     []byte        // of the reading goroutine until read is closed
-	read                     chan struct{} // closed when the reading goroutine has returned
+	added
+	pipe    string
+	process *pidfd.Process // nil before it runs
+	file    *os.File
+	tail    []byte        // of the reading goroutine until read is closed
+	read    chan struct{} // closed when the reading goroutine has returned
 }
 
 func (t *running) newCommand() (*command, error) {
 	x := &command{
-		runtime: t.runtime, namespace: t.bundle.Namespace(), container: t.bundle.ID,
-		id: fmt.Sprintf("keelson-%016x", rand.Uint64()), read: make(chan struct{}),
+		added: added{t.runtime, t.bundle.Namespace(), t.bundle.ID, fmt.Sprintf("keelson-%016x", rand.Uint64())},
+		read:  make(chan struct{}),
 	}
 	dir := filepath.Join(t.runtime.ExecDir, x.namespace, x.container)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -204,30 +197,9 @@ func (x *command) kill() {
 		// It leads a session: with it goes what it started.
 		_ = unix.Kill(-x.process.PID, unix.SIGKILL)
 	}
-	if err := x.runtime.removeExec(x.namespace, x.container, x.id); err != nil {
+	if err := x.end(); err != nil {
 		slog.Warn("a command that was run in the container is left behind: "+err.Error(), "container", x.container)
 	}
-}
-
-// removeExec removes a command from its container's shim, killing it if need be.
-func (r *Runtime) removeExec(namespace, container, id string) error {
-	ctx, cancel := call(context.Background(), namespace, execEnd)
-	defer cancel()
-	if err := r.Ready(ctx); err != nil {
-		return err
-	}
-	c := r.Client.tasks
-	var last error
-	for range 3 {
-		_, err := c.DeleteProcess(ctx, &tasksapi.DeleteProcessRequest{ContainerID: container, ExecID: id})
-		if err = native(err); err == nil || errdefs.IsNotFound(err) {
-			return nil // the latter if it, or its container, has gone
-		}
-		last = err
-		_, _ = c.Kill(ctx, &tasksapi.KillRequest{ContainerID: container, ExecID: id, Signal: uint32(unix.SIGKILL)})
-		_, _ = c.Wait(ctx, &tasksapi.WaitRequest{ContainerID: container, ExecID: id})
-	}
-	return last
 }
 
 // ClearExecs begins to remove the commands that an earlier supervisor left in
@@ -240,7 +212,8 @@ func (r *Runtime) ClearExecs() {
 	go func() { // each one has its bound
 		for _, pipe := range pipes {
 			container := filepath.Dir(pipe)
-			if err := r.removeExec(filepath.Base(filepath.Dir(container)), filepath.Base(container), filepath.Base(pipe)); err != nil {
+			x := added{r, filepath.Base(filepath.Dir(container)), filepath.Base(container), filepath.Base(pipe)}
+			if err := x.end(); err != nil {
 				slog.Warn("a command of an earlier supervisor is left behind: "+err.Error(), "container", filepath.Base(container))
 			}
 			if err := os.Remove(pipe); err != nil && !errors.Is(err, os.ErrNotExist) {

@@ -35,6 +35,7 @@ type execs struct {
 	ended   map[string]chan struct{}                // guarded by mu
 	asked   map[string]*tasksapi.ExecProcessRequest // guarded by mu
 	deleted int                                     // guarded by mu
+	hungUp  int                                     // waits that were given up before the end; guarded by mu
 	last    specs.Process                           // guarded by mu
 }
 
@@ -94,6 +95,9 @@ func (e *execs) Wait(ctx context.Context, r *tasksapi.WaitRequest, _ ...grpc.Cal
 	case <-ended:
 		return &tasksapi.WaitResponse{ExitStatus: uint32(cmd.ProcessState.ExitCode())}, nil
 	case <-ctx.Done():
+		e.mu.Lock()
+		e.hungUp++
+		e.mu.Unlock()
 		return nil, status.FromContextError(ctx.Err()).Err()
 	}
 }
@@ -220,6 +224,11 @@ func TestExecIsCutWithWhatItStarted(t *testing.T) {
 	}
 	for runtime.NumGoroutine() > before {
 		runtime.Gosched()
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.hungUp != 0 {
+		t.Error("the wait for the command was given up before its end")
 	}
 }
 

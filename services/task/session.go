@@ -2,7 +2,6 @@ package task
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -17,10 +16,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
-	"google.golang.org/protobuf/types/known/anypb"
 )
-
-const processURL = "types.containerd.io/opencontainers/runtime-spec/1/Process"
 
 // lastOutput is how long output may still come after a session's process has ended:
 // what it left running may hold the pipes for ever.
@@ -38,9 +34,7 @@ type SessionConfig struct {
 // Session is a process that somebody has started in a container that runs, with
 // pipes of its own. It belongs to one caller, who must Close it.
 type Session struct {
-	r    *Runtime
-	cfg  SessionConfig
-	id   string
+	added
 	dir  string
 	in   *os.File // nil without an input
 	out  *os.File
@@ -66,11 +60,7 @@ func (r *Runtime) StartSession(ctx context.Context, cfg SessionConfig) (*Session
 	if err := r.Ready(ctx); err != nil {
 		return nil, err
 	}
-	spec, err := json.Marshal(cfg.Process)
-	if err != nil {
-		return nil, fmt.Errorf("encode the process: %w", err)
-	}
-	s := &Session{r: r, cfg: cfg, id: sessionID()}
+	s := &Session{added: added{r, cfg.Namespace, cfg.Container, sessionID()}}
 	s.dir = filepath.Join(cfg.Dir, s.id)
 	if err := os.MkdirAll(s.dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make the pipes of a process: %w", err)
@@ -80,9 +70,7 @@ func (r *Runtime) StartSession(ctx context.Context, cfg SessionConfig) (*Session
 		s.remove()
 		return nil, fmt.Errorf("make the pipes of a process: %w", err)
 	}
-	request := &tasksapi.ExecProcessRequest{
-		ContainerID: cfg.Container, ExecID: s.id, Terminal: cfg.Process.Terminal, Spec: &anypb.Any{TypeUrl: processURL, Value: spec},
-	}
+	var paths pipes
 	// Somebody holds the writing ends until the shim does: a reader without a writer
 	// is at the end at once.
 	var holders []*os.File
@@ -110,45 +98,27 @@ func (r *Runtime) StartSession(ctx context.Context, cfg SessionConfig) (*Session
 		}
 		return nil
 	}
+	var err error
 	if cfg.Stdin {
-		err = pipe("stdin", &request.Stdin, &s.in)
+		err = pipe("stdin", &paths.stdin, &s.in)
 	}
 	if err == nil {
-		err = pipe("stdout", &request.Stdout, &s.out)
+		err = pipe("stdout", &paths.stdout, &s.out)
 	}
 	if err == nil && !cfg.Process.Terminal {
-		err = pipe("stderr", &request.Stderr, &s.err)
+		err = pipe("stderr", &paths.stderr, &s.err)
 	}
 	if err != nil {
 		s.closeFiles()
 		s.remove()
 		return nil, err
 	}
-	if err := s.start(ctx, request); err != nil {
+	if _, err := s.start(ctx, cfg.Process, paths); err != nil {
 		s.Close()
-		return nil, err
+		return nil, fmt.Errorf("start a process in it: %w", err)
 	}
 	return s, nil
 }
-
-func (s *Session) start(ctx context.Context, request *tasksapi.ExecProcessRequest) error {
-	ctx, cancel := call(ctx, s.cfg.Namespace, createTimeout)
-	defer cancel()
-	if _, err := s.r.Client.tasks.Exec(ctx, request, grpc.WaitForReady(true)); err != nil {
-		return fmt.Errorf("start a process in it: %w", native(err))
-	}
-	if _, err := s.r.Client.tasks.Start(ctx, &tasksapi.StartRequest{ContainerID: s.cfg.Container, ExecID: s.id}); err != nil {
-		err = native(err)
-		if text := err.Error(); strings.Contains(text, "executable file not found") || strings.Contains(text, "exec: ") && strings.Contains(text, "no such file") {
-			return fmt.Errorf("%w: %q is not in the container", ErrNoProgram, s.cfg.Process.Args[0])
-		}
-		return fmt.Errorf("start a process in it: %w", err)
-	}
-	return nil
-}
-
-// ErrNoProgram says that a container lacks what was to be started in it.
-var ErrNoProgram = errors.New("no such program")
 
 // Stdin is the input; nil where there is none. Closing the pipe is CloseStdin's.
 func (s *Session) Stdin() *os.File { return s.in }
@@ -162,37 +132,28 @@ func (s *Session) Stderr() *os.File { return s.err }
 // CloseStdin ends the input.
 func (s *Session) CloseStdin(ctx context.Context) error {
 	_ = s.in.Close()
-	ctx, cancel := call(ctx, s.cfg.Namespace, callTimeout)
+	ctx, cancel := call(ctx, s.namespace, callTimeout)
 	defer cancel()
-	_, err := s.r.Client.tasks.CloseIO(ctx, &tasksapi.CloseIORequest{ContainerID: s.cfg.Container, ExecID: s.id, Stdin: true}, grpc.WaitForReady(true))
+	_, err := s.runtime.Client.tasks.CloseIO(ctx, &tasksapi.CloseIORequest{ContainerID: s.container, ExecID: s.id, Stdin: true}, grpc.WaitForReady(true))
 	return native(err)
 }
 
 // Resize sets the size of the terminal.
 func (s *Session) Resize(ctx context.Context, rows, cols uint16) error {
-	ctx, cancel := call(ctx, s.cfg.Namespace, callTimeout)
+	ctx, cancel := call(ctx, s.namespace, callTimeout)
 	defer cancel()
-	_, err := s.r.Client.tasks.ResizePty(ctx, &tasksapi.ResizePtyRequest{
-		ContainerID: s.cfg.Container, ExecID: s.id, Width: uint32(cols), Height: uint32(rows)}, grpc.WaitForReady(true))
+	_, err := s.runtime.Client.tasks.ResizePty(ctx, &tasksapi.ResizePtyRequest{
+		ContainerID: s.container, ExecID: s.id, Width: uint32(cols), Height: uint32(rows)}, grpc.WaitForReady(true))
 	return native(err)
 }
 
 // Signal sends a signal to the process.
-func (s *Session) Signal(ctx context.Context, sig unix.Signal) error {
-	return s.r.killExec(ctx, s.cfg.Namespace, s.cfg.Container, s.id, sig)
-}
-
-func (r *Runtime) killExec(ctx context.Context, namespace, container, id string, sig unix.Signal) error {
-	ctx, cancel := call(ctx, namespace, callTimeout)
-	defer cancel()
-	_, err := r.Client.tasks.Kill(ctx, &tasksapi.KillRequest{ContainerID: container, ExecID: id, Signal: uint32(sig)}, grpc.WaitForReady(true))
-	return native(err)
-}
+func (s *Session) Signal(ctx context.Context, sig unix.Signal) error { return s.signal(ctx, sig) }
 
 // Wait waits for the process to end and returns its exit code, 128+N for a signal N.
 // A containerd that goes away meanwhile is waited for.
 func (s *Session) Wait(ctx context.Context) (int, error) {
-	code, err := s.wait(ctx)
+	code, err := s.waitOn(ctx)
 	_ = s.out.SetReadDeadline(time.Now().Add(lastOutput))
 	if s.err != nil {
 		_ = s.err.SetReadDeadline(time.Now().Add(lastOutput))
@@ -200,20 +161,15 @@ func (s *Session) Wait(ctx context.Context) (int, error) {
 	return code, err
 }
 
-func (s *Session) wait(ctx context.Context) (int, error) {
+func (s *Session) waitOn(ctx context.Context) (int, error) {
 	for {
-		// Without a bound: a shell may be open all day.
-		wctx, cancel := call(ctx, s.cfg.Namespace, 24*time.Hour)
-		w, err := s.r.Client.tasks.Wait(wctx, &tasksapi.WaitRequest{ContainerID: s.cfg.Container, ExecID: s.id}, grpc.WaitForReady(true))
-		cancel()
-		if err == nil {
-			s.delete(ctx)
-			return int(w.ExitStatus), nil
-		}
-		if ctx.Err() != nil {
+		code, err := s.wait(ctx)
+		switch {
+		case err == nil:
+			_ = s.delete(context.WithoutCancel(ctx)) // Close would find it
+			return code, nil
+		case ctx.Err() != nil:
 			return 0, ctx.Err()
-		}
-		switch err := native(err); {
 		case errdefs.IsUnavailable(err), errors.Is(err, context.DeadlineExceeded):
 		case errdefs.IsNotFound(err):
 			return 0, errors.New("its exit code was lost with its container")
@@ -228,35 +184,15 @@ func (s *Session) wait(ctx context.Context) (int, error) {
 	}
 }
 
-func (s *Session) delete(ctx context.Context) {
-	ctx, cancel := call(context.WithoutCancel(ctx), s.cfg.Namespace, callTimeout)
-	defer cancel()
-	_, _ = s.r.Client.tasks.DeleteProcess(ctx, &tasksapi.DeleteProcessRequest{ContainerID: s.cfg.Container, ExecID: s.id})
-}
-
 // Close ends the process if it still runs, and removes what was made for it.
 func (s *Session) Close() {
 	s.once.Do(func() {
 		s.closeFiles()
-		s.r.endExec(s.cfg.Namespace, s.cfg.Container, s.id)
+		if err := s.end(); err != nil {
+			slog.Warn("a process that was started in the container is left behind: "+err.Error(), "container", s.container)
+		}
 		s.remove()
 	})
-}
-
-// endExec kills the process of a session, if it is there, and forgets it.
-func (r *Runtime) endExec(namespace, container, id string) {
-	ctx, cancel := call(context.Background(), namespace, callTimeout)
-	defer cancel()
-	for range 3 {
-		_, err := r.Client.tasks.DeleteProcess(ctx, &tasksapi.DeleteProcessRequest{ContainerID: container, ExecID: id})
-		if !errdefs.IsFailedPrecondition(native(err)) {
-			return // gone, or with its container
-		}
-		if r.killExec(ctx, namespace, container, id, unix.SIGKILL) != nil {
-			return
-		}
-		_, _ = r.Client.tasks.Wait(ctx, &tasksapi.WaitRequest{ContainerID: container, ExecID: id})
-	}
 }
 
 func (s *Session) closeFiles() {
@@ -269,7 +205,7 @@ func (s *Session) closeFiles() {
 
 func (s *Session) remove() {
 	if err := os.RemoveAll(s.dir); err != nil {
-		slog.Warn("remove the pipes of a process: "+err.Error(), "container", s.cfg.Container)
+		slog.Warn("remove the pipes of a process: "+err.Error(), "container", s.container)
 	}
 }
 
@@ -284,7 +220,9 @@ func (r *Runtime) EndSessions(dir string) {
 		path := filepath.Join(dir, e.Name())
 		if of, err := os.Readlink(filepath.Join(path, "of")); err == nil {
 			if namespace, container, ok := strings.Cut(of, "/"); ok {
-				r.endExec(namespace, container, e.Name())
+				if err := (added{r, namespace, container, e.Name()}).end(); err != nil {
+					slog.Warn("a process that was started in the container is left behind: "+err.Error(), "container", container)
+				}
 			}
 		}
 		_ = os.RemoveAll(path)
