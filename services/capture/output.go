@@ -40,6 +40,12 @@ func (o *Output) Paths() (stdout, stderr string) { return o.stdout.Path(), o.std
 // Mark makes Tail and Watch begin here.
 func (o *Output) Mark() { o.outMark, o.errMark = o.stdout.Mark(), o.stderr.Mark() }
 
+// Marked returns where they begin, for MarkAt of a next supervisor.
+func (o *Output) Marked() [2]int64 { return [2]int64{o.outMark, o.errMark} }
+
+// MarkAt makes Tail and Watch begin where they did for an earlier supervisor.
+func (o *Output) MarkAt(mark [2]int64) { o.outMark, o.errMark = mark[0], mark[1] }
+
 // Drain takes over what is still in the pipes.
 func (o *Output) Drain() {
 	o.stdout.Drain()

@@ -137,16 +137,23 @@ func (s *Service) adoptedTask(ctx context.Context, t task.Task) {
 	s.resumeTask()
 	s.holdTask(ctx, t)
 	moves := []move{{lifecycle.Adopted, "found running by a restarted supervisor"}}
-	wasReady := m.ReadyAt > 0 && m.Process == t.Identity()
+	unknown := m.State == "" // whether it was ready, too
+	same := m.Process == t.Identity()
+	if !same {
+		s.beganNow()
+	}
+	wasReady := same && m.ReadyAt > 0
+	s.mu.Lock()
+	s.startBegan = s.pub.startedAt
+	s.mu.Unlock()
 	if wasReady {
 		s.set(func(p *public) { p.readyAt, p.wellSince, p.ups = m.ReadyAt, m.WellSince, 1 })
 		moves = append(moves, move{lifecycle.BecameReady, "it was ready before"})
-	} else if !s.canTell(s.b.Service.Ready) {
+	} else if cause := s.readyUnasked(unknown); cause != "" {
 		wasReady = true
 		s.isReady()
-		moves = append(moves, move{lifecycle.BecameReady, "it has started"})
+		moves = append(moves, move{lifecycle.BecameReady, cause})
 	}
-	s.startBegan = m.StartedAt
 	switch {
 	case s.leaving:
 		s.applyAll(moves...)
@@ -170,6 +177,26 @@ func (s *Service) adoptedTask(ctx context.Context, t task.Task) {
 		s.applyAll(moves...)
 		s.beginReady()
 	}
+}
+
+// beganNow settles that a task of which nobody knows when it began did so now.
+func (s *Service) beganNow() {
+	s.set(func(p *public) {
+		p.startedAt = s.cfg.Now()
+		p.readyBy = p.startedAt + s.b.Service.ReadyTimeout
+	})
+}
+
+// readyUnasked says why a task that was taken over counts as ready without having
+// been asked; "" if it is to be asked. unknown says that nothing is remembered of it.
+func (s *Service) readyUnasked(unknown bool) string {
+	switch kind := s.b.Service.Ready.Kind; {
+	case !s.canTell(s.b.Service.Ready):
+		return "it has started"
+	case unknown && (kind == policy.ProbeNotify || kind == policy.ProbeLog):
+		return "whether it has said so was forgotten, and it will not say it again"
+	}
+	return ""
 }
 
 // foundEnded follows the end of a task while nobody looked.

@@ -130,6 +130,102 @@ func TestACorruptMemoryIsNoReasonToStartASecond(t *testing.T) {
 	})
 }
 
+// Of a task that runs nothing may be remembered. It is not killed for that.
+func TestAForgottenTaskIsLeftAlone(t *testing.T) {
+	for name, tc := range map[string]struct {
+		ready string
+		state lifecycle.State // once it was found
+		cause string
+	}{
+		"said so once":     {"notify", lifecycle.Ready, "whether it has said so was forgotten, and it will not say it again"},
+		"wrote so once":    {"log:^up$", lifecycle.Ready, "whether it has said so was forgotten, and it will not say it again"},
+		"can be asked":     {"tcp:80", lifecycle.Running, "found running by a restarted supervisor"},
+		"need not be told": {"started", lifecycle.Ready, "it has started"},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			l, _ := talks(t, map[string]string{"keelson.ready": tc.ready, "keelson.ready.timeout": "10s"})
+			l.cfg.Resumed = true
+			var up atomic.Bool
+			l.cfg.Probe = func(context.Context, policy.Probe, task.Task) error {
+				if !up.Load() {
+					return errors.New("refused")
+				}
+				return nil
+			}
+			l.onAdopt = func(context.Context, int, pidfd.Identity) (task.Task, *task.Exit, error) {
+				return newTask(50), nil, nil
+			}
+			l.rememberText("{")
+			time.Sleep(time.Hour) // it has run for longer than any start may take
+			l.run()
+			l.is(tc.state, 0)
+			if i := l.svc.Info(); i.Moves[len(i.Moves)-1].Cause != tc.cause {
+				t.Errorf("%s: the cause is %q", name, i.Moves[len(i.Moves)-1].Cause)
+			}
+			l.until(time.Hour + 9*time.Second)
+			l.is(tc.state, 0)
+			up.Store(true)
+			l.until(time.Hour + 10*time.Second)
+			l.is(lifecycle.Ready, 0)
+			l.svc.Leave()
+			l.ends(time.Hour + 10*time.Second)
+		})
+	}
+}
+
+// The supervisor may die when a task has begun and this is not remembered yet: what
+// is remembered then is when the one before it began, long ago.
+func TestATaskOfACutStartHasItsTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l, said := talks(t, map[string]string{"keelson.ready": "notify", "keelson.ready.timeout": "10s"})
+		l.cfg.Resumed = true
+		l.remember(memory{State: lifecycle.Starting, StartedAt: time.Second, ReadyBy: 11 * time.Second, Mark: [2]int64{3, 4}})
+		l.onAdopt = func(context.Context, int, pidfd.Identity) (task.Task, *task.Exit, error) {
+			return newTask(50), nil, nil
+		}
+		time.Sleep(time.Hour)
+		l.run()
+		l.until(time.Hour + 9*time.Second)
+		l.is(lifecycle.Running, 0)
+		if l.marked != [2]int64{3, 4} {
+			t.Errorf("its output is taken to begin at %v", l.marked)
+		}
+		said <- Message{Ready: true}
+		synctest.Wait()
+		l.is(lifecycle.Ready, 0)
+		l.said("1h0m0s web: still running (pid 50)", "1h0m9s web: ready in 9.000s")
+		l.svc.Leave()
+		l.ends(time.Hour + 9*time.Second)
+	})
+}
+
+// More time that a service has asked for is its own under the next supervisor, too.
+func TestExtendedTimeIsRemembered(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l, said := talks(t, map[string]string{"keelson.ready": "notify", "keelson.ready.timeout": "10s"})
+		l.run()
+		said <- Message{ExtendTimeout: time.Minute}
+		l.until(2 * time.Second)
+		l.cancel()
+		<-l.svc.Over()
+		m := l.remembers()
+		if m.ReadyBy != time.Minute || m.Mark != [2]int64{1, 2} {
+			t.Fatalf("remembered is %+v", m)
+		}
+		l.cfg.Resumed = true
+		found := newTask(101)
+		l.onAdopt = func(context.Context, int, pidfd.Identity) (task.Task, *task.Exit, error) { return found, nil, nil }
+		l.run()
+		l.until(59 * time.Second)
+		l.is(lifecycle.Running, 1)
+		said <- Message{Ready: true}
+		synctest.Wait()
+		l.is(lifecycle.Ready, 1)
+		l.svc.Leave()
+		l.ends(59 * time.Second)
+	})
+}
+
 func TestAMemoryThatCannotBeWrittenIsNotLeftStale(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLife(t, nil)

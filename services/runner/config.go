@@ -28,7 +28,10 @@ type Console interface {
 // Output is where a service's output goes; *capture.Output is one.
 type Output interface {
 	Paths() (stdout, stderr string)
-	Mark()
+	Mark() // Tail and watches begin here
+	// Marked is where they begin, and MarkAt makes them begin there in a next supervisor.
+	Marked() [2]int64
+	MarkAt(mark [2]int64)
 	Drain()
 	Tail(lines int) []string
 	Close(keep bool)

@@ -86,6 +86,7 @@ type life struct {
 	starts, adopts, removals int
 	lines                    []string
 	line                     func([]byte)
+	marked                   [2]int64
 	acted                    []policy.Action
 }
 
@@ -161,6 +162,8 @@ func (l *life) Remove(context.Context, *bundle.Bundle) {
 
 func (l *life) Paths() (string, string) { return "out", "err" }
 func (l *life) Mark()                   {}
+func (l *life) Marked() [2]int64        { return [2]int64{1, 2} }
+func (l *life) MarkAt(mark [2]int64)    { l.marked = mark }
 func (l *life) Drain()                  {}
 func (l *life) Tail(int) []string       { return []string{"last words"} }
 func (l *life) Close(bool)              {}

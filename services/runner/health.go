@@ -19,7 +19,7 @@ const (
 	healthUnhealthy = "unhealthy"
 )
 
-// statusDelay is how long what a service says with STATUS= may take to be remembered.
+// statusDelay is how long what a service says of itself may take to be remembered.
 const statusDelay = time.Second
 
 // healthy notes a check that went well.
@@ -109,15 +109,14 @@ func (s *Service) heard(m Message) {
 	}
 	if status != "" {
 		s.set(func(p *public) { p.status = status })
-		if s.saveAgain == nil {
-			s.saveAgain = s.cfg.After(statusDelay)
-		}
+		s.saveSoon()
 	}
 	if m.ExtendTimeout > 0 {
 		switch {
-		case s.watch.limit != nil && now+m.ExtendTimeout > s.watch.limitAt:
-			s.watch.limitAt = now + m.ExtendTimeout
+		case s.watch.limit != nil && now+m.ExtendTimeout > s.readyBy():
+			s.set(func(p *public) { p.readyBy = now + m.ExtendTimeout })
 			s.watch.limit = s.cfg.After(m.ExtendTimeout)
+			s.saveSoon()
 		case s.kill != nil && now+m.ExtendTimeout > s.stopBegan+s.b.Service.StopTimeout && !s.leaving:
 			s.kill = s.cfg.After(m.ExtendTimeout)
 		}
@@ -133,6 +132,13 @@ func (s *Service) heard(m Message) {
 			s.watch.next = s.cfg.After(s.b.Service.Health.Interval)
 			s.healthy()
 		}
+	}
+}
+
+// saveSoon remembers what a service may say of itself in quick succession.
+func (s *Service) saveSoon() {
+	if s.saveAgain == nil {
+		s.saveAgain = s.cfg.After(statusDelay)
 	}
 }
 

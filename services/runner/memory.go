@@ -20,6 +20,8 @@ type memory struct {
 	StartedAt time.Duration      `json:"started_at"`
 	ReadyAt   time.Duration      `json:"ready_at,omitempty"`
 	WellSince time.Duration      `json:"well_since,omitempty"`
+	ReadyBy   time.Duration      `json:"ready_by,omitempty"`
+	Mark      [2]int64           `json:"mark"`
 	RetryAt   time.Duration      `json:"retry_at,omitempty"`
 	With      map[string]uint64  `json:"with,omitempty"`
 	Down      bool               `json:"down,omitempty"`
@@ -54,7 +56,13 @@ func (s *Service) recall() (known bool) {
 // resumeTask takes over what was remembered of a task that still runs.
 func (s *Service) resumeTask() {
 	m := s.remembered
-	s.set(func(p *public) { p.with, p.status, p.health = m.With, m.Status, m.Health })
+	s.set(func(p *public) {
+		p.with, p.status, p.health = m.With, m.Status, m.Health
+		p.readyBy, p.mark = m.ReadyBy, m.Mark
+	})
+	if s.output != nil {
+		s.output.MarkAt(m.Mark)
+	}
 }
 
 // move is a move to make.
@@ -121,7 +129,7 @@ func (s *Service) save() {
 	p := s.pub
 	m := memory{
 		State: s.machine.State(), Restarts: p.restarts, Process: p.process,
-		StartedAt: p.startedAt, ReadyAt: p.readyAt, WellSince: p.wellSince, RetryAt: p.retryAt,
+		StartedAt: p.startedAt, ReadyAt: p.readyAt, WellSince: p.wellSince, ReadyBy: p.readyBy, Mark: p.mark, RetryAt: p.retryAt,
 		With: p.with, Down: p.down, Sick: p.sick, Status: p.status, Health: p.health, LastExit: p.lastExit,
 		Follow: s.follow, StopCause: s.stopCause, KilledFor: s.killedFor,
 	}

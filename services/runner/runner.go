@@ -120,6 +120,8 @@ type public struct {
 	startedAt time.Duration     // of the task
 	readyAt   time.Duration     // of the task, 0 while it is not
 	wellSince time.Duration     // ready and healthy, 0 while it is not
+	readyBy   time.Duration     // when a task that is not ready yet has failed to start
+	mark      [2]int64          // where the task's output begins
 	retryAt   time.Duration     // when the timer of Backoff fires
 	with      map[string]uint64 // the run of each required one that it was started with
 	down      bool              // a person asked it to stop

@@ -29,8 +29,7 @@ func (s *Service) up(ctx context.Context, cause string) {
 	}
 	s.set(func(p *public) { p.with = with })
 	s.saidWaiting = ""
-	s.apply(lifecycle.StartBegun, cause)
-	s.start(ctx)
+	s.start(ctx, cause)
 }
 
 func (s *Service) applyWaiting(cause string) { s.apply(lifecycle.HeldUp, cause) }
@@ -45,7 +44,7 @@ func (s *Service) sayWaiting(waitsFor []string) {
 }
 
 // start begins a start beside the loop.
-func (s *Service) start(ctx context.Context) {
+func (s *Service) start(ctx context.Context, cause string) {
 	if s.next != nil {
 		s.b, s.next = s.next, nil
 		b := s.b
@@ -53,17 +52,20 @@ func (s *Service) start(ctx context.Context) {
 	}
 	s.openOutput()
 	s.listen(ctx)
+	var streams task.Streams
+	if s.output != nil {
+		s.output.Mark()
+		mark := s.output.Marked()
+		s.set(func(p *public) { p.mark = mark })
+		streams.Stdout, streams.Stderr = s.output.Paths()
+	}
+	s.apply(lifecycle.StartBegun, cause)
 	sctx, cancel := context.WithTimeout(ctx, startBound)
 	s.cancelStart = cancel
 	s.startBegan, s.early = s.cfg.Now(), Message{}
 	results := make(chan startResult, 1)
 	s.starts = results
 	s.armStuck(startBound + stuckBound)
-	var streams task.Streams
-	if s.output != nil {
-		s.output.Mark()
-		streams.Stdout, streams.Stderr = s.output.Paths()
-	}
 	b := s.b
 	go func() {
 		t, err := s.cfg.Tasks.Start(sctx, b, streams)
@@ -96,6 +98,7 @@ func (s *Service) started(ctx context.Context, r startResult) {
 	default:
 		s.set(func(p *public) {
 			p.startedAt, p.readyAt, p.wellSince = s.cfg.Now(), 0, 0
+			p.readyBy = p.startedAt + s.b.Service.ReadyTimeout
 			p.status, p.health = "", api.Health{}
 		})
 		s.holdTask(ctx, r.task)

@@ -32,8 +32,7 @@ type watch struct {
 	cut      <-chan time.Time   // it has taken too long
 	next     <-chan time.Time   // the next check
 	limit    <-chan time.Time   // it is not ready in time
-	limitAt  time.Duration
-	matched  chan struct{} // a line of its output matched
+	matched  chan struct{}      // a line of its output matched
 	unwatch  func()
 
 	lastError   string        // of the last look for readiness
@@ -78,6 +77,7 @@ func (s *Service) rewatch() {
 	s.listen(s.ctx)
 	switch s.State() {
 	case lifecycle.Running:
+		s.set(func(p *public) { p.readyBy = p.startedAt + s.b.Service.ReadyTimeout })
 		s.beginReady()
 	case lifecycle.Ready:
 		s.endWatch()
@@ -94,10 +94,7 @@ func (s *Service) beginReady() {
 	}
 	w := s.newWatch(p.Ready)
 	w.bound = readyCheck
-	s.mu.Lock()
-	w.limitAt = s.pub.startedAt + p.ReadyTimeout
-	s.mu.Unlock()
-	w.limit = s.cfg.After(max(w.limitAt-s.cfg.Now(), 0))
+	w.limit = s.cfg.After(max(s.readyBy()-s.cfg.Now(), 0))
 	switch p.Ready.Kind {
 	case policy.ProbeNotify:
 		w.lastError = "it has not said READY=1"
@@ -116,6 +113,13 @@ func (s *Service) beginReady() {
 	default:
 		s.checkNow()
 	}
+}
+
+// readyBy returns when a task that is not ready has failed to start.
+func (s *Service) readyBy() time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.pub.readyBy
 }
 
 // nowReady notes that a service is ready that was looked at for it.

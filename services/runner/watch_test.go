@@ -248,8 +248,8 @@ func TestWhatWasBegunIsFinished(t *testing.T) {
 	}{
 		{"ready, runs", memory{State: lifecycle.Ready, ReadyAt: 3, Process: process}, true, 0, lifecycle.Ready, 0, "still running"},
 		{"ready, but another process runs", memory{State: lifecycle.Ready, ReadyAt: 3, Process: pidfd.Identity{PID: 51, Start: 7}}, true, 0, lifecycle.Running, 0, "still running"},
-		{"not ready yet", memory{State: lifecycle.Running, StartedAt: 1, Process: process}, true, 0, lifecycle.Running, 0, "still running"},
-		{"not ready in time", memory{State: lifecycle.Running, StartedAt: 1, Process: process}, true, 91 * time.Second, lifecycle.Running, 1, "not ready within 1m30s"},
+		{"not ready yet", memory{State: lifecycle.Running, StartedAt: 1, ReadyBy: 90 * time.Second, Process: process}, true, 0, lifecycle.Running, 0, "still running"},
+		{"not ready in time", memory{State: lifecycle.Running, StartedAt: 1, ReadyBy: 90 * time.Second, Process: process}, true, 91 * time.Second, lifecycle.Running, 1, "not ready within 1m30s"},
 		{"stopping for not being ready", memory{State: lifecycle.Stopping, Follow: followFailure, StopCause: "not ready within 1m30s: nothing", Process: process}, true, 50 * time.Millisecond, lifecycle.Backoff, 0, "failed to start: not ready within 1m30s: nothing; restart 1"},
 		{"stopping for not being ready, gone", memory{State: lifecycle.Stopping, Follow: followFailure, StopCause: "not ready within 1m30s: nothing"}, false, 50 * time.Millisecond, lifecycle.Backoff, 0, ""},
 		{"unhealthy", memory{State: lifecycle.Unhealthy, ReadyAt: 3, KilledFor: "tcp:80 failed twice", Process: process}, true, 50 * time.Millisecond, lifecycle.Backoff, 0, "unhealthy: tcp:80 failed twice"},

@@ -22,12 +22,16 @@ type steps struct {
 	Spans map[string]time.Duration `json:"spans"` // how long parts of the boot took
 	// StopBy is when the shutdown under way has to be over.
 	StopBy time.Duration `json:"stop_by,omitempty"`
+	// Lost says that it is not known any more what of the boot is done. All of it
+	// counts as done then: to format a disk twice is worse than to leave out a step.
+	Lost bool `json:"lost,omitempty"`
 }
 
 func openProgress(path string, warn func(string, ...any)) *progress {
 	p := &progress{path: path, warn: warn}
 	if _, err := store.Load(path, &p.steps); err != nil {
-		warn("%v", err)
+		warn("%v; the boot counts as over", err)
+		p.steps.Lost = true
 	}
 	if p.steps.Done == nil {
 		p.steps.Done = map[string]bool{}
@@ -42,7 +46,7 @@ func openProgress(path string, warn func(string, ...any)) *progress {
 func (p *progress) Done(step string) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.steps.Done[step]
+	return p.steps.Done[step] || p.steps.Lost && p.steps.StopBy == 0
 }
 
 // SetDone remembers that a step is done.
