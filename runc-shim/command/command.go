@@ -17,6 +17,8 @@ import (
 
 	"github.com/opencontainers/runc/libcontainer"
 	"github.com/sirupsen/logrus"
+
+	"keelson/runc-shim/seal"
 )
 
 // globals are the flags before the command.
@@ -145,6 +147,11 @@ func run(g *globals, args []string) (int, error) {
 	}
 	if len(words) < v.min || v.max >= 0 && len(words) > v.max {
 		return 1, errUsage{fmt.Errorf("%s takes %s, got %d arguments", name, wants(v), len(words))}
+	}
+	if name == "create" || name == "run" || name == "exec" { // those that start a process
+		if err := seal.Again(); err != nil {
+			return 1, err
+		}
 	}
 	return do(words)
 }

@@ -264,7 +264,7 @@ func spawn(r *request, address string) (err error) {
 
 	exe := "/proc/self/exe"
 	files := []*os.File{sock}
-	if !overlayAvailable() {
+	if !overlayAvailable() || seal.Hidden() {
 		sealed, err := seal.Self()
 		if err != nil {
 			return fmt.Errorf("seal shim: %w", err)

@@ -6,6 +6,10 @@
 // one already, or shows itself through a read-only overlay where the kernel has
 // overlayfs. A memfd with all of its seals set is such a file: made once, when
 // the shim is started, it saves the copies on a kernel without overlayfs.
+//
+// The overlay is of the program's folder, and shows what lies below a mount, not
+// what is mounted there: a program that is itself bound into a container, as people
+// bind /usr/bin/runc, would find an empty file in its place. It needs the copy.
 package seal
 
 import (
@@ -31,6 +35,36 @@ func Self() (*os.File, error) {
 	}
 	defer src.Close()
 	return Copy(src, "containerd-shim-runc-v2")
+}
+
+// Hidden says whether the running program's file is mounted where it lies, so that
+// an overlay of its folder does not have it.
+func Hidden() bool {
+	path, err := os.Readlink("/proc/self/exe")
+	if err != nil {
+		return false
+	}
+	var st unix.Statx_t
+	err = unix.Statx(unix.AT_FDCWD, path, unix.AT_SYMLINK_NOFOLLOW, 0, &st)
+	return err == nil && st.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0
+}
+
+// Again runs the program again from a sealed copy, with the same arguments,
+// environment and descriptors, where its own file is hidden. It returns where that
+// is not needed.
+func Again() error {
+	if !Hidden() {
+		return nil
+	}
+	self, err := Self()
+	if err != nil {
+		return fmt.Errorf("seal a copy of this program: %w", err)
+	}
+	defer self.Close()
+	if err := unix.Exec(fmt.Sprintf("/proc/self/fd/%d", self.Fd()), os.Args, os.Environ()); err != nil {
+		return fmt.Errorf("run a sealed copy of this program: %w", err)
+	}
+	return nil
 }
 
 // Copy returns a sealed, executable copy of src.
