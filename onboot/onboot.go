@@ -77,6 +77,8 @@ const (
 	retryMax   = 5 * time.Second
 	// An earlier supervisor's task is looked for again after adoptDelay.
 	adoptDelay = time.Second
+	// What the machine waits for is said after sayFirst, then after twice as long each time.
+	sayFirst = 10 * time.Second
 )
 
 // Run runs the container folders in their order. It returns what the machine
@@ -177,7 +179,9 @@ func (r *Runner) once(ctx context.Context, b *bundle.Bundle, place string) (tail
 	timedOut := false
 	if exit == nil {
 		var e task.Exit
+		quiet := r.sayStillRunning(b, place)
 		e, timedOut, err = r.await(ctx, b, t)
+		quiet()
 		if err != nil {
 			return nil, err
 		}
@@ -219,6 +223,29 @@ func (r *Runner) adopt(ctx context.Context, b *bundle.Bundle) (task.Task, *task.
 		case <-time.After(adoptDelay):
 		}
 	}
+}
+
+// sayStillRunning tells people what the machine is waiting for, every now and then
+// until the returned function is called.
+func (r *Runner) sayStillRunning(b *bundle.Bundle, place string) (quiet func()) {
+	began, done, over := r.Now(), make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(over)
+		wait := sayFirst
+		t := time.NewTimer(wait)
+		defer t.Stop()
+		for {
+			select {
+			case <-done:
+				return
+			case <-t.C:
+				r.Console.Line(b.Label(), "%s: still running after %s", place, (r.Now() - began).Round(time.Second))
+				wait *= 2
+				t.Reset(wait)
+			}
+		}
+	}()
+	return func() { close(done); <-over }
 }
 
 // await waits for the task to end, or ends it when its time or the caller's is up.

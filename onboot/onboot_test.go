@@ -236,6 +236,22 @@ func TestTimeout(t *testing.T) {
 	}
 }
 
+// One that hangs holds up the boot, and people are told so.
+func TestStillRunning(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBoot(t)
+		b.add(t, "000-web", "", &fakeTask{runs: 40 * time.Second})
+		if action, err := b.run(t, context.Background()); err != nil || action != policy.ActionContinue {
+			t.Errorf("%v, %v", action, err)
+		}
+		equal(t, "the console", b.lines, []string{
+			"10s web: onboot 1 of 1: still running after 10s",
+			"30s web: onboot 1 of 1: still running after 30s",
+			"40s web: onboot 1 of 1: done in 40.000s",
+		})
+	})
+}
+
 func TestRetry(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		fails := func() *fakeTask { return &fakeTask{runs: time.Second, status: 1} }
