@@ -36,8 +36,9 @@ func (s *Supervisor) boot(bootCtx, ctx context.Context) {
 		return
 	}
 	s.step("banner", s.banner)
-	s.scripts(bootCtx, "/etc/init.d", scriptBound)
+	s.scripts(bootCtx, initScripts, "", stepVolumes, scriptBound)
 	s.step("volumes", s.mountVolumes)
+	s.scripts(bootCtx, initScripts, stepVolumes, stepOnboot, scriptBound)
 
 	began := console.Now()
 	dirs, err := bundle.List(s.cfg.Containers, bundle.Onboot)
@@ -58,6 +59,7 @@ func (s *Supervisor) boot(bootCtx, ctx context.Context) {
 	if !s.progress.Done("onboot") {
 		s.progress.setSpan("onboot", console.Now()-began)
 	}
+	s.scripts(bootCtx, initScripts, stepOnboot, stepServices, scriptBound)
 	if bootCtx.Err() != nil {
 		return
 	}
@@ -69,7 +71,9 @@ func (s *Supervisor) boot(bootCtx, ctx context.Context) {
 	}
 	s.progress.SetDone("services")
 	if s.settled(bootCtx) {
-		s.bootComplete(console.Now() - began)
+		services := console.Now() - began
+		s.scripts(bootCtx, initScripts, stepServices, "", scriptBound)
+		s.bootComplete(services)
 		go s.processorModules(ctx)
 	}
 }
@@ -150,6 +154,7 @@ func (s *Supervisor) takenOver(ctx context.Context) {
 	if !s.settled(ctx) {
 		return
 	}
+	s.scripts(ctx, initScripts, stepServices, "", scriptBound) // those that its predecessor did not come to
 	all, running, _ := s.count()
 	s.listenToButtons()
 	s.con.Line("keelson", "supervisor is back; %d of %s running", running, plural(all, "service"))

@@ -16,16 +16,23 @@ import (
 	"keelson/services/capture"
 )
 
-// ownScripts are the steps that LinuxKit has as links of these names to
-// /usr/bin/service, and that are built into the supervisor.
-var ownScripts = map[string]bool{
-	"005-volumes": true, "010-onboot": true, "020-containerd": true, "010-onshutdown": true,
-}
+// The steps that LinuxKit has as links of these names to /usr/bin/service are built
+// into the supervisor. The image's own scripts are run between them, where their
+// names put them.
+const (
+	initScripts     = "/etc/init.d"
+	stepVolumes     = "005-volumes"
+	stepOnboot      = "010-onboot"
+	stepServices    = "020-containerd"
+	shutdownScripts = "/etc/shutdown.d"
+	stepOnshutdown  = "010-onshutdown"
+)
 
-// scripts runs the executables of a folder one after the other in lexical
-// order, as LinuxKit does; one that fails stops nothing, and one that has not
-// ended within the bound is left running.
-func (s *Supervisor) scripts(ctx context.Context, dir string, bound time.Duration) {
+// scripts runs the executables of a folder one after the other in lexical order, as
+// LinuxKit does, of which the names lie between those of two steps; "" is no bound.
+// One that fails stops nothing, and one that has not ended within the bound is left
+// running.
+func (s *Supervisor) scripts(ctx context.Context, dir, after, before string, bound time.Duration) {
 	entries, err := os.ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return
@@ -39,10 +46,8 @@ func (s *Supervisor) scripts(ctx context.Context, dir string, bound time.Duratio
 		if ctx.Err() != nil {
 			return
 		}
-		if ownScripts[e.Name()] {
-			if to, err := os.Readlink(path); err == nil && filepath.Base(to) == "service" {
-				continue
-			}
+		if !between(e.Name(), after, before) || ownStep(path) {
+			continue
 		}
 		if fi, err := os.Stat(path); err != nil || !fi.Mode().IsRegular() || fi.Mode()&0o111 == 0 {
 			continue
@@ -53,6 +58,22 @@ func (s *Supervisor) scripts(ctx context.Context, dir string, bound time.Duratio
 		s.progress.SetDone(path)
 		s.script(ctx, path, bound)
 	}
+}
+
+// between reports whether a script's turn is after one step and before another. One
+// that has a step's own name and is not the link has its turn before the step.
+func between(name, after, before string) bool {
+	return name > after && (before == "" || name <= before)
+}
+
+// ownStep reports whether a path is the link for a step of the supervisor's own.
+func ownStep(path string) bool {
+	switch filepath.Base(path) {
+	case stepVolumes, stepOnboot, stepServices, stepOnshutdown:
+		to, err := os.Readlink(path)
+		return err == nil && filepath.Base(to) == "service"
+	}
+	return false
 }
 
 func (s *Supervisor) script(ctx context.Context, path string, bound time.Duration) {

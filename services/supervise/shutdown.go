@@ -42,20 +42,21 @@ func (s *Supervisor) shutdown(ctx context.Context) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, end-console.Now())
 	defer cancel()
+	s.scripts(ctx, shutdownScripts, "", stepOnshutdown, scriptsBound)
 	if s.tasks != nil && len(dirs) > 0 {
 		// The actions of a failed one come to nothing: the machine ends anyway.
 		if _, err := s.oneShots(bundle.Onshutdown).Run(ctx, bundle.Onshutdown, dirs); err != nil {
 			s.con.Error("keelson", "onshutdown: no time is left for the rest (keelson.shutdown.timeout): %v", err)
 		}
 	}
-	s.scripts(ctx, "/etc/shutdown.d", scriptsBound)
+	s.scripts(ctx, shutdownScripts, stepOnshutdown, "", scriptsBound)
 }
 
 // reserve returns how much of a shutdown's time is kept for the onshutdown
 // containers and the scripts: what they may take, but so much at most.
 func (s *Supervisor) reserve(onshutdown []string, most time.Duration) time.Duration {
 	var sum time.Duration
-	if found, _ := filepath.Glob("/etc/shutdown.d/*"); len(found) > 0 {
+	if found, _ := filepath.Glob(shutdownScripts + "/*"); len(found) > 0 {
 		sum = scriptsBound
 	}
 	for _, dir := range onshutdown {

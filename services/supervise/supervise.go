@@ -83,6 +83,15 @@ func DefaultConfig() Config {
 	return c
 }
 
+// consoles are where people read what happens: a container's is its standard
+// output, as the command line is that of somebody else's machine.
+func consoles(cfg Config) []string {
+	if cfg.Container {
+		return []string{"/proc/self/fd/1"}
+	}
+	return console.Devices(cfg.Cmdline)
+}
+
 func envTime(name string) time.Duration {
 	n, err := strconv.ParseInt(os.Getenv(name), 10, 64)
 	if err != nil || n < 0 {
@@ -142,7 +151,7 @@ func Run(cfg Config) int {
 	_ = rtsignal.Default() // PID 1 ignores them, and that is inherited
 	lean := hugepages.Refuse()
 
-	s := &Supervisor{cfg: cfg, con: console.New(console.Devices(cfg.Cmdline)...), hub: events.New(console.Now)}
+	s := &Supervisor{cfg: cfg, con: console.New(consoles(cfg)...), hub: events.New(console.Now)}
 	s.routeLog()
 	if lean != nil {
 		s.con.Warn("keelson", "the supervisor takes more memory than it needs: %v", lean)
@@ -316,9 +325,10 @@ func (s *Supervisor) daemonOutput(rc daemon.RuntimeConfig) (stdout, stderr *os.F
 }
 
 // ownCgroup makes a cgroup beside the supervisor's, with that much memory
-// spared from reclaim, and returns its folder; "" where there is none.
+// spared from reclaim, and returns its folder; "" where there is none, as in a
+// container, whose cgroups are somebody else's.
 func (s *Supervisor) ownCgroup(name string, memoryMin int) string {
-	if s.cfg.CgroupRoot == "" {
+	if s.cfg.CgroupRoot == "" || s.cfg.Container {
 		return ""
 	}
 	dir := filepath.Join(s.cfg.CgroupRoot, "keelson", name)
