@@ -357,6 +357,7 @@ func TestLogs(t *testing.T) {
 		{"logs", "    1.000  web           one \\x1b[31m\n    2.000  db            missed 3 lines (300 B)\n    2.000  db            two\n    3.000  web           no newline\n"},
 		{"logs -n 1 web", "    3.000  web           no newline\n"},
 		{"logs -o raw web", "one \x1b[31m\nno newline"},
+		{"logs -o raw db", "two\n"},
 		{"logs --stream=stderr", "    2.000  db            missed 3 lines (300 B)\n    2.000  db            two\n"},
 		{"logs --since 4 --boot-events", "    4.000  keelson       boot complete\n"},
 	} {
@@ -372,29 +373,46 @@ func TestLogs(t *testing.T) {
 	}
 }
 
+// An answer that ends in the middle of a line was cut off: its writer has died.
+func TestCutAnswers(t *testing.T) {
+	for _, tc := range []struct {
+		text    string
+		endless bool
+		want    error
+	}{{"a\nb\n", false, nil}, {"a\nb\n", true, errCut}, {"a\nb\nc", false, errCut}, {"a\nb\nc", true, errCut}} {
+		var got []string
+		err := eachLine(strings.NewReader(tc.text), tc.endless, func(line []byte) error { got = append(got, string(line)); return nil })
+		if err != tc.want || !slices.Equal(got, []string{"a", "b"}) {
+			t.Errorf("%q: %q, %v", tc.text, got, err)
+		}
+	}
+}
+
 // Following goes on where a supervisor that was started again left off.
 func TestLogsAreFollowedAcrossASupervisor(t *testing.T) {
 	m := start(t)
 	rec := func(at time.Duration, text string) {
 		m.store.Append(logs.Record{At: at, Source: "web", Stream: logs.Stdout, Text: []byte(text), Priority: logs.NoPriority})
 	}
+	rec(1*time.Second, "before")
 	rec(1*time.Second, "one")
 	r, w := io.Pipe()
 	ctx, cancel := context.WithCancel(t.Context())
 	a := &app{ctx: ctx, out: w, err: io.Discard, client: &client{socket: m.socket}}
 	ended := make(chan int, 1)
-	go func() { ended <- a.main([]string{"logs", "-f", "-o", "raw"}) }()
-	buf := make([]byte, 100)
-	for _, text := range []string{"one", "two", "three"} {
-		n, err := r.Read(buf)
-		if err != nil || string(buf[:n]) != text+"\n" {
-			t.Fatalf("got %q, want %q: %v", buf[:n], text, err)
+	go func() { ended <- a.main([]string{"logs", "-f", "-n", "1", "-o", "raw"}) }()
+	lines := bufio.NewScanner(r)
+	for _, text := range []string{"one", "two", "also two", "two as well", "three"} {
+		if !lines.Scan() || lines.Text() != text {
+			t.Fatalf("got %q, want %q: %v", lines.Text(), text, lines.Err())
 		}
 		switch text {
 		case "one":
 			rec(2*time.Second, "two")
-		case "two":
+			rec(2*time.Second, "also two")
+		case "also two":
 			m.server.Close()
+			rec(2*time.Second, "two as well") // of the same time
 			m.listen(t)
 			rec(3*time.Second, "three")
 		}

@@ -8,6 +8,7 @@ import (
 	"flag"
 	"fmt"
 	"hash/fnv"
+	"io"
 	"net/http"
 	"net/url"
 	"slices"
@@ -41,7 +42,7 @@ log, keelson the supervisor's own lines.
   service logs --since=5m --boot-events
 
 Where lines are missing, because they came faster than they could be kept or read,
-"missed N lines" says so in their place.
+"missed N lines" says so in their place; with raw it is on the standard error.
 `, (*app).logs},
 		{"events", "[-f] [-o json] [NAME...]", "what has happened: states, health, resources", `
 Shows the changes of every service, or of those named: states with their cause,
@@ -84,8 +85,7 @@ func (a *app) logs(fs *flag.FlagSet, args []string) int {
 		return a.usage("logs", "%s", strings.NewReplacer("last: ", "-n: ", "since: ", "--since: ", "until: ", "--until: ", "stream: ", "--stream: ").Replace(err.Error()))
 	}
 	query.Follow, query.Events = *follow, *events
-	began := console.Now()
-	show := &logLines{a: a, format: *format}
+	show := &logLines{a: a, format: *format, began: console.Now(), seen: map[stream]*place{}}
 	for {
 		err := a.readLogs(query, show)
 		if err == nil || a.ctx.Err() != nil {
@@ -99,7 +99,7 @@ func (a *app) logs(fs *flag.FlagSet, args []string) int {
 		}
 		// The supervisor was started again, or we were too slow for it.
 		fmt.Fprintln(a.err, "service: the connection was cut; going on")
-		query.Since, query.Last = logs.At(cmp.Or(show.last, began)+1), 0
+		query.Since, query.Last = logs.At(show.goOn()), 0
 	}
 }
 
@@ -128,32 +128,104 @@ func (a *app) readLogs(query logs.Query, show *logLines) error {
 		return err
 	}
 	defer answer.Body.Close()
-	lines := bufio.NewScanner(answer.Body)
-	lines.Buffer(nil, 1<<20)
 	out := bufio.NewWriterSize(a.out, 32<<10)
 	defer out.Flush()
-	for lines.Scan() {
-		if err := show.line(out, lines.Bytes()); err != nil {
+	err = eachLine(answer.Body, query.Follow, func(line []byte) error {
+		if err := show.line(out, line); err != nil {
 			return err
 		}
 		// A line that is there is shown at once, many together with one write.
 		if query.Follow || a.terminal {
-			if err := out.Flush(); err != nil {
-				return err
-			}
+			return out.Flush()
 		}
-	}
-	if query.Follow || lines.Err() != nil {
-		return errCut
+		return nil
+	})
+	if err != nil {
+		return err
 	}
 	return out.Flush()
+}
+
+// eachLine gives the lines of an answer, without their newlines, until its end, which is a cut if it was not to have
+// one. So is an end in the middle of a line: whoever answered has died.
+func eachLine(body io.Reader, endless bool, give func(line []byte) error) error {
+	r := bufio.NewReaderSize(body, 64<<10)
+	for {
+		line, err := r.ReadBytes('\n')
+		switch {
+		case err == nil:
+			if err := give(line[:len(line)-1]); err != nil {
+				return err
+			}
+		case err == io.EOF && len(line) == 0 && !endless:
+			return nil
+		default:
+			return errCut
+		}
+	}
 }
 
 // logLines shows records.
 type logLines struct {
 	a      *app
 	format string
-	last   time.Duration // the time of the last record
+	began  time.Duration
+	seen   map[stream]*place // how far each stream was shown
+	last   time.Duration     // the latest time that was shown
+	again  bool              // what comes may have been shown before
+}
+
+// stream is one of a source.
+type stream struct {
+	source string
+	name   logs.Stream
+}
+
+// place is a time, and so many of the records of just that time: a burst of lines has one time for all.
+type place struct {
+	at    time.Duration
+	count int
+	back  int // of them, those that came again
+}
+
+// overlap is how much is read again where the connection was cut: what came to one stream may have been on its way when
+// later lines of another were shown.
+const overlap = time.Second
+
+// goOn is the time from which to read on after a cut; what was shown already will not be again.
+func (l *logLines) goOn() time.Duration {
+	l.again = true
+	for _, p := range l.seen {
+		p.back = 0
+	}
+	return max(cmp.Or(l.last, l.began)-overlap, 0)
+}
+
+// old reports whether a record was shown before a cut, and takes note of one that was not.
+func (l *logLines) old(r logs.Record) bool {
+	key := stream{r.Source, r.Stream}
+	p := l.seen[key]
+	switch {
+	case p == nil && l.again && r.At < l.began: // it was there and not asked for
+		return true
+	case p == nil:
+		p = &place{}
+		l.seen[key] = p
+	case l.again && r.At < p.at:
+		return true
+	case l.again && r.At == p.at && p.back < p.count:
+		p.back++
+		return true
+	}
+	switch {
+	case r.At > p.at:
+		*p = place{at: r.At, count: 1, back: 1}
+	case r.At == p.at:
+		p.count++
+		p.back++
+	}
+	l.last = max(l.last, r.At)
+	return false
 }
 
 func (l *logLines) line(out *bufio.Writer, data []byte) error {
@@ -161,23 +233,25 @@ func (l *logLines) line(out *bufio.Writer, data []byte) error {
 	if err != nil {
 		return err
 	}
-	l.last = r.At
+	if l.old(r) {
+		return nil
+	}
 	if l.format == "json" {
 		_, _ = out.Write(data)
 		return out.WriteByte('\n')
 	}
 	if r.Dropped > 0 || r.DroppedBytes > 0 {
+		if l.format == "raw" { // nothing of ours stands among a container's bytes
+			fmt.Fprintf(l.a.err, "service: %s: %s\n", safe(r.Source), missed(r))
+			return l.raw(out, r)
+		}
 		fmt.Fprintf(out, "%s\n", l.a.colour(yellow, fmt.Sprintf("%9s  %-12s  %s", seconds(r.At), safe(r.Source), missed(r))))
+	}
+	if l.format == "raw" {
+		return l.raw(out, r)
 	}
 	if r.Gap {
 		return nil
-	}
-	if l.format == "raw" {
-		_, _ = out.Write(r.Text)
-		if r.Continued || r.Partial {
-			return nil
-		}
-		return out.WriteByte('\n')
 	}
 	text := safe(strings.TrimSuffix(string(r.Text), "\r"))
 	if r.Continued {
@@ -192,6 +266,15 @@ func (l *logLines) line(out *bufio.Writer, data []byte) error {
 	}
 	_, err = fmt.Fprintf(out, "%9s  %s  %s\n", seconds(r.At), l.a.colour(nameColour(r.Source), name), text)
 	return err
+}
+
+// raw shows what was written.
+func (l *logLines) raw(out *bufio.Writer, r logs.Record) error {
+	_, err := out.Write(r.Text)
+	if r.Gap || r.Continued || r.Partial {
+		return err
+	}
+	return out.WriteByte('\n')
 }
 
 // missed says what is not there.
@@ -250,30 +333,21 @@ func (a *app) readEvents(query url.Values, format string) error {
 		return err
 	}
 	defer answer.Body.Close()
-	lines := bufio.NewScanner(answer.Body)
-	lines.Buffer(nil, 1<<20)
-	for lines.Scan() {
+	return eachLine(answer.Body, query.Get("follow") != "", func(line []byte) error {
 		if format == "json" {
-			if _, err := fmt.Fprintf(a.out, "%s\n", lines.Bytes()); err != nil {
-				return err
-			}
-			continue
+			_, err := fmt.Fprintf(a.out, "%s\n", line)
+			return err
 		}
 		var e api.Event
-		if err := json.Unmarshal(lines.Bytes(), &e); err != nil {
+		if err := json.Unmarshal(line, &e); err != nil {
 			return fmt.Errorf("an event cannot be read: %w", err)
 		}
 		if e.Missed > 0 {
 			fmt.Fprintln(a.out, a.colour(yellow, fmt.Sprintf("%9s  missed %d events", seconds(e.At), e.Missed)))
 		}
-		if _, err := fmt.Fprintln(a.out, a.eventLine(e)); err != nil {
-			return err
-		}
-	}
-	if query.Get("follow") != "" || lines.Err() != nil {
-		return errCut
-	}
-	return nil
+		_, err := fmt.Fprintln(a.out, a.eventLine(e))
+		return err
+	})
 }
 
 func (a *app) eventLine(e api.Event) string {
