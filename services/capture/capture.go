@@ -58,6 +58,7 @@ type Stream struct {
 	conn   syscall.RawConn
 	spool  *spool.Stream
 	export *exporter
+	unheld bool          // it was there, and nobody had it open: what had been in it is gone
 	done   chan struct{} // closed when run has returned
 
 	mu       sync.Mutex
@@ -78,9 +79,13 @@ func (y *System) Open(src Source) (*Stream, error) {
 	if err := os.MkdirAll(filepath.Dir(src.Pipe), 0o700); err != nil {
 		return nil, fmt.Errorf("make a log pipe: %w", err)
 	}
-	if err := unix.Mkfifo(src.Pipe, 0o600); err != nil && !errors.Is(err, unix.EEXIST) {
+	found := false
+	if err := unix.Mkfifo(src.Pipe, 0o600); errors.Is(err, unix.EEXIST) {
+		found = true
+	} else if err != nil {
 		return nil, fmt.Errorf("make the log pipe %s: %w", src.Pipe, err)
 	}
+	unheld := found && !held(src.Pipe)
 	kept, err := y.cfg.Spool.Stream(src.Name, src.Stream)
 	if err != nil {
 		return nil, err
@@ -96,7 +101,7 @@ func (y *System) Open(src Source) (*Stream, error) {
 		_ = fifo.Close()
 		return nil, fmt.Errorf("open the log pipe %s: %w", src.Pipe, err)
 	}
-	s := &Stream{sys: y, src: src, fifo: fifo, conn: conn, spool: kept, done: make(chan struct{})}
+	s := &Stream{sys: y, src: src, fifo: fifo, conn: conn, spool: kept, unheld: unheld, done: make(chan struct{})}
 	if src.OnLine != nil {
 		s.cursor = kept.CursorFrom(kept.End())
 	}
@@ -107,6 +112,15 @@ func (y *System) Open(src Source) (*Stream, error) {
 	s.export.begin()
 	go s.run()
 	return s, nil
+}
+
+// held reports whether somebody has a FIFO open to read from, as a shim does whose task may write to it.
+func held(fifo string) bool {
+	fd, err := unix.Open(fifo, unix.O_WRONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err == nil {
+		_ = unix.Close(fd)
+	}
+	return !errors.Is(err, unix.ENXIO)
 }
 
 // Path is the FIFO a task is to write to.

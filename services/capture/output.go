@@ -1,10 +1,16 @@
 package capture
 
+import "sync/atomic"
+
 // Output is the two streams of one container.
 type Output struct {
 	sys              *System
 	stdout, stderr   *Stream
 	outMark, errMark int64
+	warn             func(format string, a ...any)
+	// The pipes were there, and nobody had one of them open: what the last task had
+	// left in it is gone. It is said with the end of that task.
+	unheld atomic.Bool
 }
 
 // OutputConfig says whose output it is and where it goes.
@@ -31,11 +37,16 @@ func (y *System) OpenOutput(cfg OutputConfig) (*Output, error) {
 		stdout.Close(true)
 		return nil, failed
 	}
-	return &Output{sys: y, stdout: stdout, stderr: stderr}, nil
+	o := &Output{sys: y, stdout: stdout, stderr: stderr, warn: cfg.Warn}
+	o.unheld.Store(stdout.unheld || stderr.unheld)
+	return o, nil
 }
 
-// Paths returns the pipes a task is to write to.
-func (o *Output) Paths() (stdout, stderr string) { return o.stdout.Path(), o.stderr.Path() }
+// Paths returns the pipes a new task is to write to.
+func (o *Output) Paths() (stdout, stderr string) {
+	o.unheld.Store(false) // the last one's end was told of before, and its output was read
+	return o.stdout.Path(), o.stderr.Path()
+}
 
 // Mark makes Tail and Watch begin here.
 func (o *Output) Mark() { o.outMark, o.errMark = o.stdout.Mark(), o.stderr.Mark() }
@@ -46,8 +57,11 @@ func (o *Output) Marked() [2]int64 { return [2]int64{o.outMark, o.errMark} }
 // MarkAt makes Tail and Watch begin where they did for an earlier supervisor.
 func (o *Output) MarkAt(mark [2]int64) { o.outMark, o.errMark = mark[0], mark[1] }
 
-// Drain takes over what is still in the pipes.
+// Drain takes over what is still in the pipes, after a task's end.
 func (o *Output) Drain() {
+	if o.unheld.Swap(false) {
+		o.warn("what it wrote last may be missing, up to 64 KiB of each stream: its shim had let go of its pipes while no supervisor read them")
+	}
 	o.stdout.Drain()
 	o.stderr.Drain()
 }
