@@ -17,14 +17,33 @@ import (
 	"keelson/mkimage/output"
 )
 
+// What --format takes, by the names that LinuxKit has for them where it has the same.
 const (
 	formatKernelInitrd = "kernel+initrd"
 	formatTar          = "tar"
-	formatSquashfs     = "squashfs"
+	formatSquashfs     = "kernel+squashfs"
+	formatExt4         = "kernel+ext4"
 	formatEFI          = "efi"
+	formatRawEFI       = "raw-efi"
+	formatISOEFI       = "iso-efi"
 )
 
-var formats = []string{formatKernelInitrd, formatTar, formatSquashfs, formatEFI}
+var formats = []string{formatKernelInitrd, formatSquashfs, formatExt4, formatEFI, formatRawEFI, formatISOEFI, formatTar}
+
+// formatNames are other names of formats: short ones, and LinuxKit's for a CD
+// that boots into memory.
+var formatNames = map[string]string{"squashfs": formatSquashfs, "ext4": formatExt4, "iso-efi-initrd": formatISOEFI}
+
+// parseFormat checks what --format says and returns the format's own name.
+func parseFormat(s string) (string, error) {
+	if name, ok := formatNames[s]; ok {
+		s = name
+	}
+	if !slices.Contains(formats, s) {
+		return "", fmt.Errorf("--format %s: must be one of %s", s, strings.Join(formats, ", "))
+	}
+	return s, nil
+}
 
 // buildFlags are the flags that build and run share.
 type buildFlags struct {
@@ -41,6 +60,7 @@ func (f *buildFlags) add(cmd *cobra.Command) {
 	cmd.Flags().BoolVar(&f.pull, "pull", false, "ask the registry even for images that the store has")
 	cmd.Flags().BoolVar(&f.offline, "offline", false, "never ask a registry")
 	cmd.Flags().StringVar(&f.compress, "compress", output.Compressions[0], "of the initrd: "+strings.Join(output.Compressions, ", "))
+	cmd.Flags().StringVar(&f.efiStub, "efi-stub", "", "program that a .efi begins with (default: the distribution's linuxx64.efi.stub)")
 	cmd.Flags().BoolVarP(&f.quiet, "quiet", "q", false, "say nothing but errors")
 }
 
@@ -52,22 +72,27 @@ func buildCommand() *cobra.Command {
 		Short: "Build what boots from an image YAML: kernel and initrd, EFI program, disk, tar",
 		Long: `Build what an image YAML describes. NAME is the YAML's name without .yml.
 
-Format kernel+initrd writes NAME-kernel, NAME-initrd.img and NAME-cmdline, named
-as LinuxKit names them. The command line has rootfstype=ramfs added, which lets
-the root take more than half of the memory. Format tar writes NAME.tar, the root
-with the kernel in /boot. Format efi writes NAME.efi: all three as one program for
-EFI firmware, to be put at EFI/BOOT/BOOTX64.EFI of a FAT disk. Format squashfs
-writes the root as a disk, NAME-squashfs.img, and a command line that mounts it.
+  kernel+initrd    NAME-kernel, NAME-initrd.img, NAME-cmdline, as LinuxKit's
+  kernel+squashfs  NAME-kernel, NAME-squashfs.img, NAME-cmdline: the root is a disk
+  kernel+ext4      NAME-kernel, NAME-ext4.img, NAME-cmdline: likewise
+  efi              NAME.efi: kernel, initrd and command line as one EFI program
+  raw-efi          NAME-efi.img: a disk with that program, which firmware boots
+  iso-efi          NAME-efi.iso: a CD with it, and a disk for who writes it to one
+  tar              NAME.tar: the root, with the kernel in /boot
+
+An initrd's command line has rootfstype=ramfs added, which lets the root take more
+than half of the memory; a disk's has what mounts it.
 
 Each image is looked for in the store, then in its registry. A path to a tarball
 (oci-archive:PATH, ./PATH) does as well. The same input gives the same bytes.`,
 		Example: `  mkimage build web.yml
-  mkimage build --format tar -o build web.yml
+  mkimage build --format raw-efi -o build web.yml
   mkimage build --offline --compress gzip web.yml`,
 		Args: oneFile("an image YAML"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if !slices.Contains(formats, format) {
-				return fmt.Errorf("--format %s: must be one of %s", format, strings.Join(formats, ", "))
+			format, err := parseFormat(format)
+			if err != nil {
+				return err
 			}
 			if name == "" {
 				name = baseName(args[0])
@@ -84,7 +109,6 @@ Each image is looked for in the store, then in its registry. A path to a tarball
 	}
 	flags.add(cmd)
 	cmd.Flags().StringVar(&format, "format", formatKernelInitrd, "one of "+strings.Join(formats, ", "))
-	cmd.Flags().StringVar(&flags.efiStub, "efi-stub", "", "program that a .efi begins with (default: the distribution's linuxx64.efi.stub)")
 	cmd.Flags().StringVarP(&dir, "dir", "o", ".", "folder for the result, made if it is missing")
 	cmd.Flags().StringVar(&name, "name", "", "name of the result (default: of the YAML, without .yml)")
 	return cmd
@@ -133,10 +157,10 @@ func buildImage(ctx context.Context, log io.Writer, file, prefix, format string,
 	switch format {
 	case formatTar:
 		return writeTar(ctx, ui, res, prefix)
-	case formatEFI:
-		return writeEFI(ctx, ui, res, prefix, flags.compress, flags.efiStub)
-	case formatSquashfs:
-		return writeSquashfs(ctx, ui, res, prefix)
+	case formatEFI, formatRawEFI, formatISOEFI:
+		return writeEFI(ctx, ui, res, prefix, format, flags)
+	case formatSquashfs, formatExt4:
+		return writeDisk(ctx, ui, res, prefix, format)
 	}
 	return writeKernelInitrd(ctx, ui, res, prefix, flags.compress)
 }
@@ -154,18 +178,6 @@ func cmdline(s string) string {
 	return strings.TrimSpace(s + " " + ramfs)
 }
 
-// diskCmdline adds where the root is and what to run of it, as far as the user
-// has not said it.
-func diskCmdline(s, fstype string) string {
-	for _, add := range []string{"root=/dev/vda", "rootfstype=" + fstype, "ro", "init=/init"} {
-		key, _, _ := strings.Cut(add, "=")
-		if !slices.ContainsFunc(strings.Fields(s), func(word string) bool { w, _, _ := strings.Cut(word, "="); return w == key }) {
-			s += " " + add
-		}
-	}
-	return strings.TrimSpace(s)
-}
-
 func writeKernelInitrd(ctx context.Context, ui *reporter, res *assemble.Result, prefix, compress string) ([]string, error) {
 	var files []string
 	if res.Kernel != nil {
@@ -176,17 +188,20 @@ func writeKernelInitrd(ctx context.Context, ui *reporter, res *assemble.Result, 
 		files = append(files, name)
 	}
 	name := prefix + "-initrd.img"
-	err := output.ToFile(name, func(w io.Writer) error { return writeInitrd(ctx, ui, res, name, compress, w) })
+	err := output.ToFile(name, func(w *os.File) error { return writeInitrd(ctx, ui, res, name, compress, w) })
 	if err != nil {
 		return nil, err
 	}
 	files = append(files, name)
 	name = prefix + "-cmdline"
-	err = output.ToFile(name, func(w io.Writer) error {
-		_, err := io.WriteString(w, cmdline(res.Cmdline))
+	return append(files, name), writeText(name, cmdline(res.Cmdline))
+}
+
+func writeText(name, text string) error {
+	return output.ToFile(name, func(w *os.File) error {
+		_, err := io.WriteString(w, text)
 		return err
 	})
-	return append(files, name), err
 }
 
 // writeInitrd writes the root, with the microcode in front; file is for whom it is.
@@ -214,7 +229,7 @@ func writeTar(ctx context.Context, ui *reporter, res *assemble.Result, prefix st
 		return nil, err
 	}
 	name := prefix + ".tar"
-	err := output.ToFile(name, func(w io.Writer) error {
+	err := output.ToFile(name, func(w *os.File) error {
 		_, total := res.Root.Size()
 		count, done := ui.bar("write "+filepath.Base(name), total)
 		defer done()
@@ -224,7 +239,7 @@ func writeTar(ctx context.Context, ui *reporter, res *assemble.Result, prefix st
 }
 
 func copyFile(name string, f *assemble.File) error {
-	return output.ToFile(name, func(w io.Writer) error {
+	return output.ToFile(name, func(w *os.File) error {
 		rc, err := f.Open()
 		if err != nil {
 			return err

@@ -3,7 +3,6 @@ package main
 import (
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"strconv"
 	"strings"
@@ -84,7 +83,7 @@ func (f *importFlags) run(cmd *cobra.Command, name, path string) error {
 	}
 	defer cleanup()
 	if f.output != "" {
-		err := output.ToFile(f.output, func(w io.Writer) error { return images.WriteArchive(w, list) })
+		err := output.ToFile(f.output, func(w *os.File) error { return images.WriteArchive(w, list) })
 		if err != nil {
 			return err
 		}

@@ -9,12 +9,18 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"keelson/internal/nstest"
 	"keelson/mkimage/config"
+	"keelson/mkimage/imagetest"
+	"keelson/mkimage/vm"
 )
+
+func TestMain(m *testing.M) { os.Exit(nstest.Main(m)) }
 
 // mkimage runs the command line and returns what it printed.
 func mkimage(t *testing.T, args ...string) (stdout, stderr string, err error) {
@@ -94,13 +100,14 @@ func sums(t *testing.T, dir string) map[string]string {
 }
 
 func TestBuildTwiceGivesTheSameBytes(t *testing.T) {
-	for _, flags := range [][]string{{"--format", "kernel+initrd"}, {"--format", "kernel+initrd", "--compress", "gzip"}, {"--format", "tar"}} {
+	for _, flags := range [][]string{{"--format", "kernel+initrd"}, {"--format", "kernel+initrd", "--compress", "gzip"}, {"--format", "tar"},
+		{"--format", "ext4"}, {"--format", "efi"}, {"--format", "raw-efi"}, {"--format", "iso-efi"}} {
 		var first map[string]string
 		for range 2 {
 			// Each time in another folder, with images imported anew.
 			dir, store := project(t)
 			out := filepath.Join(dir, "out")
-			must(t, append([]string{"build", "--offline", "--store", store, "-o", out, filepath.Join(dir, "t.yml")}, flags...)...)
+			must(t, append([]string{"build", "--efi-stub", stub(t, dir), "--offline", "--store", store, "-o", out, filepath.Join(dir, "t.yml")}, flags...)...)
 			got := sums(t, out)
 			if first == nil {
 				first = got
@@ -140,7 +147,7 @@ func TestBuildErrors(t *testing.T) {
 		{[]string{"build", "--formt", "tar"}, "unknown flag: --formt; see mkimage build --help"},
 		{[]string{"build", "none.yml"}, "open none.yml: no such file or directory"},
 		{[]string{"build", bad}, bad + `:2: service: unknown key; did you mean "services"?`},
-		{[]string{"build", "--format", "iso", bad}, "--format iso: must be one of kernel+initrd, tar, squashfs, efi"},
+		{[]string{"build", "--format", "iso", bad}, "--format iso: must be one of kernel+initrd, kernel+squashfs, kernel+ext4, efi, raw-efi, iso-efi, tar"},
 		{[]string{"build", "--compress", "lz4", bad}, "--compress lz4: must be one of zstd, gzip, none"},
 		{[]string{"import", "--store", store, dir}, dir + " holds no image but files, so it needs a name: mkimage import NAME " + dir},
 		{[]string{"import", "--store", store, "Bad", dir}, `"Bad" is no image name (invalid reference format: repository name (library/Bad) must be lowercase); a name looks like nginx, you/app:1.2 or registry.example.com/you/app:1.2`},
@@ -158,6 +165,137 @@ func TestBuildErrors(t *testing.T) {
 		if err == nil || err.Error() != test.want {
 			t.Errorf("mkimage %v:\ngot  %v\nwant %s", test.args, err, test.want)
 		}
+	}
+}
+
+// stub writes a program for EFI formats to begin with.
+func stub(t *testing.T, dir string) string {
+	t.Helper()
+	name := filepath.Join(dir, "stub")
+	write(t, name, string(imagetest.Stub()))
+	return name
+}
+
+func TestFormats(t *testing.T) {
+	dir, store := project(t)
+	program := stub(t, dir)
+	for format, want := range map[string]string{
+		"kernel+initrd": "t-kernel t-initrd.img t-cmdline",
+		"ext4":          "t-kernel t-ext4.img t-cmdline",
+		"kernel+ext4":   "t-kernel t-ext4.img t-cmdline",
+		"efi":           "t.efi", "raw-efi": "t-efi.img", "iso-efi": "t-efi.iso", "iso-efi-initrd": "t-efi.iso",
+		"tar": "t.tar",
+	} {
+		out := t.TempDir()
+		printed := must(t, "build", "--offline", "--store", store, "--efi-stub", program, "--format", format, "-o", out, filepath.Join(dir, "t.yml"))
+		if got := strings.ReplaceAll(strings.TrimSpace(printed), out+"/", ""); got != strings.ReplaceAll(want, " ", "\n") {
+			t.Errorf("%s wrote %q, want %q", format, got, want)
+		}
+		for name := range sums(t, out) {
+			if info, err := os.Stat(filepath.Join(out, name)); err != nil || info.Mode() != 0o644 {
+				t.Errorf("%s is %v, %v", name, info.Mode(), err)
+			}
+		}
+	}
+}
+
+func TestDiskCmdline(t *testing.T) {
+	for in, want := range map[string]string{
+		"":                     "root=/dev/vda rootfstype=ext4 rootwait ro init=/init",
+		"quiet":                "quiet root=/dev/vda rootfstype=ext4 rootwait ro init=/init",
+		"root=/dev/nvme0n1 ro": "root=/dev/nvme0n1 ro rootfstype=ext4 rootwait init=/init",
+	} {
+		if got := diskCmdline(in, "ext4"); got != want {
+			t.Errorf("%q: got %q, want %q", in, got, want)
+		}
+	}
+}
+
+// What a format needs and does not have is said, and nothing is written.
+func TestFormatErrors(t *testing.T) {
+	dir, store := project(t)
+	noKernel, notPE := filepath.Join(dir, "no-kernel.yml"), filepath.Join(dir, "app", "app")
+	write(t, noKernel, "init: [you/init]\n")
+	yaml := filepath.Join(dir, "t.yml")
+	was := stubs
+	stubs = nil
+	t.Cleanup(func() { stubs = was })
+	t.Setenv("PATH", "")
+	for _, test := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"--format", "raw-efi", noKernel}, "--format raw-efi: the image has no kernel (kernel: image:)"},
+		{[]string{"--format", "efi", yaml}, "--format efi needs the stub of systemd-boot, linuxx64.efi.stub, which is not on this machine; on Debian: apt-get install systemd-boot-efi; or name one with --efi-stub"},
+		{[]string{"--format", "iso-efi", "--efi-stub", filepath.Join(dir, "none"), yaml}, "--efi-stub: open " + filepath.Join(dir, "none") + ": no such file or directory"},
+		{[]string{"--format", "iso-efi", "--efi-stub", notPE, yaml}, "--format iso-efi: the stub is no EFI program"},
+		{[]string{"--format", "squashfs", yaml}, "--format kernel+squashfs needs sqfstar, which is not on this machine; on Debian: apt-get install squashfs-tools"},
+	} {
+		out := filepath.Join(dir, "out")
+		_, _, err := mkimage(t, append([]string{"build", "--offline", "--store", store, "-o", out}, test.args...)...)
+		if err == nil || err.Error() != test.want {
+			t.Errorf("mkimage build %v:\ngot  %v\nwant %s", test.args, err, test.want)
+		}
+		if left := sums(t, out); len(left) > 0 {
+			t.Errorf("mkimage build %v left %v", test.args, left)
+		}
+	}
+}
+
+// A disk that is full in the middle is an error, and leaves no file that looks whole.
+func TestFullDisk(t *testing.T) {
+	nstest.Need(t)
+	dir, store := project(t)
+	program := stub(t, dir)
+	for _, format := range []string{formatKernelInitrd, formatTar, formatSquashfs, formatExt4, formatEFI, formatRawEFI, formatISOEFI} {
+		t.Run(format, func(t *testing.T) {
+			if format == formatSquashfs {
+				if _, err := exec.LookPath(squashfsTool); err != nil {
+					t.Skip(err)
+				}
+			}
+			out := nstest.Tmpfs(t, "size=8k")
+			_, _, err := mkimage(t, "build", "--offline", "--store", store, "--efi-stub", program, "--compress", "none", "--format", format, "-o", out, filepath.Join(dir, "t.yml"))
+			if err == nil || !strings.Contains(strings.ToLower(err.Error()), "no space left on device") {
+				t.Errorf("got %v", err)
+			}
+			for name := range sums(t, out) {
+				if name != "t-kernel" { // a few bytes, and whole
+					t.Errorf("left %s", name)
+				}
+			}
+		})
+	}
+}
+
+func TestRunOfFormats(t *testing.T) {
+	dir := t.TempDir()
+	prefix := filepath.Join(dir, "web")
+	for _, test := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"--format", "tar"}, "--format tar: a tar is for other tools to make something of that boots"},
+		{[]string{"--format", "efi"}, "--format efi: a program is no machine; raw-efi and iso-efi are the disk and the CD that have it"},
+		{[]string{"--format", "disk"}, "--format disk: must be one of kernel+initrd, kernel+squashfs, kernel+ext4, efi, raw-efi, iso-efi, tar"},
+		{[]string{"--format", "raw-efi", "--append", "quiet"}, "--append: with --format raw-efi the command line is in the program"},
+		{[]string{"--format", "raw-efi"}, "there is no " + prefix + "-efi.img; build it first (mkimage build), or give the .yml itself"},
+		{[]string{"--format", "ext4"}, "there is no " + prefix + "-kernel; build it first (mkimage build), or give the .yml itself"},
+	} {
+		if _, _, err := mkimage(t, append([]string{"run", prefix}, test.args...)...); err == nil || err.Error() != test.want {
+			t.Errorf("mkimage run %v:\ngot  %v\nwant %s", test.args, err, test.want)
+		}
+	}
+	for _, name := range []string{"-kernel", "-ext4.img", "-efi.iso"} {
+		write(t, prefix+name, "")
+	}
+	write(t, prefix+"-cmdline", "root=/dev/nvme0n1\n")
+	var m vm.Machine
+	if err := setFiles(&m, prefix, formatExt4, "quiet"); err != nil {
+		t.Fatal(err)
+	}
+	if want := (vm.Machine{Kernel: prefix + "-kernel", Cmdline: "root=/dev/nvme0n1 quiet", RootDisk: prefix + "-ext4.img"}); fmt.Sprint(m) != fmt.Sprint(want) {
+		t.Errorf("got %+v, want %+v", m, want)
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -20,12 +21,13 @@ func runCommand() *cobra.Command {
 	var flags buildFlags
 	var machine vm.Machine
 	var ports, disks []string
-	var appended string
+	var appended, format string
 	cmd := &cobra.Command{
 		Use:   "run [flags] IMAGE.yml|PREFIX",
 		Short: "Boot an image in QEMU, its console on this terminal",
 		Long: `Boot an image in QEMU. A YAML is built first; a PREFIX is what an earlier
-build wrote: PREFIX-kernel, PREFIX-initrd.img and PREFIX-cmdline.
+build wrote: PREFIX-kernel, PREFIX-initrd.img and PREFIX-cmdline, or the files of
+another --format.
 
 The console is this terminal, so Ctrl-C goes to the machine. Ctrl-a x ends it at
 once, Ctrl-a c opens QEMU's monitor (system_powerdown presses the power button),
@@ -35,9 +37,17 @@ The machine has a virtio network card behind QEMU's user network (10.0.2.15 by
 DHCP) and a virtio random number source. It is emulated unless --kvm is given.`,
 		Example: `  mkimage run -p 8080:80 web.yml
   mkimage run --memory 256M --append console=ttyS0 build/web
+  mkimage run --format raw-efi web.yml
   mkimage run --disk data.img web.yml --qemu-arg=-snapshot`,
 		Args: oneFile("an image YAML or the prefix of a build"),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			format, err := parseFormat(format)
+			if err != nil {
+				return err
+			}
+			if reason := unbootable[format]; reason != "" {
+				return fmt.Errorf("--format %s: %s", format, reason)
+			}
 			for _, p := range ports {
 				f, err := vm.ParseForward(p)
 				if err != nil {
@@ -66,11 +76,11 @@ DHCP) and a virtio random number source. It is emulated unless --kvm is given.`,
 				}
 				defer os.RemoveAll(dir)
 				prefix = filepath.Join(dir, baseName(args[0]))
-				if _, err := buildImage(cmd.Context(), cmd.ErrOrStderr(), args[0], prefix, formatKernelInitrd, flags); err != nil {
+				if _, err := buildImage(cmd.Context(), cmd.ErrOrStderr(), args[0], prefix, format, flags); err != nil {
 					return err
 				}
 			}
-			if err := setFiles(&machine, prefix, appended); err != nil {
+			if err := setFiles(&machine, prefix, format, appended); err != nil {
 				return err
 			}
 			if !flags.quiet {
@@ -81,6 +91,7 @@ DHCP) and a virtio random number source. It is emulated unless --kvm is given.`,
 	}
 	flags.add(cmd)
 	fl := cmd.Flags()
+	fl.StringVar(&format, "format", formatKernelInitrd, "what to build and boot: "+strings.Join(bootable(), ", "))
 	fl.StringArrayVarP(&ports, "publish", "p", nil, "[ADDRESS:]HOST:GUEST[/udp], a port of this machine that leads to one of the guest; may be repeated")
 	fl.StringVar(&machine.Memory, "memory", "1024M", "memory of the machine")
 	fl.IntVar(&machine.CPUs, "cpus", 1, "number of CPUs")
@@ -100,19 +111,67 @@ func greeting(forwards []vm.Forward) string {
 	return line
 }
 
-func setFiles(m *vm.Machine, prefix, appended string) error {
-	m.Kernel, m.Initrd = prefix+"-kernel", prefix+"-initrd.img"
-	for _, f := range []string{m.Kernel, m.Initrd} {
+// unbootable says of formats why run does not boot them.
+var unbootable = map[string]string{
+	formatTar: "a tar is for other tools to make something of that boots",
+	formatEFI: "a program is no machine; raw-efi and iso-efi are the disk and the CD that have it",
+}
+
+func bootable() []string {
+	return slices.DeleteFunc(slices.Clone(formats), func(f string) bool { return unbootable[f] != "" })
+}
+
+// setFiles has the machine boot what a build of format wrote.
+func setFiles(m *vm.Machine, prefix, format, appended string) error {
+	switch format {
+	case formatKernelInitrd:
+		m.Initrd = prefix + "-initrd.img"
+		if err := built(prefix+"-kernel", m.Initrd); err != nil {
+			return err
+		}
+		return setKernel(m, prefix, appended)
+	case formatSquashfs, formatExt4:
+		m.RootDisk = diskFile(prefix, format)
+		if err := built(prefix+"-kernel", m.RootDisk); err != nil {
+			return err
+		}
+		return setKernel(m, prefix, appended)
+	}
+	if appended != "" {
+		return fmt.Errorf("--append: with --format %s the command line is in the program", format)
+	}
+	file := efiFile(prefix, format)
+	if err := built(file); err != nil {
+		return err
+	}
+	if format == formatISOEFI {
+		m.CD = file
+	} else {
+		m.RootDisk = file
+	}
+	var err error
+	m.Firmware, err = vm.FindFirmware()
+	return err
+}
+
+// built says what to do if a file of a build is not there.
+func built(files ...string) error {
+	for _, f := range files {
 		if _, err := os.Stat(f); errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("there is no %s; build it first (mkimage build), or give the .yml itself", f)
 		} else if err != nil {
 			return err
 		}
 	}
+	return nil
+}
+
+func setKernel(m *vm.Machine, prefix, appended string) error {
 	line, err := os.ReadFile(prefix + "-cmdline")
 	if err != nil {
 		return err
 	}
+	m.Kernel = prefix + "-kernel"
 	m.Cmdline = strings.TrimSpace(strings.TrimSpace(string(line)) + " " + appended)
 	return nil
 }

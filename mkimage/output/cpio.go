@@ -1,5 +1,6 @@
 // Package output writes a finished tree as what boots or is unpacked: an
-// initrd (cpio "newc", compressed) or a tar archive.
+// initrd (cpio "newc", compressed), an ext4 file system, a tar archive; and what
+// EFI firmware starts: a unified kernel image, and a disk and a CD to hold it.
 //
 // It promises the same bytes for the same tree. It never looks inside files.
 package output

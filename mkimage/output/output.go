@@ -135,7 +135,7 @@ func (p *padWriter) pad() error {
 
 // ToFile makes the file name with what write gives, under a temporary name
 // until it is whole, so that a build that fails leaves no half image behind.
-func ToFile(name string, write func(io.Writer) error) (err error) {
+func ToFile(name string, write func(*os.File) error) (err error) {
 	f, err := os.CreateTemp(filepath.Dir(name), "."+filepath.Base(name)+".*")
 	if err != nil {
 		return err

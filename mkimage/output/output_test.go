@@ -212,7 +212,7 @@ func TestToFileLeavesNothingHalf(t *testing.T) {
 		t.Fatal(err)
 	}
 	broken := errors.New("broken")
-	err := ToFile(name, func(w io.Writer) error {
+	err := ToFile(name, func(w *os.File) error {
 		if _, err := io.WriteString(w, "half"); err != nil {
 			return err
 		}

@@ -13,6 +13,10 @@ type tarWriter struct{ tw *tar.Writer }
 
 // WriteEntry implements tree.Writer.
 func (t tarWriter) WriteEntry(e tree.Entry, contents io.Reader) error {
+	return t.write(t.header(e), contents)
+}
+
+func (tarWriter) header(e tree.Entry) *tar.Header {
 	hdr := &tar.Header{
 		Typeflag:   e.Type,
 		Name:       e.Path,
@@ -26,16 +30,18 @@ func (t tarWriter) WriteEntry(e tree.Entry, contents io.Reader) error {
 		Format:     tar.FormatPAX,
 		PAXRecords: e.Xattrs,
 	}
-	if e.IsDir() {
-		hdr.Name += "/"
-	}
-	if e.HardLink != "" {
+	switch {
+	case e.HardLink != "":
 		hdr.Typeflag, hdr.Linkname = tar.TypeLink, e.HardLink
-		return t.tw.WriteHeader(hdr)
-	}
-	if e.Type == tar.TypeReg {
+	case e.IsDir():
+		hdr.Name += "/"
+	case e.Type == tar.TypeReg:
 		hdr.Size = e.Size
 	}
+	return hdr
+}
+
+func (t tarWriter) write(hdr *tar.Header, contents io.Reader) error {
 	if err := t.tw.WriteHeader(hdr); err != nil {
 		return err
 	}

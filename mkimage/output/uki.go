@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 )
 
 // Section is a named part of a unified kernel image.
@@ -56,8 +57,11 @@ func UKI(stub []byte, sections []Section) ([]byte, error) {
 	}
 	added := uint32(0)
 	for i, s := range sections {
-		if len(s.Name) > 8 || uint64(len(s.Data)) > 1<<31 {
-			return nil, fmt.Errorf("section %s: its name or its %d bytes are too long", s.Name, len(s.Data))
+		if len(s.Name) > 8 {
+			return nil, fmt.Errorf("section %s: its name is too long", s.Name)
+		}
+		if err := ukiFits(int64(len(out)) + int64(len(s.Data))); err != nil {
+			return nil, fmt.Errorf("with %s it has %w", s.Name, err)
 		}
 		address = alignUp(address, memoryAlign)
 		out = append(out, make([]byte, int(alignUp(uint32(len(out)), fileAlign))-len(out))...)
@@ -80,6 +84,14 @@ func UKI(stub []byte, sections []Section) ([]byte, error) {
 	le.PutUint32(out[opt+optImageSize:], alignUp(address, memoryAlign))
 	le.PutUint32(out[opt+optChecksum:], 0) // firmware does not look at it
 	return out, nil
+}
+
+// ukiFits says no to what firmware could not load: it counts in 32 bits, some of it with a sign.
+func ukiFits(size int64) error {
+	if size > math.MaxInt32 {
+		return fmt.Errorf("%d bytes, and an EFI program is smaller than 2 GiB; kernel+squashfs and kernel+ext4 have room", size)
+	}
+	return nil
 }
 
 func alignUp(n, to uint32) uint32 { return (n + to - 1) / to * to }

@@ -3,40 +3,15 @@ package output
 import (
 	"bytes"
 	"debug/pe"
-	"encoding/binary"
 	"strings"
 	"testing"
-)
 
-// stub is the least EFI program: headers with room for a few sections, and one section.
-func stub() []byte {
-	b := make([]byte, 0x600)
-	le := binary.LittleEndian
-	copy(b, "MZ")
-	le.PutUint32(b[peOffset:], 0x80)
-	copy(b[0x80:], "PE\x00\x00")
-	coff := b[0x84:]
-	le.PutUint16(coff[0:], pe.IMAGE_FILE_MACHINE_AMD64)
-	le.PutUint16(coff[2:], 1)
-	le.PutUint16(coff[16:], 240)
-	opt := b[0x98:]
-	le.PutUint16(opt, 0x20b)
-	le.PutUint32(opt[optSectionAlign:], 0x1000)
-	le.PutUint32(opt[optFileAlign:], 0x200)
-	le.PutUint32(opt[optHeadersSize:], 0x400)
-	le.PutUint32(opt[108:], 16)
-	h := b[0x98+240:]
-	copy(h, ".text")
-	le.PutUint32(h[8:], 0x100)
-	le.PutUint32(h[12:], 0x1000)
-	le.PutUint32(h[16:], 0x200)
-	le.PutUint32(h[20:], 0x400)
-	return b
-}
+	"keelson/mkimage/imagetest"
+)
 
 func TestUKI(t *testing.T) {
 	sections := []Section{{".cmdline", []byte("quiet")}, {".initrd", bytes.Repeat([]byte("i"), 5000)}, {".linux", []byte("kernel")}}
-	out, err := UKI(stub(), sections)
+	out, err := UKI(imagetest.Stub(), sections)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -70,8 +45,8 @@ func TestUKIRefuses(t *testing.T) {
 		sections []Section
 	}{
 		"no EFI program": {[]byte("\x7fELF"), nil},
-		"no room":        {stub(), make([]Section, 20)},
-		"too long":       {stub(), []Section{{".much-too-long", nil}}},
+		"no room":        {imagetest.Stub(), make([]Section, 20)},
+		"too long":       {imagetest.Stub(), []Section{{".much-too-long", nil}}},
 	} {
 		if _, err := UKI(in.stub, in.sections); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("got %v, want %q", err, want)

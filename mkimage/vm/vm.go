@@ -82,7 +82,10 @@ func OpenDisk(file string) (Disk, error) {
 
 // Machine is what to boot and on what.
 type Machine struct {
-	Kernel, Initrd, Cmdline string
+	Kernel, Initrd, Cmdline string // no kernel: the firmware finds one. The initrd may be missing
+	Firmware                string // EFI firmware; without it, a PC's BIOS
+	CD                      string
+	RootDisk                string // the first disk, raw; where Cmdline says the root is on NVMe, an NVMe disk
 	Memory                  string // as QEMU takes it: 512M, 2G
 	CPUs                    int
 	KVM                     bool
@@ -105,19 +108,39 @@ func (m Machine) Command() []string {
 	args := []string{
 		"-nodefaults", "-no-user-config", "-machine", "q35", "-accel", accel, "-cpu", cpu,
 		"-smp", strconv.Itoa(m.CPUs), "-m", m.Memory,
-		"-kernel", m.Kernel, "-initrd", m.Initrd, "-append", m.Cmdline,
 		"-display", "none", "-serial", "mon:stdio",
 		"-device", "virtio-rng-pci",
+	}
+	if m.Kernel != "" {
+		args = append(args, "-kernel", m.Kernel, "-append", m.Cmdline)
+	}
+	if m.Initrd != "" {
+		args = append(args, "-initrd", m.Initrd)
+	}
+	if m.Firmware != "" {
+		args = append(args, "-drive", "if=pflash,format=raw,unit=0,readonly=on,file="+m.Firmware)
 	}
 	netdev := "user,id=net0"
 	for _, f := range m.Forwards {
 		netdev += fmt.Sprintf(",hostfwd=%s:%s:%d-:%d", f.Proto, f.HostAddr, f.Host, f.Guest)
 	}
 	args = append(args, "-netdev", netdev, "-device", "virtio-net-pci,netdev=net0")
-	for i, d := range m.Disks {
-		id := fmt.Sprintf("disk%d", i)
+	drive := func(id, format, file, device string) {
 		// A comma in a name is doubled in QEMU's options.
-		args = append(args, "-drive", "if=none,id="+id+",format="+d.Format+",file="+strings.ReplaceAll(d.File, ",", ",,"), "-device", "virtio-blk-pci,drive="+id)
+		args = append(args, "-drive", "if=none,id="+id+",format="+format+",file="+strings.ReplaceAll(file, ",", ",,"), "-device", device+",drive="+id)
+	}
+	if m.CD != "" {
+		drive("cd", "raw,readonly=on,media=cdrom", m.CD, "ide-cd")
+	}
+	if m.RootDisk != "" {
+		device := "virtio-blk-pci"
+		if strings.Contains(m.Cmdline, "root=/dev/nvme") {
+			device = "nvme,serial=root"
+		}
+		drive("root", "raw", m.RootDisk, device)
+	}
+	for i, d := range m.Disks {
+		drive(fmt.Sprintf("disk%d", i), d.Format, d.File, "virtio-blk-pci")
 	}
 	return append(args, m.Args...)
 }

@@ -23,7 +23,7 @@ func TestCommand(t *testing.T) {
 	}
 	got := strings.Join(m.Command(), " ")
 	for _, want := range []string{
-		"-accel tcg", "-smp 2 -m 512M", "-kernel k -initrd i -append console=ttyS0", "-serial mon:stdio", "-device virtio-rng-pci",
+		"-accel tcg", "-smp 2 -m 512M", "-kernel k -append console=ttyS0 -initrd i", "-serial mon:stdio", "-device virtio-rng-pci",
 		"-netdev user,id=net0,hostfwd=tcp:127.0.0.1:8080-:80,hostfwd=udp:0.0.0.0:53-:53 -device virtio-net-pci,netdev=net0",
 		"-drive if=none,id=disk0,format=raw,file=a,,b.img -device virtio-blk-pci,drive=disk0",
 	} {
@@ -37,6 +37,24 @@ func TestCommand(t *testing.T) {
 	m.KVM = true
 	if got := strings.Join(m.Command(), " "); !strings.Contains(got, "-accel kvm -cpu host") {
 		t.Errorf("with KVM: %s", got)
+	}
+}
+
+func TestCommandOfDisks(t *testing.T) {
+	for _, test := range []struct {
+		m            Machine
+		wants, lacks string
+	}{
+		{Machine{Kernel: "k", Cmdline: "root=/dev/vda", RootDisk: "r", Disks: []Disk{{"d", "raw"}}},
+			"-drive if=none,id=root,format=raw,file=r -device virtio-blk-pci,drive=root -drive if=none,id=disk0,format=raw,file=d", "-initrd"},
+		{Machine{Kernel: "k", Cmdline: "root=/dev/nvme0n1", RootDisk: "r"}, "-device nvme,serial=root,drive=root", "virtio-blk"},
+		{Machine{Firmware: "f", CD: "c"}, "-drive if=pflash,format=raw,unit=0,readonly=on,file=f", "-kernel"},
+		{Machine{Firmware: "f", CD: "c"}, "-drive if=none,id=cd,format=raw,readonly=on,media=cdrom,file=c -device ide-cd,drive=cd", "-append"},
+	} {
+		got := strings.Join(test.m.Command(), " ")
+		if !strings.Contains(got, test.wants) || strings.Contains(got, test.lacks) {
+			t.Errorf("%+v: got %s", test.m, got)
+		}
 	}
 }
 

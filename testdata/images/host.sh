@@ -9,7 +9,7 @@ for what in "$@"; do
 	case $what in
 	build) need gcc libc6-dev pkgconf libseccomp-dev ;;
 	# The firmware, the stub and the tools are for images that boot from disks.
-	vm) need qemu-system-x86 ovmf systemd-boot-efi squashfs-tools e2fsprogs ;;
+	vm) need qemu-system-x86 ovmf systemd-boot-efi squashfs-tools e2fsprogs xorriso dosfstools fdisk ;;
 	*) die "host.sh: no such part: $what" ;;
 	esac
 done
