@@ -179,13 +179,17 @@ func stub(t *testing.T, dir string) string {
 func TestFormats(t *testing.T) {
 	dir, store := project(t)
 	program := stub(t, dir)
-	for format, want := range map[string]string{
+	formats := map[string]string{
 		"kernel+initrd": "t-kernel t-initrd.img t-cmdline",
 		"ext4":          "t-kernel t-ext4.img t-cmdline",
 		"kernel+ext4":   "t-kernel t-ext4.img t-cmdline",
 		"efi":           "t.efi", "raw-efi": "t-efi.img", "iso-efi": "t-efi.iso", "iso-efi-initrd": "t-efi.iso",
 		"tar": "t.tar",
-	} {
+	}
+	if _, err := exec.LookPath(squashfsTool); err == nil {
+		formats["squashfs"] = "t-kernel t-squashfs.img t-cmdline"
+	}
+	for format, want := range formats {
 		out := t.TempDir()
 		printed := must(t, "build", "--offline", "--store", store, "--efi-stub", program, "--format", format, "-o", out, filepath.Join(dir, "t.yml"))
 		if got := strings.ReplaceAll(strings.TrimSpace(printed), out+"/", ""); got != strings.ReplaceAll(want, " ", "\n") {
