@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"syscall"
 	"testing"
+
+	"keelson/mkimage/tree"
 )
 
 func ext4(t *testing.T) []byte {
@@ -64,7 +66,16 @@ func TestExt4Ends(t *testing.T) {
 		t.Skip(err)
 	}
 	defer full.Close()
-	if err := Ext4(context.Background(), full, sample(t), nil); !errors.Is(err, syscall.ENOSPC) {
+	// More than lies between the two that work on it.
+	tr := sample(t)
+	root, err := tr.Root("/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := root.Put("large", tree.File(0o644, make([]byte, 4<<20))); err != nil {
+		t.Fatal(err)
+	}
+	if err := Ext4(context.Background(), full, tr, nil); !errors.Is(err, syscall.ENOSPC) {
 		t.Errorf("a full disk: got %v", err)
 	}
 }
