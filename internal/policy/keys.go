@@ -157,7 +157,7 @@ func ParseOneShot(onshutdown bool, annotations map[string]string) (OneShot, []Pr
 func parse[P any](p *P, keys []key[P], annotations map[string]string) []Problem {
 	var names []string
 	for name := range annotations {
-		if strings.HasPrefix(name, Prefix) {
+		if strings.HasPrefix(name, Prefix) || mistyped(name, keys) {
 			names = append(names, name)
 		}
 	}
@@ -177,13 +177,20 @@ func parse[P any](p *P, keys []key[P], annotations map[string]string) []Problem 
 	return problems
 }
 
+// mistyped reports whether a name is a key but for its case or a slip in it, such as
+// kelson.restart. Annotations of other names are somebody else's.
+func mistyped[P any](name string, keys []key[P]) bool {
+	name = strings.ToLower(name)
+	return slices.ContainsFunc(keys, func(k key[P]) bool { return distance(name, k.name) <= 2 })
+}
+
 // unknown says that there is no such key, and which one may have been meant.
 func unknown[P any](name string, keys []key[P]) string {
 	best, bestDistance := "", len(name)
 	var all []string
 	for _, k := range keys {
 		all = append(all, k.name)
-		if d := distance(name, k.name); d < bestDistance {
+		if d := distance(strings.ToLower(name), k.name); d < bestDistance {
 			best, bestDistance = k.name, d
 		}
 	}

@@ -111,6 +111,23 @@ func TestProblemsAreInOrderAndSuggest(t *testing.T) {
 	}
 }
 
+// A slip in the first word, too, is no annotation of somebody else's.
+func TestKeysOfOtherNames(t *testing.T) {
+	for name, want := range map[string]string{
+		"kelson.restart": "keelson.restart", "Keelson.Restart": "keelson.restart", "keelson_restart": "keelson.restart",
+		"KEELSON.HEALTH.INTERVL": "keelson.health.interval",
+		"restart":                "", "org.example.restart": "", "example.com/restart": "", "": "",
+	} {
+		p, problems := ParseService(map[string]string{name: "never"})
+		if want == "" && len(problems) > 0 || want != "" && (len(problems) != 1 || !strings.HasSuffix(problems[0].Want, "did you mean "+want+"?")) {
+			t.Errorf("%q: %v", name, problems)
+		}
+		if p.Restart != RestartAlways {
+			t.Errorf("%q is in force", name)
+		}
+	}
+}
+
 func TestSignals(t *testing.T) {
 	for value, want := range map[string]unix.Signal{
 		"SIGTERM": 15, "term": 15, "9": 9, "SIGRTMIN+3": 37, "RTMAX": 64, "RTMAX-1": 63, "SIGQUIT": 3,
