@@ -199,6 +199,33 @@ func TestATaskOfACutStartHasItsTime(t *testing.T) {
 	})
 }
 
+// Who was asked to stop stays stopped, also where the supervisor that was asked dies first.
+func TestAskedToStopIsRemembered(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLife(t, map[string]string{"keelson.stop.timeout": "1h"})
+		stubborn := newTask(101)
+		stubborn.onStop = func(*fakeTask) bool { return true }
+		l.onStart = func(context.Context, int) (task.Task, error) { return stubborn, nil }
+		l.run()
+		if err := l.svc.Stop("asked to stop"); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		l.is(lifecycle.Stopping, 1)
+		l.cancel()
+		<-l.svc.Over()
+		l.cfg.Resumed = true
+		l.onAdopt = func(context.Context, int, pidfd.Identity) (task.Task, *task.Exit, error) { return stubborn, nil, nil }
+		l.run()
+		l.is(lifecycle.Stopping, 1)
+		stubborn.ends(0)
+		l.until(time.Hour)
+		l.is(lifecycle.Stopped, 1)
+		l.svc.Leave()
+		l.ends(time.Hour)
+	})
+}
+
 // More time that a service has asked for is its own under the next supervisor, too.
 func TestExtendedTimeIsRemembered(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -123,14 +123,22 @@ func (s *Service) started(ctx context.Context, r startResult) {
 
 // startFailed decides what follows a start that has failed.
 func (s *Service) startFailed(cause string) {
+	if s.decideStart(cause) {
+		s.showTail()
+	}
+}
+
+// decideStart is startFailed without the last output. It reports whether the reason
+// is another than the last time.
+func (s *Service) decideStart(cause string) (news bool) {
 	s.set(func(p *public) { p.sick = true })
 	if cause == s.lastFailure {
 		s.decide("failed to start for the same reason", "failed to start: "+cause, false, 0)
-		return
+		return false
 	}
 	s.lastFailure = cause
 	s.decide("failed to start: "+cause, "failed to start: "+cause, false, 0)
-	s.showTail()
+	return true
 }
 
 // holdTask begins to wait for a running task.
@@ -191,15 +199,16 @@ func (s *Service) noteExit(e task.Exit, ran time.Duration) string {
 func (s *Service) ended(ctx context.Context, e task.Exit, ran, well time.Duration) {
 	cause, success := s.noteExit(e, ran), e.Success()
 	cause = fmt.Sprintf("%s after %.1fs", cause, ran.Seconds())
+	show := !success
 	s.set(func(p *public) { p.sick = true })
 	switch {
 	case s.follow == followFailure:
 		s.setFollow(followNothing)
-		s.startFailed(s.stopCause)
+		show = s.decideStart(s.stopCause)
 	case s.killedFor != "":
 		s.killedFor = ""
 		s.decide(cause+", for it was unhealthy", cause+", for it was unhealthy", false, well)
-		success = false
+		show = true
 	default:
 		s.decide(cause, cause, success, well)
 	}
@@ -210,7 +219,7 @@ func (s *Service) ended(ctx context.Context, e task.Exit, ran, well time.Duratio
 			return
 		}
 		s.output.Drain()
-		if !success {
+		if show {
 			s.showTail()
 		}
 	})

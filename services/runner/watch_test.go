@@ -85,6 +85,9 @@ func TestReadyAtALineOfItsOutput(t *testing.T) {
 		l.writes("listening on nothing")
 		l.until(3500 * time.Millisecond)
 		l.is(lifecycle.Backoff, 1)
+		if shown := l.shown(); strings.Count(strings.Join(shown, "\n"), "| last words") != 1 {
+			t.Errorf("its last words are not shown once but as %q", shown)
+		}
 		l.until(5 * time.Second)
 		l.writes("listening on 80")
 		l.writes("listening on 443") // nobody needs it any more
