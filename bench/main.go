@@ -29,6 +29,7 @@ func main() {
 	build := flag.String("build", os.Getenv("KEELSON_BUILD"), "the `folder` that make built into")
 	seed := flag.Int("seed", 1, "of the emulator; compare two trees with the median of three seeds")
 	onlyLogs := flag.Bool("logs", false, "measure only how fast logs are taken")
+	onlySupervision := flag.Bool("supervision", false, "measure only how services are kept")
 	verbose := flag.Bool("v", false, "show the consoles")
 	flag.Parse()
 	if *build == "" {
@@ -45,19 +46,27 @@ func main() {
 		printLogs(os.Stdout, result)
 		return
 	}
-	if err := run(ctx, *build, *seed, *verbose); err != nil {
+	if err := run(ctx, *build, *seed, *onlySupervision, *verbose); err != nil {
 		slog.Error("bench", "error", err)
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, build string, seed int, verbose bool) error {
+func run(ctx context.Context, build string, seed int, onlySupervision, verbose bool) error {
 	dir, err := os.MkdirTemp("", "keelson-bench-")
 	if err != nil {
 		return err
 	}
 	defer os.RemoveAll(dir)
 	b := &bench{build: build, dir: dir, seed: seed, verbose: verbose}
+	if onlySupervision {
+		result, err := b.measureSupervision(ctx)
+		if err != nil {
+			return err
+		}
+		printTable(os.Stdout, supervisionRows(result))
+		return nil
+	}
 	result, err := b.measure(ctx)
 	if err != nil {
 		return err
@@ -70,7 +79,7 @@ func run(ctx context.Context, build string, seed int, verbose bool) error {
 	if err := os.WriteFile(path, append(encoded, '\n'), 0o644); err != nil {
 		return err
 	}
-	printTable(os.Stdout, result)
+	printTable(os.Stdout, rows(result))
 	printLogs(os.Stdout, result.Logs)
 	fmt.Printf("\nwritten to %s\n", path)
 	return nil

@@ -62,11 +62,9 @@ type bench struct {
 
 func (b *bench) measure(ctx context.Context) (*Result, error) {
 	r := new(Result)
-	info, err := os.Stat(filepath.Join(b.build, "images/busybox/bin/busybox"))
-	if err != nil {
-		return nil, fmt.Errorf("%w (make images builds it)", err)
+	if err := b.weighShell(); err != nil {
+		return nil, err
 	}
-	b.shell = float64(info.Size())
 	if err := b.sizes(ctx, r); err != nil {
 		return nil, err
 	}
@@ -92,21 +90,8 @@ func (b *bench) measure(ctx context.Context) (*Result, error) {
 		}
 	}
 	r.Each = (r.M20.AllUp - r.M5.AllUp) / 15
-	say("restart")
-	if r.Restart, err = b.span(ctx, victim, "bench: victim dies", "bench: victim runs"); err != nil {
-		return nil, fmt.Errorf("restart: %w", err)
-	}
-	say("kill to ready")
-	if r.Ready, err = b.killToReady(ctx, offset); err != nil {
-		return nil, fmt.Errorf("kill to ready: %w", err)
-	}
-	say("chains")
-	if r.Chains, err = b.chains(ctx, offset); err != nil {
-		return nil, fmt.Errorf("chains: %w", err)
-	}
-	say("storm")
-	if r.Storm, err = b.storm(ctx); err != nil {
-		return nil, fmt.Errorf("storm: %w", err)
+	if err := b.supervision(ctx, offset, r); err != nil {
+		return nil, err
 	}
 	say("poweroff")
 	if r.Poweroff, err = b.span(ctx, switchOff, "bench: off", "reboot: Power down"); err != nil {
@@ -121,6 +106,50 @@ func (b *bench) measure(ctx context.Context) (*Result, error) {
 		return nil, fmt.Errorf("logs: %w", err)
 	}
 	return r, nil
+}
+
+// measureSupervision measures only how services are kept.
+func (b *bench) measureSupervision(ctx context.Context) (*Result, error) {
+	if err := b.weighShell(); err != nil {
+		return nil, err
+	}
+	offset, err := b.offset(ctx)
+	if err != nil {
+		return nil, err
+	}
+	r := new(Result)
+	return r, b.supervision(ctx, offset, r)
+}
+
+// supervision measures how fast services are there again, and what keeping them costs.
+func (b *bench) supervision(ctx context.Context, offset float64, r *Result) (err error) {
+	say("restart")
+	if r.Restart, err = b.span(ctx, victim, "bench: victim dies", "bench: victim runs"); err != nil {
+		return fmt.Errorf("restart: %w", err)
+	}
+	say("kill to ready")
+	if r.Ready, err = b.killToReady(ctx, offset); err != nil {
+		return fmt.Errorf("kill to ready: %w", err)
+	}
+	say("chains")
+	if r.Chains, err = b.chains(ctx, offset); err != nil {
+		return fmt.Errorf("chains: %w", err)
+	}
+	say("storm")
+	if r.Storm, err = b.storm(ctx); err != nil {
+		return fmt.Errorf("storm: %w", err)
+	}
+	return nil
+}
+
+// weighShell finds out how large the busybox is that measures memory.
+func (b *bench) weighShell() error {
+	info, err := os.Stat(filepath.Join(b.build, "images/busybox/bin/busybox"))
+	if err != nil {
+		return fmt.Errorf("%w (make images builds it)", err)
+	}
+	b.shell = float64(info.Size())
+	return nil
 }
 
 func say(format string, a ...any) { fmt.Fprintf(os.Stderr, format+"\n", a...) }
