@@ -404,6 +404,9 @@ func TestCannotStart(t *testing.T) {
 		"socket is a folder": {[]string{"--root", dir + "/r", "--address", dir + "/r"}, "listen on " + dir + "/r: "},
 	} {
 		t.Run(name, func(t *testing.T) {
+			if name == "socket is a folder" && os.Geteuid() != 0 {
+				t.Skip("needs root: it fails earlier, as it may not give its other socket to root")
+			}
 			ctx, cancel := context.WithTimeout(t.Context(), bound)
 			defer cancel()
 			args := append([]string{"--state", dir + "/state", "--address", dir + "/c.sock"}, c.args...)
