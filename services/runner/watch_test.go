@@ -322,3 +322,80 @@ func TestHurryEndsAStopAtOnce(t *testing.T) {
 		close(back)
 	})
 }
+
+// A service that stops may ask for more time, and has so much and no more.
+func TestMoreTimeToStop(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l, said := talks(t, map[string]string{"keelson.ready": "notify", "keelson.stop.timeout": "2s"})
+		l.onStart = func(context.Context, int) (task.Task, error) {
+			f := newTask(101)
+			f.onStop = func(*fakeTask) bool { return true }
+			return f, nil
+		}
+		l.run()
+		said <- Message{Ready: true}
+		if err := l.svc.Stop("asked to stop"); err != nil {
+			t.Fatal(err)
+		}
+		l.until(time.Second)
+		said <- Message{Stopping: true, ExtendTimeout: 10 * time.Second}
+		l.until(10 * time.Second)
+		l.is(lifecycle.Stopping, 1)
+		if i := l.svc.Info(); i.Status != "stopping" {
+			t.Errorf("its status is %q", i.Status)
+		}
+		l.until(12 * time.Second)
+		l.is(lifecycle.Stopped, 1)
+		l.svc.Leave()
+		l.ends(12 * time.Second)
+	})
+}
+
+// Failures of its health before the death of a supervisor count under the next.
+func TestFailuresOfHealthAreRemembered(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLife(t, map[string]string{"keelson.health": "tcp:80", "keelson.health.interval": "1s", "keelson.health.retries": "2"})
+		l.cfg.Probe = func(context.Context, policy.Probe, task.Task) error { return errors.New("connection refused") }
+		runs := newTask(101)
+		runs.onStop = func(*fakeTask) bool { return true }
+		l.onStart = func(context.Context, int) (task.Task, error) { return runs, nil }
+		l.run()
+		l.until(1500 * time.Millisecond)
+		l.is(lifecycle.Ready, 1)
+		l.cancel()
+		<-l.svc.Over()
+		l.cfg.Resumed = true
+		l.onAdopt = func(context.Context, int, pidfd.Identity) (task.Task, *task.Exit, error) { return runs, nil, nil }
+		l.run()
+		l.until(2500 * time.Millisecond)
+		l.is(lifecycle.Unhealthy, 1)
+		runs.ends(0)
+		l.svc.Leave()
+		<-l.svc.Over()
+		l.cancel()
+	})
+}
+
+// A start that hangs is broken off, and is a failed one.
+func TestAStartThatHangsIsBrokenOff(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLife(t, nil)
+		l.onStart = func(ctx context.Context, n int) (task.Task, error) {
+			if n > 1 {
+				return newTask(100 + n), nil
+			}
+			<-ctx.Done()
+			return nil, ctx.Err()
+		}
+		l.run()
+		l.until(startBound - time.Second)
+		l.is(lifecycle.Starting, 1)
+		l.until(startBound + time.Second)
+		l.is(lifecycle.Ready, 2)
+		if shown := l.shown(); !strings.Contains(shown[0], "3m0s web: ERROR: failed to start: context deadline exceeded; restart 1 in 100ms") {
+			t.Errorf("the console shows %q", shown)
+		}
+		l.svc.Leave()
+		l.ends(startBound + time.Second)
+	})
+}
