@@ -400,6 +400,52 @@ func TestOutputIsOneTail(t *testing.T) {
 	}
 }
 
+// A mark is still where it was for the next supervisor, unless what was kept has gone.
+func TestAMarkOutlivesItsProcess(t *testing.T) {
+	dir := t.TempDir()
+	open := func() *Output {
+		o, err := machine(t, dir, 1<<30).OpenOutput(OutputConfig{Source: "web", Pipes: filepath.Join(dir, "io"), Base: filepath.Join(dir, "log", "web"), Warn: t.Logf})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return o
+	}
+	o := open()
+	stdout, _ := o.Paths()
+	say := func(text string) {
+		f, err := os.OpenFile(stdout, os.O_WRONLY, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		fmt.Fprint(f, text)
+		f.Close()
+		o.Drain()
+	}
+	say("of the run before\n")
+	o.Mark()
+	marked := o.Marked()
+	say("of this run\n")
+	o.Close(true)
+
+	o = open()
+	o.MarkAt(marked)
+	l := newLines()
+	cancel := o.Watch(func(line []byte) { l.add(string(line)) })
+	say("more of it\n")
+	if got, want := l.wait(t, 2), []string{"of this run", "more of it"}; !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	cancel()
+	o.MarkAt([2]int64{1 << 40, 1 << 40})
+	l = newLines()
+	cancel = o.Watch(func(line []byte) { l.add(string(line)) })
+	if got := l.wait(t, 3); len(got) != 3 || got[2] != "more of it" {
+		t.Errorf("got %q", got)
+	}
+	cancel()
+	o.Close(false)
+}
+
 func TestWatchSeesLinesSinceTheMark(t *testing.T) {
 	dir := t.TempDir()
 	o, err := machine(t, dir, 1<<30).OpenOutput(OutputConfig{Source: "web", Pipes: filepath.Join(dir, "io"), Base: filepath.Join(dir, "log", "web"), Warn: t.Logf})

@@ -54,8 +54,17 @@ func (o *Output) Mark() { o.outMark, o.errMark = o.stdout.Mark(), o.stderr.Mark(
 // Marked returns where they begin, for MarkAt of a next supervisor.
 func (o *Output) Marked() [2]int64 { return [2]int64{o.outMark, o.errMark} }
 
-// MarkAt makes Tail and Watch begin where they did for an earlier supervisor.
-func (o *Output) MarkAt(mark [2]int64) { o.outMark, o.errMark = mark[0], mark[1] }
+// MarkAt makes Tail and Watch begin where they did for an earlier supervisor, or with
+// everything where what that one kept is gone.
+func (o *Output) MarkAt(mark [2]int64) {
+	o.outMark, o.errMark = 0, 0
+	if mark[0] <= o.stdout.Mark() {
+		o.outMark = mark[0]
+	}
+	if mark[1] <= o.stderr.Mark() {
+		o.errMark = mark[1]
+	}
+}
 
 // Drain takes over what is still in the pipes, after a task's end.
 func (o *Output) Drain() {
