@@ -46,7 +46,7 @@ services:
     image: keelson/busybox
     command: ["sh", "-c", "i=0; while :; do i=$((i+1)); echo $i >/run/alive; sleep 0.2; done"]
     binds: ["/run:/run"]
-`
+` + ledger
 
 // listened collects what arrives on the host, a line or a message each.
 type listened struct {
@@ -277,6 +277,8 @@ func TestLogsLeaveTheMachine(t *testing.T) {
 	if n := len(tcp.matching(`boot complete in`)); n != 1 {
 		t.Errorf("an event was received %d times", n)
 	}
+
+	t.Run("deaths", func(t *testing.T) { testDeaths(t, &vm{m.Machine, t, m.ctx}, 0) })
 
 	// A flood is shown in part; the line that says how it ended is shown.
 	m.startFlood()

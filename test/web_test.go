@@ -141,7 +141,10 @@ func TestStockRuntime(t *testing.T) {
 	t.Parallel()
 	m := boot(t, setup{
 		file: "web.yml", agent: true,
-		swap:   map[string]string{"init:\n  - keelson/init\n": "init:\n  - keelson/init\n  - keelson/stock-runtime\n"},
+		swap: map[string]string{
+			"init:\n  - keelson/init\n": "init:\n  - keelson/init\n  - keelson/stock-runtime\n",
+			"\nfiles:\n":                ledger + "\nfiles:\n",
+		},
 		Config: qemu.Config{Ports: []int{80, 6379}, MemoryMB: 768},
 	})
 	m.booted()
@@ -188,6 +191,8 @@ func TestStockRuntime(t *testing.T) {
 	m.kill(was.PID, syscall.SIGKILL)
 	m.serviceAfter("redis", was.PID)
 	m.ping(6379)
+	// The stock shim copies from a pipe of its own, with a buffer of 32 KiB.
+	t.Run("deaths", func(t *testing.T) { testDeaths(t, &vm{m.Machine, t, m.ctx}, pipeBytes+32<<10) })
 
 	if err := m.PressKeys(m.ctx, "ctrl", "alt", "delete"); err != nil {
 		t.Fatal(err)
