@@ -30,6 +30,8 @@ type Shape struct {
 	FromKernel  float64 `json:"from_kernel_s"` // from the kernel's start
 	MemoryUsed  float64 `json:"mem_used_mb"`   // MemTotal - MemFree, 15 s after the boot, caches dropped
 	PerCPU      float64 `json:"mem_percpu_mb"` // of it free pages that the kernel keeps ready for each CPU
+	LogRing     float64 `json:"log_ring_mb"`   // of it what has been logged, in the ring
+	LogFiles    float64 `json:"log_files_mb"`  // and in files
 	SwitchesSec float64 `json:"idle_switches_per_s,omitempty"`
 	CPUPercent  float64 `json:"idle_cpu_percent,omitempty"`
 }
@@ -40,6 +42,7 @@ type Result struct {
 	M1       Shape   `json:"m1"`
 	M5       Shape   `json:"m5"`
 	M20      Shape   `json:"m20"`
+	Talked   Shape   `json:"m20_talked"`      // after each of the services has written more than its log holds
 	Each     float64 `json:"each_service_s"`  // what a further service costs, from m5 to m20
 	Handover float64 `json:"handover_s"`      // from the start of /init to that of the next stage
 	Restart  float64 `json:"restart_s"`       // from the death of a healthy service to its exec
@@ -85,9 +88,13 @@ func (b *bench) measure(ctx context.Context) (*Result, error) {
 			r.Handover = handover
 		}
 		say("m%d: memory", s.services)
-		if err := b.memory(ctx, s.services, s.shape); err != nil {
+		if err := b.memory(ctx, fmt.Sprintf("m%d-memory", s.services), shape(s.services, probe(memoryScript)), s.shape); err != nil {
 			return nil, fmt.Errorf("m%d: %w", s.services, err)
 		}
+	}
+	say("m20 that has talked: memory")
+	if err := b.memory(ctx, "m20-talked", talking(), &r.Talked); err != nil {
+		return nil, fmt.Errorf("m20 that has talked: %w", err)
 	}
 	r.Each = (r.M20.AllUp - r.M5.AllUp) / 15
 	if err := b.supervision(ctx, offset, r); err != nil {
@@ -268,10 +275,10 @@ func (b *bench) times(ctx context.Context, services int, offset float64, s *Shap
 }
 
 // memory measures what is in use of the memory, and what idleness costs.
-func (b *bench) memory(ctx context.Context, services int, s *Shape) error {
+func (b *bench) memory(ctx context.Context, name, yaml string, s *Shape) error {
 	ctx, cancel := context.WithTimeout(ctx, bound)
 	defer cancel()
-	m, err := b.boot(ctx, fmt.Sprintf("m%d-memory", services), shape(services, probe(memoryScript)))
+	m, err := b.boot(ctx, name, yaml)
 	if err != nil {
 		return err
 	}
@@ -291,6 +298,7 @@ func (b *bench) memory(ctx context.Context, services int, s *Shape) error {
 		return fmt.Errorf("the console does not show the memory:\n%s", m.Console)
 	}
 	s.MemoryUsed = ((found["MemTotal"]-found["MemFree"])*1024 - b.shell) / megabyte
+	s.LogRing, s.LogFiles = found["ring"]*1024/megabyte, found["files"]*1024/megabyte
 	s.PerCPU = found["percpu"] * float64(os.Getpagesize()) / megabyte
 	// Ticks are hundredths of a second, and there were 100 s of them.
 	s.CPUPercent = (found["busy-after"] - found["busy-before"]) / 100

@@ -40,6 +40,15 @@ onboot:
 	return yaml.String()
 }
 
+// talking is shape m20 after each service has written 5 MB of text, for which it has two minutes: more than its ring and
+// its files have room for.
+func talking() string {
+	return strings.NewReplacer(
+		`["sleep", "1000000"]`, `["sh", "-c", "seq 1 700000; exec sleep 1000000"]`,
+		`["httpd", "-f", "-p", "8080"]`, `["sh", "-c", "seq 1 700000; exec httpd -f -p 8080"]`,
+	).Replace(shape(20, probe(strings.Replace(memoryScript, "sleep 20", "sleep 120", 1))))
+}
+
 // probe is put into a root with a script for /etc/init.d that goes on in the background; see busyboxScript.
 func probe(script string) string {
 	var yaml strings.Builder
@@ -69,6 +78,10 @@ const (
 			case $name in count:) n=$((n + value)) ;; esac
 		done </proc/zoneinfo
 		echo "bench: percpu: $n" >/dev/console
+		$b df -k /run/keelson/log | while read name size used rest; do
+			case $used in [0-9]*) echo "bench: ring: $used" ;; esac
+		done >/dev/console
+		$b du -sk /var/log | while read used rest; do echo "bench: files: $used"; done >/dev/console
 		look() {
 			while read name a b c d e f g h rest; do
 				case $name in
