@@ -3,20 +3,14 @@
 package test
 
 import (
-	"bufio"
 	"encoding/json"
 	"fmt"
-	"io"
-	"net"
 	"os"
 	"path/filepath"
 	"regexp"
-	"slices"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/cavaliergopher/cpio"
 
@@ -48,137 +42,6 @@ services:
     binds: ["/run:/run"]
 ` + ledger
 
-// listened collects what arrives on the host, a line or a message each.
-type listened struct {
-	mu    sync.Mutex
-	lines []string
-}
-
-func (l *listened) add(line string) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.lines = append(l.lines, line)
-}
-
-func (l *listened) all() []string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return slices.Clone(l.lines)
-}
-
-// matching returns what matches a pattern.
-func (l *listened) matching(pattern string) []string {
-	re := regexp.MustCompile(pattern)
-	var found []string
-	for _, line := range l.all() {
-		if re.MatchString(line) {
-			found = append(found, line)
-		}
-	}
-	return found
-}
-
-// heard waits until something that matches has arrived.
-func (m *vm) heard(l *listened, pattern string) {
-	m.t.Helper()
-	for len(l.matching(pattern)) == 0 {
-		select {
-		case <-m.ctx.Done():
-			all := l.all()
-			m.t.Fatalf("%q did not arrive; the last of %d:\n%s", pattern, len(all), strings.Join(all[max(0, len(all)-20):], "\n"))
-		case <-time.After(poll):
-		}
-	}
-}
-
-// frames reads messages with octet counting (RFC 6587) from every connection.
-func frames(t *testing.T, to *listened) (port int) {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { l.Close() })
-	go func() {
-		for {
-			conn, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer conn.Close()
-				r := bufio.NewReader(conn)
-				for {
-					var size int
-					if _, err := fmt.Fscanf(r, "%d ", &size); err != nil || size > 1<<20 {
-						return
-					}
-					message := make([]byte, size)
-					if _, err := io.ReadFull(r, message); err != nil {
-						return
-					}
-					to.add(string(message))
-				}
-			}()
-		}
-	}()
-	return l.Addr().(*net.TCPAddr).Port
-}
-
-// datagrams reads a message from each.
-func datagrams(t *testing.T, to *listened) (port int) {
-	t.Helper()
-	c, err := net.ListenPacket("udp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { c.Close() })
-	go func() {
-		b := make([]byte, 1<<16)
-		for {
-			n, _, err := c.ReadFrom(b)
-			if err != nil {
-				return
-			}
-			to.add(string(b[:n]))
-		}
-	}()
-	return c.LocalAddr().(*net.UDPAddr).Port
-}
-
-// lines reads lines from a socket that QEMU connects to; what is written to the returned connection goes into
-// the machine.
-func lines(t *testing.T, name string, to *listened) (path string, peer func() net.Conn) {
-	t.Helper()
-	dir, err := os.MkdirTemp("/tmp", "keelson-edge-") // a socket's path has room for 108 bytes
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	path = filepath.Join(dir, name)
-	l, err := net.Listen("unix", path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { l.Close() })
-	connected := make(chan net.Conn, 1)
-	go func() {
-		conn, err := l.Accept()
-		if err != nil {
-			return
-		}
-		connected <- conn
-		for r := bufio.NewReader(conn); ; {
-			line, err := r.ReadString('\n')
-			if err != nil {
-				return
-			}
-			to.add(strings.TrimRight(line, "\r\n"))
-		}
-	}()
-	return path, func() net.Conn { return <-connected }
-}
-
 // startFlood has the service flood write its 60,000 lines.
 func (m *vm) startFlood() { m.sh("touch /proc/1/root/run/flood") }
 
@@ -194,8 +57,9 @@ func TestLogsLeaveTheMachine(t *testing.T) {
 	var tcp, udp, virtio, second listened
 	port, peer := lines(t, "virtio", &virtio)
 	serial, typed := lines(t, "serial", &second)
+	collector := frames(t, &tcp)
 	targets := fmt.Sprintf("keelson.log.forward=tcp://10.0.2.2:%d,udp://10.0.2.2:%d,ftp://nobody keelson.log.forward=virtio:keelson.log",
-		frames(t, &tcp), datagrams(t, &udp))
+		collector.port, datagrams(t, &udp))
 	m := boot(t, setup{yaml: edgeImage, agent: true, Config: qemu.Config{
 		Ports:      []int{},
 		CmdlineAdd: "console=ttyS1 linuxkit.runc_debug=maybe " + targets,
@@ -276,6 +140,19 @@ func TestLogsLeaveTheMachine(t *testing.T) {
 	}
 	if n := len(tcp.matching(`boot complete in`)); n != 1 {
 		t.Errorf("an event was received %d times", n)
+	}
+
+	// A receiver that goes away holds up no other, and gets what it has missed when it is back.
+	collector.goes()
+	m.sh(`echo '<3>nobody listens for a while' >/dev/kmsg`)
+	m.await(`forward +warning: tcp://10\.0\.2\.2:\d+: .*it is tried again, and the logs wait for it`)
+	m.sh(`echo '<3>and nobody yet' >/dev/kmsg`)
+	m.heard(&udp, `kernel - kernel .*and nobody yet`)
+	collector.comes()
+	m.await(`forward +tcp://10\.0\.2\.2:\d+: back after`)
+	m.heard(&tcp, `kernel - kernel .*and nobody yet`)
+	if n := len(tcp.matching(`kernel - kernel .*and nobody yet`)); n != 1 {
+		t.Errorf("what was logged while nobody listened was received %d times", n)
 	}
 
 	t.Run("deaths", func(t *testing.T) { testDeaths(t, &vm{m.Machine, t, m.ctx}, 0) })
