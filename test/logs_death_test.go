@@ -130,6 +130,11 @@ func testDeaths(t *testing.T, m *vm, inside int) {
 	m.kill(supervisor.PID, syscall.SIGKILL)
 	m.awaitFrom(from, `ledger +warning: what it wrote last may be missing.*64 KiB`)
 	m.serviceAfter("ledger", process.PID)
+	for _, line := range m.Console.Lines(from) {
+		if strings.Contains(line, "ledger        | 1 ") {
+			t.Errorf("both died: an earlier process's line is shown as one of its last: %s", line)
+		}
+	}
 	last = m.logged()[run]
 	t.Logf("both died: of %d lines %d are in the log", wrote, last)
 	if least := wrote - (pipeBytes+inside)/ledgerLine; last < least || last > wrote+1 {

@@ -205,6 +205,9 @@ func (s *Service) foundEnded(ctx context.Context, exit *task.Exit) {
 	if exit == nil {
 		exit = &task.Exit{}
 	}
+	if s.output != nil {
+		s.output.MarkAt(m.Mark) // its last lines are not those of the process before it
+	}
 	s.killedFor = ""
 	if m.State == lifecycle.Unhealthy {
 		s.killedFor = m.KilledFor

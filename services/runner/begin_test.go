@@ -97,7 +97,7 @@ func TestAnEndWhileNobodyLookedFollowsThePolicy(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLife(t, map[string]string{"keelson.restart": "on-failure"})
 		l.cfg.Resumed = true
-		l.remember(memory{State: lifecycle.Running})
+		l.remember(memory{State: lifecycle.Running, Mark: [2]int64{3, 4}})
 		l.onAdopt = func(context.Context, int, pidfd.Identity) (task.Task, *task.Exit, error) {
 			return nil, &task.Exit{Known: true}, nil
 		}
@@ -105,6 +105,9 @@ func TestAnEndWhileNobodyLookedFollowsThePolicy(t *testing.T) {
 		l.is(lifecycle.Stopped, 0)
 		if !l.settled() {
 			t.Error("the boot waits for it")
+		}
+		if l.marked != [2]int64{3, 4} {
+			t.Errorf("its output is taken to begin at %v", l.marked)
 		}
 		l.said("0s web: exited with code 0 after 0.0s; not restarted (keelson.restart: on-failure)")
 		l.svc.Leave()
