@@ -28,14 +28,14 @@ func rows(r *Result) []row {
 		{"  m1 without them", "%.1f MB", r.M1.MemoryUsed - r.M1.PerCPU, 0, 0},
 		{"  m5 without them", "%.1f MB", r.M5.MemoryUsed - r.M5.PerCPU, 0, 0},
 		{"  m20 without them", "%.1f MB", r.M20.MemoryUsed - r.M20.PerCPU, 0, 0},
-		{"m20 with its logs full", "%.1f MB", r.Talked.MemoryUsed, 0, 0},
-		{"  of it the ring", "%.1f MB", r.Talked.LogRing, 0, 0},
-		{"  of it log files", "%.1f MB", r.Talked.LogFiles, 0, 0},
+		{"  m20 with full logs, without them", "%.1f MB", r.Talked.MemoryUsed - r.Talked.PerCPU, 0, 0},
+		{"    of it the ring", "%.1f MB", r.Talked.LogRing, 0, 0},
+		{"    of it log files", "%.1f MB", r.Talked.LogFiles, 0, 0},
 		{"least RAM that boots m1", "%.0f MiB", float64(r.LeastRAM), 128, 96},
 		{"idle m20: context switches", "%.1f /s", r.M20.SwitchesSec, 20, 5},
 		{"idle m20: CPU", "%.2f %%", r.M20.CPUPercent, 0.2, 0.05},
-		{"  with its logs full: switches", "%.1f /s", r.Talked.SwitchesSec, 0, 0},
-		{"  with its logs full: CPU", "%.2f %%", r.Talked.CPUPercent, 0, 0},
+		{"  with full logs: switches", "%.1f /s", r.Talked.SwitchesSec, 0, 0},
+		{"  with full logs: CPU", "%.2f %%", r.Talked.CPUPercent, 0, 0},
 	}
 	all = append(all, supervisionRows(r)...)
 	return append(all, []row{
@@ -59,7 +59,7 @@ func supervisionRows(r *Result) []row {
 }
 
 func printTable(w io.Writer, rows []row) {
-	fmt.Fprintf(w, "\n%-32s %12s %12s %12s\n", "", "measured", "budget", "moonshot")
+	fmt.Fprintf(w, "\n%-35s %12s %12s %12s\n", "", "measured", "budget", "moonshot")
 	for _, row := range rows {
 		mark := ""
 		switch {
@@ -69,7 +69,7 @@ func printTable(w io.Writer, rows []row) {
 		case row.measured <= row.moonshot:
 			mark = "moonshot"
 		}
-		fmt.Fprintf(w, "%-32s %12s %12s %12s  %s\n", row.what, row.number(row.measured),
+		fmt.Fprintf(w, "%-35s %12s %12s %12s  %s\n", row.what, row.number(row.measured),
 			row.aim(row.budget), row.aim(row.moonshot), mark)
 	}
 }
