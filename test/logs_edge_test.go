@@ -179,7 +179,7 @@ func TestLogsLeaveTheMachine(t *testing.T) {
 	m.startFlood()
 	m.awaitFrom(from, `flood +.*exited with code 3.*restart 2`)
 	m.alive()
-	if stopped := second.matching(`restart 2`); len(stopped) > 0 {
+	if stopped := second.matching(`flood .*restart 2`); len(stopped) > 0 {
 		t.Errorf("the second console does not stop: %q", stopped)
 	}
 	if _, err := other.Write([]byte{0x11}); err != nil { // XON
