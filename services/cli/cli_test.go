@@ -348,6 +348,8 @@ func TestLogs(t *testing.T) {
 		{At: 2 * time.Second, Source: "db", Stream: logs.Stderr, Text: []byte("two"), Priority: logs.NoPriority, Dropped: 3, DroppedBytes: 300},
 		{At: 3 * time.Second, Source: "web", Stream: logs.Stdout, Text: []byte("no newline"), Priority: logs.NoPriority, Partial: true},
 		{At: 4 * time.Second, Source: "keelson", Stream: logs.Event, Text: []byte("boot complete"), Priority: 6},
+		{At: 5 * time.Second, Source: "web", Stream: logs.Event, Text: []byte("not well"), Priority: 4},
+		{At: 6 * time.Second, Source: "web", Stream: logs.Event, Text: []byte("killed"), Priority: 3},
 	} {
 		m.clock.Store(int64(r.At)) // the end of a line without a newline is when it is said
 		m.store.Append(r)
@@ -359,7 +361,9 @@ func TestLogs(t *testing.T) {
 		{"logs -o raw web", "one \x1b[31m\nno newline"},
 		{"logs -o raw db", "two\n"},
 		{"logs --stream=stderr", "    2.000  db            missed 3 lines (300 B)\n    2.000  db            two\n"},
-		{"logs --since 4 --boot-events", "    4.000  keelson       boot complete\n"},
+		{"logs --since 4 --boot-events", "    4.000  keelson       boot complete\n    5.000  web           warning: not well\n    6.000  web           ERROR: killed\n"},
+		{"logs -n 0", ""},
+		{"logs -f --until 2 web", "    1.000  web           one \\x1b[31m\n"}, // it ends, and is no cut
 	} {
 		if code, out, errs := m.run(t, strings.Fields(tc.args)...); code != 0 || out != tc.want {
 			t.Errorf("service %s: %d %s\n%q, want\n%q", tc.args, code, errs, out, tc.want)

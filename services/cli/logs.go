@@ -130,7 +130,7 @@ func (a *app) readLogs(query logs.Query, show *logLines) error {
 	defer answer.Body.Close()
 	out := bufio.NewWriterSize(a.out, 32<<10)
 	defer out.Flush()
-	err = eachLine(answer.Body, query.Follow, func(line []byte) error {
+	err = eachLine(answer.Body, query.Follow && !query.Until.Set(), func(line []byte) error {
 		if err := show.line(out, line); err != nil {
 			return err
 		}
@@ -253,7 +253,7 @@ func (l *logLines) line(out *bufio.Writer, data []byte) error {
 	if r.Gap {
 		return nil
 	}
-	text := safe(strings.TrimSuffix(string(r.Text), "\r"))
+	text := mark(r) + safe(strings.TrimSuffix(string(r.Text), "\r"))
 	if r.Continued {
 		text += "…"
 	}
@@ -275,6 +275,20 @@ func (l *logLines) raw(out *bufio.Writer, r logs.Record) error {
 		return err
 	}
 	return out.WriteByte('\n')
+}
+
+// mark is how the console begins an event that is more than one.
+func mark(r logs.Record) string {
+	switch {
+	case r.Stream != logs.Event:
+	case r.Priority <= 3:
+		return "ERROR: "
+	case r.Priority == 4:
+		return "warning: "
+	case r.Priority == 7:
+		return "debug: "
+	}
+	return ""
 }
 
 // missed says what is not there.

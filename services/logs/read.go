@@ -30,9 +30,13 @@ func (s *Store) read(ctx context.Context, q Query, give func(Record) error, paus
 	if err := s.known(&q); err != nil {
 		return err
 	}
+	if q.Last == NoLines && !q.Follow {
+		return nil // not even what is unfinished
+	}
 	waiter := s.spool.Wait()
 	defer waiter.Done()
 	r := s.newReading(q)
+	whole := ctx
 	if q.Until.Set() && q.Follow {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, max(r.until-r.now, 0))
@@ -42,35 +46,38 @@ func (s *Store) read(ctx context.Context, q Query, give func(Record) error, paus
 		// Counted first, then read: the last of many may be more than should be
 		// held in memory.
 		count := 0
-		if err := s.newReading(q).round(ctx, true, func(rec Record) error {
+		if err := s.newReading(q).round(whole, true, func(rec Record) error {
 			if !rec.Gap {
 				count++
 			}
 			return nil
 		}); err != nil {
-			return ended(ctx, err)
+			return ended(whole, err)
 		}
 		r.passOver = max(count-q.Last, 0)
 	}
 	for {
-		if err := r.round(ctx, !q.Follow, give); err != nil {
-			return ended(ctx, err)
-		}
-		if !q.Follow {
-			return nil
+		err := ended(ctx, r.round(ctx, !q.Follow, give))
+		if err != nil || !q.Follow {
+			return err
 		}
 		pause()
 		select {
 		case <-waiter.C:
 		case <-ctx.Done():
-			return nil
 		}
 		t := time.NewTimer(followPause)
 		select {
 		case <-t.C:
 		case <-ctx.Done():
-			t.Stop()
+		}
+		t.Stop()
+		if whole.Err() != nil {
 			return nil
+		}
+		if ctx.Err() != nil { // what came before the time it ends at
+			r.now = r.until
+			return ended(whole, r.round(whole, true, give))
 		}
 		waiter.Again()
 	}
