@@ -13,6 +13,13 @@ CACHE := $(B)/cache
 STAMP := $(B)/stamp
 IMAGES := testdata/images
 
+# What is built depends on the sources alone: not on the folder, on whether git knows it, or on what the environment
+# tells the Go tool to make.
+export GOFLAGS := -buildvcs=false
+export GOOS := linux
+export GOARCH := amd64
+export GOAMD64 := v1
+
 # The Go tool, found (or installed) once and remembered.
 GO = $(shell cat $(STAMP)/go 2>/dev/null || $(IMAGES)/go.sh)
 GOFLAGS_OUT := -trimpath -ldflags "-s -w -buildid="
@@ -55,7 +62,7 @@ REDIS_PORT ?= 6379
 help: ## list the targets
 	@awk 'BEGIN { FS = ":.*## " } \
 		/^##@ / { printf "\n%s\n", substr($$0, 5) } \
-		/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+		/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
 	@echo
 
 .PHONY: build
@@ -77,7 +84,7 @@ run: $(B)/demo/web-initrd.img | host-vm ## boot testdata/web.yml on this termina
 ##@ Working on it
 
 .PHONY: test
-test: lint unit vmtest ## everything that must hold: lint, unit tests with the race detector, the virtual machines
+test: lint unit reproducible vmtest ## everything that must hold: lint, unit tests with the race detector, the same bytes twice, the virtual machines
 
 .PHONY: lint
 lint: $(STAMP)/go | host-build ## gofmt, go vet, staticcheck
@@ -94,6 +101,10 @@ unit: export KEELSON_STOCK = $(CURDIR)/$(BIN)/stock
 unit: $(STAMP)/go $(B)/images/busybox/bin/busybox $(STOCK_BIN) | host-build ## the unit tests, with the race detector
 	$(GO) test -race $(call tags,$(SERVICE_TAGS)) $(PACKAGES)
 	CGO_ENABLED=1 $(GO) test -race $(call tags,$(SHIM_TAGS)) ./runc-shim/...
+
+.PHONY: reproducible
+reproducible: image $(B)/demo/minimal-initrd.img | host-vm ## build a copy of the tree in another folder and compare (FULL=1: Go's cache is not used either)
+	$(IMAGES)/reproducible.sh $(B) $(GO) $(FULL)
 
 .PHONY: vmtest
 vmtest bench: export KEELSON_BUILD = $(CURDIR)/$(B)
@@ -169,14 +180,14 @@ $(B)/images/redis/usr/bin/redis-server: $(IMAGES)/redis.sh $(IMAGES)/debian.sh
 	$(IMAGES)/redis.sh $(B)/images/redis $(CACHE) && touch $@
 
 $(B)/images/guestagent/bin/guestagent: $(BIN)/guestagent $(B)/images/busybox/bin/busybox
-	rm -rf $(B)/images/guestagent && cp -a $(B)/images/busybox $(B)/images/guestagent && cp $(BIN)/guestagent $@
+	rm -rf $(B)/images/guestagent && cp -a $(B)/images/busybox $(B)/images/guestagent && install -m 0755 $(BIN)/guestagent $@
 
 $(B)/images/stock-runtime/usr/bin/runc: $(STOCK_BIN)
-	rm -rf $(B)/images/stock-runtime && mkdir -p $(@D) && cp $^ $(@D)/ && touch $@
+	rm -rf $(B)/images/stock-runtime && mkdir -p $(@D) && install -m 0755 $^ $(@D)/ && touch $@
 
 # For whoever has containerd's own client in a debug container; keelson itself has no use for it.
 $(B)/images/ctr/usr/bin/ctr: $(BIN)/stock/ctr
-	mkdir -p $(@D) && cp $< $@
+	mkdir -p $(@D) && install -m 0755 $< $@
 
 $(B)/images/init/init: $(IMAGES)/init.sh $(BIN)/init $(BIN)/service $(BIN)/containerd-shim-runc-v2
 	$(IMAGES)/init.sh $(B)/images/init $(BIN) && touch $@

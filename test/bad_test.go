@@ -140,7 +140,8 @@ services:
 	m.inOrder(`keelson .*services stopped`, `init .*unmounted [1-9]\d* file systems, rebooting`)
 }
 
-// An init image and a kernel, and nothing to run: not even a folder for it.
+// An init image and a kernel, and nothing to run, not even a folder for it, and no modules: containerd is not started
+// for nothing, and each thing that is not there is said once.
 func TestNoContainers(t *testing.T) {
 	t.Parallel()
 	build := buildDir(t)
@@ -157,17 +158,22 @@ func TestNoContainers(t *testing.T) {
 	m := boot(t, setup{yaml: `
 kernel:
   image: keelson/kernel
+  tar: none
   cmdline: "console=ttyS0 quiet"
 init:
   - keelson/test-no-containers
 `, Config: qemu.Config{MemoryMB: 256}})
-	m.await(`/containers`)
 	m.await(`boot complete`)
-	if err := m.PressPower(m.ctx); err != nil {
+	m.once(`keelson .*no containers in /containers: containerd is not started`)
+	m.once(`modules .*no kernel modules in the image: there are the drivers that the kernel has built in`)
+	m.lacks("ERROR")
+	// The power button is one of the drivers that are not there.
+	if err := m.PressKeys(m.ctx, "ctrl", "alt", "delete"); err != nil {
 		t.Fatal(err)
 	}
-	m.end(qemu.PowerOff)
+	m.end(qemu.Reboot)
 	m.lacks("panic")
+	m.lacks("  containerd  ")
 }
 
 // A kernel without overlay: containers that write to their root cannot be, and those that do not, run.
@@ -250,12 +256,19 @@ services:
 func TestOnFailure(t *testing.T) {
 	t.Parallel()
 	t.Run("onboot", func(t *testing.T) {
-		m := boot(t, setup{Config: qemu.Config{MemoryMB: 256}, yaml: `
-kernel: {image: keelson/kernel-lean, cmdline: "console=ttyS0 quiet"}
+		// The machine has modules too, and not what tells one from the other.
+		modules, err := filepath.Glob(filepath.Join(buildDir(t), "cache/kernel/lib/modules/*"))
+		if err != nil || len(modules) != 1 {
+			t.Fatalf("the kernel's modules: %v, %v", modules, err)
+		}
+		modules[0] = "lib/modules/" + filepath.Base(modules[0])
+		m := boot(t, setup{Config: qemu.Config{MemoryMB: 256}, files: []file{folder("lib/modules"), folder(modules[0])}, yaml: `
+kernel: {image: keelson/kernel-lean, tar: none, cmdline: "console=ttyS0 quiet"}
 init: [keelson/init]
 onboot:
   - name: must-work
     image: keelson/busybox
+    readonly: true
     command: ["sh", "-c", "exit 9"]
     annotations: {keelson.on-failure: reboot}
   - name: never
@@ -264,6 +277,7 @@ onboot:
 onshutdown:
   - name: bye
     image: keelson/busybox
+    readonly: true
     command: ["echo", "the last words"]
 services:
   - name: never-either
@@ -275,6 +289,7 @@ services:
 		m.await(`init .*reboot asked for`) // by another process, so its place among the lines is not fixed
 		m.lacks("not reached")
 		m.lacks("never-either    running")
+		m.once(`modules .*/` + modules[0] + ` has no modules\.dep, so no module can be loaded: run depmod`)
 	})
 	t.Run("service", func(t *testing.T) {
 		m := boot(t, setup{Config: qemu.Config{MemoryMB: 256}, yaml: `

@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"syscall"
@@ -408,6 +409,21 @@ func (m *vm) inOrder(patterns ...string) {
 		}
 		_ = line
 		next = after
+	}
+}
+
+// once waits for a line that matches the pattern, and fails the test where there is another such line already.
+func (m *vm) once(pattern string) {
+	m.t.Helper()
+	line := m.await(pattern)
+	count := 0
+	for _, l := range m.Console.Lines(0) {
+		if regexp.MustCompile(pattern).MatchString(l) {
+			count++
+		}
+	}
+	if count != 1 {
+		m.t.Errorf("the console shows %d times %q", count, line)
 	}
 }
 

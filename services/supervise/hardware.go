@@ -65,7 +65,7 @@ func (s *Supervisor) loadModules(ctx context.Context) {
 	index, err := modules.Open(modules.Running())
 	switch {
 	case errors.Is(err, modules.ErrNoModules):
-		s.con.Line("modules", "%v", err)
+		s.con.Line("modules", "%v: there are the drivers that the kernel has built in", err)
 	case err != nil:
 		s.con.Warn("modules", "%v", err)
 	}

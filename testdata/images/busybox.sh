@@ -13,8 +13,6 @@ fi
 
 rm -rf "$out"
 for dir in bin dev etc/udhcpc proc root run sbin sys tmp usr/bin usr/sbin var/www; do mkdir -p "$out/$dir"; done
-chmod 0700 "$out/root"
-chmod 1777 "$out/tmp"
 cp "$cache/busybox/bin/busybox" "$out/bin/busybox"
 "$out/bin/busybox" --list-full | while read -r applet; do
 	case $applet in
@@ -25,9 +23,12 @@ cp "$cache/busybox/bin/busybox" "$out/bin/busybox"
 done
 # The programs of Debian's busybox that are not applets by path: DHCP looks for its script here.
 cp "$here/udhcpc.script" "$out/etc/udhcpc/default.script"
-chmod 0755 "$out/etc/udhcpc/default.script"
 echo 'root:x:0:0:root:/root:/bin/sh' >"$out/etc/passwd"
 printf 'root:x:0:\ntty:x:5:\n' >"$out/etc/group"
 # No password: what may log in is decided by what the image lets run a login.
 echo 'root::19000:0:99999:7:::' >"$out/etc/shadow"
+modes "$out"
+chmod 0755 "$out/etc/udhcpc/default.script"
 chmod 0640 "$out/etc/shadow"
+chmod 0700 "$out/root"
+chmod 1777 "$out/tmp"

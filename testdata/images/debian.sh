@@ -3,6 +3,13 @@
 # missing when it cannot get it. It never starts a service on the machine: what goes into an image
 # is taken out of the package file and not installed.
 
+# The same on every machine: what sorts, and the modes of what is made.
+export LC_ALL=C
+umask 022
+
+# modes DIR: the modes of files as they come out of a fresh checkout, whatever the folder they are in hands down.
+modes() { chmod -R u=rwX,go=rX,ug-s "$1"; }
+
 say() { printf '%s\n' "$*" >&2; }
 die() { say "error: $*"; exit 1; }
 

@@ -69,3 +69,4 @@ tar --sort=name --mtime=@0 --owner=0 --group=0 --numeric-owner --mode=u+rwX,go+r
 	-C "$out/tree" -cf "$out/kernel.tar" lib
 cp "$tree/boot/vmlinuz-$version" "$out/kernel"
 rm -rf "$out/tree" "$out/wanted" "$out/files"
+modes "$out"

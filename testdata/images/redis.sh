@@ -31,7 +31,6 @@ fi
 
 rm -rf "$out"
 for dir in dev etc lib64 proc run sys tmp usr/bin usr/lib var/lib/redis; do mkdir -p "$out/$dir"; done
-chmod 1777 "$out/tmp"
 path=$tree/lib/x86_64-linux-gnu:$tree/usr/lib/x86_64-linux-gnu
 loader=$tree/lib64/ld-linux-x86-64.so.2
 [ -e "$loader" ] || loader=$tree/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2
@@ -49,5 +48,7 @@ done
 cp -L "$loader" "$out/lib64/ld-linux-x86-64.so.2"
 ln -s usr/lib "$out/lib"
 echo 'root:x:0:0:root:/:/bin/false' >"$out/etc/passwd"
+modes "$out"
+chmod 1777 "$out/tmp"
 "$out/lib64/ld-linux-x86-64.so.2" --library-path "$out/usr/lib" "$out/usr/bin/redis-server" --version >/dev/null ||
 	die "the redis that was put together does not run"
