@@ -42,7 +42,8 @@ type Tasks interface {
 // Progress remembers, for a restarted supervisor, which one-shots are over.
 type Progress interface {
 	Done(id string) bool
-	SetDone(id string)
+	// SetDone is told why it failed, if it did.
+	SetDone(id string, failed error)
 }
 
 // Output is where a one-shot's output goes; *capture.Output is one.
@@ -93,7 +94,7 @@ func (r *Runner) Run(ctx context.Context, section bundle.Section, dirs []string)
 		for _, w := range b.Warnings {
 			r.Console.Warn(b.Label(), "%s", w)
 		}
-		action, err := r.one(ctx, b, loadErr, fmt.Sprintf("%s %d of %d", section, i+1, len(dirs)))
+		action, failed, err := r.one(ctx, b, loadErr, fmt.Sprintf("%s %d of %d", section, i+1, len(dirs)))
 		if err != nil {
 			return policy.ActionContinue, err
 		}
@@ -101,41 +102,42 @@ func (r *Runner) Run(ctx context.Context, section bundle.Section, dirs []string)
 			// Not done: should nobody hear of the action, it is tried again.
 			return action, nil
 		}
-		r.Progress.SetDone(b.ID)
+		r.Progress.SetDone(b.ID, failed)
 	}
 	return policy.ActionContinue, nil
 }
 
-// one runs one container, again and again where it may be retried.
-func (r *Runner) one(ctx context.Context, b *bundle.Bundle, loadErr error, place string) (policy.Action, error) {
+// one runs one container, again and again where it may be retried. It returns what
+// the machine is to do and why the container failed, if it did.
+func (r *Runner) one(ctx context.Context, b *bundle.Bundle, loadErr error, place string) (action policy.Action, failed, err error) {
 	delay := retryDelay
 	for try := 0; ; try++ {
-		err, tail := loadErr, []string(nil)
-		if err == nil {
-			tail, err = r.once(ctx, b, place)
+		failed, tail := loadErr, []string(nil)
+		if failed == nil {
+			tail, failed = r.once(ctx, b, place)
 		}
 		switch {
-		case err == nil:
-			return policy.ActionContinue, nil
+		case failed == nil:
+			return policy.ActionContinue, nil, nil
 		case ctx.Err() != nil:
-			return policy.ActionContinue, ctx.Err()
+			return policy.ActionContinue, nil, ctx.Err()
 		case b.OneShot.OnFailure == policy.ActionRetry && try < b.OneShot.Retries && loadErr == nil:
-			r.Console.Error(b.Label(), "%s: %v; try %d of %d in %s", place, err, try+2, b.OneShot.Retries+1, delay)
+			r.Console.Error(b.Label(), "%s: %v; try %d of %d in %s", place, failed, try+2, b.OneShot.Retries+1, delay)
 			r.show(b, tail)
 			select {
 			case <-ctx.Done():
-				return policy.ActionContinue, ctx.Err()
+				return policy.ActionContinue, nil, ctx.Err()
 			case <-time.After(delay):
 			}
 			delay = min(2*delay, retryMax)
 		case b.OneShot.OnFailure == policy.ActionContinue || b.OneShot.OnFailure == policy.ActionRetry:
-			r.Console.Error(b.Label(), "%s: %v; going on", place, err)
+			r.Console.Error(b.Label(), "%s: %v; going on", place, failed)
 			r.show(b, tail)
-			return policy.ActionContinue, nil
+			return policy.ActionContinue, failed, nil
 		default:
-			r.Console.Error(b.Label(), "%s: %v; keelson.on-failure: %s", place, err, b.OneShot.OnFailure)
+			r.Console.Error(b.Label(), "%s: %v; keelson.on-failure: %s", place, failed, b.OneShot.OnFailure)
 			r.show(b, tail)
-			return b.OneShot.OnFailure, nil
+			return b.OneShot.OnFailure, failed, nil
 		}
 	}
 }

@@ -86,14 +86,14 @@ type boot struct {
 	mu    sync.Mutex
 	did   []string // starts and removals
 	lines []string
-	done  map[string]bool
+	done  map[string]error // nil if it has not failed
 }
 
 func newBoot(t *testing.T) *boot {
 	b := &boot{
 		begin: time.Now(), dir: t.TempDir(),
 		tasks: map[string][]*fakeTask{}, found: map[string]*fakeTask{}, foundEnd: map[string]*task.Exit{},
-		done: map[string]bool{},
+		done: map[string]error{},
 	}
 	b.Runner = Runner{
 		Tasks: b, Console: b, Progress: b, Now: b.now,
@@ -157,8 +157,8 @@ func (b *boot) Adopt(_ context.Context, c *bundle.Bundle, _ pidfd.Identity) (tas
 }
 
 func (b *boot) Remove(_ context.Context, c *bundle.Bundle) { b.act("remove", c.Name) }
-func (b *boot) Done(id string) bool                        { return b.done[id] }
-func (b *boot) SetDone(id string)                          { b.done[id] = true }
+func (b *boot) Done(id string) bool                        { _, done := b.done[id]; return done }
+func (b *boot) SetDone(id string, failed error)            { b.done[id] = failed }
 
 func (b *boot) say(mark, name, format string, a ...any) {
 	b.mu.Lock()
@@ -206,6 +206,13 @@ func TestOneAfterTheOtherInOrder(t *testing.T) {
 			"3s missing: ERROR: onboot 3 of 4: could not be started: no such command; going on",
 			"4s last: onboot 4 of 4: done in 1.000s",
 		})
+		for id, want := range map[string]string{
+			"onboot.000-first": "<nil>", "onboot.001-fails": "exited with code 3 after 1.000s", "onboot.002-missing": "could not be started: no such command", "onboot.010-last": "<nil>",
+		} {
+			if got, known := b.done[id]; !known || fmt.Sprint(got) != want {
+				t.Errorf("remembered of %s: %v, %v, want %s", id, known, got, want)
+			}
+		}
 		if again, err := b.run(t, context.Background()); err != nil || again != policy.ActionContinue || len(b.did) != 7 {
 			t.Errorf("a second run repeated something: %v, %v, %q", again, err, b.did)
 		}
@@ -306,7 +313,7 @@ func TestARestartedSupervisorGoesOnWhereTheLastOneWas(t *testing.T) {
 		b := newBoot(t)
 		b.Resumed = true
 		b.away = 3 * time.Second // containerd died too
-		b.SetDone("onboot.000-over")
+		b.SetDone("onboot.000-over", nil)
 		b.add(t, "000-over", "")
 		b.add(t, "001-runs", "")
 		b.found["001-runs"] = &fakeTask{runs: time.Second}

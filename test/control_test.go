@@ -247,18 +247,15 @@ func testSocket(t *testing.T, d *debug) {
 	// It may open the socket, and is not root.
 	d.expect(4, `user 1000 may not steer this machine`, "service", "exec", "guest", "--", "service", "list")
 	// Plain HTTP, as curl --unix-socket speaks it.
-	ask := func(path string) string {
-		return fmt.Sprintf(`printf 'GET %s HTTP/1.1\r\nHost: k\r\n\r\n' | guestagent talk /proc/1/root/run/keelson/control.sock`, path)
-	}
 	for path, want := range map[string]string{
 		"/v1/machine": `(?s)^HTTP/1.1 200 OK\r\n.*"state":"running"`, "/v2/machine": `(?s)^HTTP/1.1 404 Not Found\r\n.*"want":"/v1/`,
 	} {
-		if got := d.sh(ask(path)); !matches(want, got) {
+		if got := d.sh(talk(path)); !matches(want, got) {
 			t.Errorf("%s: %q, want %s", path, got, want)
 		}
 	}
 	// Clients that take every connection there is: the services are kept all the same.
-	d.sh(`for i in $(seq 64); do ` + ask("/v1/events?follow=1") + ` >/dev/null 2>&1 & done`)
+	d.sh(`for i in $(seq 64); do ` + talk("/v1/events?follow=1") + ` >/dev/null 2>&1 & done`)
 	d.until("all connections are taken", func() bool {
 		code, _, errs := d.run("service", "list")
 		return code == 1 && strings.Contains(errs, "64 connections are open")
@@ -268,6 +265,11 @@ func testSocket(t *testing.T, d *debug) {
 	d.serviceAfter("web", pid)
 	d.sh("kill $(ps -o pid,args | grep '[g]uestagent talk' | awk '{print $1}')")
 	d.expect(0, `web is ready`, "service", "wait", "web", "--timeout=30s")
+}
+
+// talk is a line of shell in the agent's container that asks the supervisor in plain HTTP.
+func talk(path string) string {
+	return fmt.Sprintf(`printf 'GET %s HTTP/1.1\r\nHost: k\r\n\r\n' | guestagent talk /proc/1/root/run/keelson/control.sock`, path)
 }
 
 // testAcrossSupervisor kills the supervisor: who waits goes on, what was stopped stays so.

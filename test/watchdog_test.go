@@ -40,6 +40,16 @@ func TestWatchdog(t *testing.T) {
 		t.Errorf("what a next supervisor will know of the processes that were killed: %s", state)
 	}
 
+	// And all of it for who asks.
+	for path, want := range map[string]string{
+		"/v1/machine": `"watchdog":"i6300ESB timer armed, timeout 10s, fed \d+s ago"`,
+		"/v1/boot":    `"name":"onboot.000-greedy","start":\d+,"end":\d+,"error":"killed by the kernel: out of memory \(limit 16 MiB, `,
+	} {
+		if got := m.sh(talk(path)); !matches(want, got) {
+			t.Errorf("%s: %s, want %s", path, got, want)
+		}
+	}
+
 	// A supervisor that dies and comes back: the next one feeds the watchdog it was handed.
 	was := m.supervisor(0).PID
 	m.kill(was, syscall.SIGKILL)

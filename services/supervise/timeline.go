@@ -139,10 +139,10 @@ func (p *oneShotProgress) Done(id string) bool {
 	return done
 }
 
-// SetDone remembers that a one-shot is over.
-func (p *oneShotProgress) SetDone(id string) {
+// SetDone remembers that a one-shot is over, and why it failed if it did.
+func (p *oneShotProgress) SetDone(id string, failed error) {
 	if p.section == bundle.Onboot {
-		p.times.step(id, p.from, nil)
+		p.times.step(id, p.from, failed)
 	}
 	p.progress.SetDone(id)
 }

@@ -1,12 +1,15 @@
 package supervise
 
 import (
+	"errors"
+	"fmt"
 	"path/filepath"
 	"reflect"
 	"testing"
 	"time"
 
 	"keelson/internal/api"
+	"keelson/internal/bundle"
 )
 
 func TestTimeline(t *testing.T) {
@@ -42,5 +45,32 @@ func TestTimeline(t *testing.T) {
 	}
 	if got := open().times(); !reflect.DeepEqual(got, want) {
 		t.Errorf("the next supervisor has %+v\nwant %+v", got, want)
+	}
+}
+
+// What a one-shot failed of is part of how the boot went; one of the machine's end is not.
+func TestTheTimelineHasWhyAOneShotFailed(t *testing.T) {
+	dir := t.TempDir()
+	now := time.Duration(10)
+	warn := func(format string, a ...any) { t.Errorf(format, a...) }
+	p := openProgress(filepath.Join(dir, "boot.json"), warn)
+	tl := openTimeline(filepath.Join(dir, "timeline.json"), func() time.Duration { return now }, warn)
+	for _, section := range []bundle.Section{bundle.Onboot, bundle.Onshutdown} {
+		o := &oneShotProgress{progress: p, times: tl, section: section}
+		for _, failed := range []error{nil, errors.New("exited with code 3")} {
+			id := fmt.Sprintf("%s.%d", section, now)
+			if o.Done(id) {
+				t.Errorf("%s is done before it began", id)
+			}
+			now += 5
+			o.SetDone(id, failed)
+			if !o.Done(id) {
+				t.Errorf("%s is not done", id)
+			}
+		}
+	}
+	want := []api.Step{{Name: "onboot.10", Start: 10, End: 15}, {Name: "onboot.15", Start: 15, End: 20, Error: "exited with code 3"}}
+	if got := tl.times().Steps; !reflect.DeepEqual(got, want) {
+		t.Errorf("got  %+v\nwant %+v", got, want)
 	}
 }
