@@ -43,7 +43,8 @@ type app struct {
 	ctx      context.Context
 	in       *os.File
 	out, err io.Writer
-	terminal bool // out is one
+	terminal bool                    // out is one
+	size     func() (cols, rows int) // of the terminal
 	client   *client
 
 	// LinuxKit's options before the command.
@@ -67,12 +68,41 @@ func commands() []command {
 func Main(args []string) int {
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
 	defer stop()
+	out := &noted{w: os.Stdout}
 	a := &app{
-		ctx: ctx, in: os.Stdin, out: os.Stdout, err: os.Stderr,
+		ctx: ctx, in: os.Stdin, out: out, err: os.Stderr,
 		terminal: term.IsTerminal(int(os.Stdout.Fd())) && os.Getenv("TERM") != "dumb" && os.Getenv("NO_COLOR") == "",
 		client:   &client{socket: api.Socket},
+		size: func() (cols, rows int) {
+			cols, rows, _ = term.GetSize(int(os.Stdout.Fd())) // 0, 0 where it has none
+			return cols, rows
+		},
 	}
-	return a.main(args)
+	return out.codeFor(a, a.main(args))
+}
+
+// noted is an output that remembers why it could not be written: a program that reads
+// ours must not take half of it for all.
+type noted struct {
+	w   io.Writer
+	err error // the first one
+}
+
+// Write writes.
+func (n *noted) Write(p []byte) (int, error) {
+	written, err := n.w.Write(p)
+	if n.err == nil {
+		n.err = err
+	}
+	return written, err
+}
+
+// codeFor is the exit code of a command that would end with code.
+func (n *noted) codeFor(a *app, code int) int {
+	if n.err == nil || code != codeOK {
+		return code
+	}
+	return a.fail(n.err)
 }
 
 // OwnStep answers for a link in /etc/init.d or /etc/shutdown.d that names a step

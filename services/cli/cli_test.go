@@ -160,7 +160,8 @@ func (m *machine) run(t *testing.T, args ...string) (code int, out, errs string)
 		t.Fatal(err)
 	}
 	defer in.Close()
-	a := &app{ctx: ctx, in: in, out: &stdout, err: &stderr, client: &client{socket: m.socket}, terminal: m.terminal}
+	a := &app{ctx: ctx, in: in, out: &stdout, err: &stderr, client: &client{socket: m.socket}, terminal: m.terminal,
+		size: func() (int, int) { return 14, 3 }}
 	code = a.main(args)
 	return code, stdout.String(), stderr.String()
 }
@@ -226,6 +227,10 @@ func TestExitCodesAndHints(t *testing.T) {
 		{"list -x", 2, "there is no option -x"},
 		{"list -o yaml", 2, "there is -o json, -o name"},
 		{"status wbe", 3, `there is no service "wbe"; did you mean "web"?`},
+		{"status we/b", 3, `there is no service "we/b"; did you mean "web"?`},
+		{"start ../web", 3, `there is no service "../web"`},
+		{"stop web?timeout=1s", 3, `there is no service "web?timeout=1s"`},
+		{"exec web/ sh", 3, `there is no service "web/"; did you mean "web"?`},
 		{"start nothing-like-it", 3, "Right would be: db, proxy, slow, web"},
 		{"start", 2, "which service?"},
 		{"start db", 1, "db is failed: its image has no such program"},
@@ -441,6 +446,43 @@ func TestEvents(t *testing.T) {
 	}
 }
 
+// What was shown before a cut is not shown again, whether the supervisor is the same
+// or another, which counts its events from 1.
+func TestEventsAreFollowedAcrossACut(t *testing.T) {
+	m := start(t)
+	at := func(at time.Duration, cause string) {
+		m.hub.Publish(api.Event{At: at, Kind: "state", Service: "web", To: "ready", Cause: cause})
+	}
+	at(1*time.Second, "one")
+	at(2*time.Second, "two")
+	r, w := io.Pipe()
+	ctx, cancel := context.WithCancel(t.Context())
+	a := &app{ctx: ctx, out: w, err: io.Discard, client: &client{socket: m.socket}}
+	ended := make(chan int, 1)
+	go func() { ended <- a.main([]string{"events", "-f", "web"}) }()
+	lines := bufio.NewScanner(r)
+	for _, want := range []string{"one", "two", "three", "four"} {
+		if !lines.Scan() || !strings.HasSuffix(lines.Text(), want) {
+			t.Fatalf("got %q, want %s: %v", lines.Text(), want, lines.Err())
+		}
+		switch want {
+		case "two": // we were too slow
+			m.server.Close()
+			m.listen(t)
+			at(3*time.Second, "three")
+		case "three": // the supervisor was started again
+			m.server.Close()
+			m.hub = events.New(func() time.Duration { return now })
+			m.listen(t)
+			at(4*time.Second, "four")
+		}
+	}
+	cancel()
+	if code := <-ended; code != 0 {
+		t.Errorf("interrupted, it ends with %d", code)
+	}
+}
+
 func TestCompare(t *testing.T) {
 	figures := func(cpu time.Duration, read uint64) *api.Figures {
 		return &api.Figures{CPU: cpu, ReadBytes: read, Memory: 7}
@@ -463,6 +505,56 @@ func TestTop(t *testing.T) {
 	code, out, errs := m.run(t, "top", "-n", "1", "-d", "100ms")
 	if code != 0 || !strings.HasPrefix(out, "NAME   STATE     CPU   MEMORY   LIMIT  READ/s  WRITE/s  PIDS\nweb    ready     0.0%  3.0 MiB") {
 		t.Errorf("%d %s %s", code, out, errs)
+	}
+}
+
+// A terminal shows the head, the busiest and the total, however small it is.
+func TestTopFitsItsTerminal(t *testing.T) {
+	text := "NAME\nweb   1\ndb    2\ntotal 3\n"
+	for _, tc := range []struct {
+		cols, rows int
+		want       string
+	}{
+		{0, 0, "NAME\nweb   1\ndb    2\ntotal 3"},
+		{80, 4, "NAME\nweb   1\ndb    2\ntotal 3"},
+		{80, 3, "NAME\nweb   1\ntotal 3"},
+		{5, 2, "NAME\ntotal"},
+		{1, 1, "N"},
+	} {
+		if got := fit(text, func() (int, int) { return tc.cols, tc.rows }); got != tc.want {
+			t.Errorf("%d by %d: %q, want %q", tc.cols, tc.rows, got, tc.want)
+		}
+	}
+	m := start(t)
+	m.terminal = true
+	if _, out, _ := m.run(t, "top", "-n", "2", "-d", "100ms"); strings.Count(out, "\x1b[H\x1b[2JNAME   STATE  \nweb    ready  \ntotal         ") != 2 || !strings.HasSuffix(out, " \n") {
+		t.Errorf("%q", out)
+	}
+}
+
+// What could not be written whole must not look as if it were.
+func TestAnOutputThatTakesNothing(t *testing.T) {
+	m := start(t)
+	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
+	if err != nil {
+		t.Skip(err)
+	}
+	defer full.Close()
+	for _, command := range []string{"list", "list -o json", "status web", "help", "logs", "events", "completion bash", "top -n 1 -d 100ms"} {
+		m.hub.Publish(api.Event{Kind: "machine", To: "running"})
+		var errs bytes.Buffer
+		out := &noted{w: full}
+		a := &app{ctx: t.Context(), out: out, err: &errs, client: &client{socket: m.socket}}
+		code := out.codeFor(a, a.main(strings.Fields(command)))
+		if command == "logs" { // there are none
+			if code != 0 {
+				t.Error(code, errs.String())
+			}
+			continue
+		}
+		if code != codeFailed || !strings.Contains(errs.String(), "no space left") {
+			t.Errorf("%s: %d %q", command, code, errs.String())
+		}
 	}
 }
 
@@ -585,6 +677,32 @@ COMP_WORDS=(service restart w) COMP_CWORD=2; _service; echo "${COMPREPLY[@]}"
 COMP_WORDS=(service sta) COMP_CWORD=1; _service; echo "${COMPREPLY[@]}"`)
 	if out, err := try.CombinedOutput(); err != nil || string(out) != "web\nstatus start\n" {
 		t.Errorf("%v %q", err, out)
+	}
+	// The others where they are: each completes a name and a command.
+	if zsh, err := exec.LookPath("zsh"); err == nil {
+		_, script, _ := m.run(t, "completion", "zsh")
+		try := exec.CommandContext(t.Context(), zsh, "-f", "-c", `
+compdef() { :; }
+compadd() { local w; for w in "$@"; do [[ $w == $words[CURRENT]* ]] && echo -n "$w "; done; echo; }
+`+script+`
+service() { printf 'web\ndb\n'; }
+words=(service restart w) CURRENT=3; _service
+words=(service sta) CURRENT=2; _service`)
+		if out, err := try.CombinedOutput(); err != nil || string(out) != "web \nstatus start \n" {
+			t.Errorf("zsh: %v %q", err, out)
+		}
+	}
+	if fish, err := exec.LookPath("fish"); err == nil {
+		_, script, _ := m.run(t, "completion", "fish")
+		try := exec.CommandContext(t.Context(), fish, "--no-config", "-c", `
+function service; printf 'web\ndb\n'; end
+`+script+`
+complete -C 'service restart w'
+complete -C 'service sta'`)
+		try.Env = append(os.Environ(), "HOME="+t.TempDir())
+		if out, err := try.CombinedOutput(); err != nil || string(out) != "web\nstart\nstatus\n" {
+			t.Errorf("fish: %v %q", err, out)
+		}
 	}
 }
 

@@ -119,7 +119,8 @@ func (c *client) dial(ctx context.Context) (net.Conn, error) {
 
 // do sends a request and returns the answer, if it is one, whose body is to be closed.
 func (c *client) do(ctx context.Context, method, path string, query url.Values) (*http.Response, error) {
-	u := url.URL{Scheme: "http", Host: "keelson", Path: "/" + api.Version + path, RawQuery: query.Encode()}
+	u := address(path)
+	u.RawQuery = query.Encode()
 	answer, _, err := c.exchange(ctx, method, u, nil, nil)
 	for began := time.Now(); method == http.MethodGet && cutShort(err) && time.Since(began) < reachBound; {
 		select {
@@ -231,8 +232,17 @@ func (c *client) ask(ctx context.Context, method, path string, query url.Values,
 	return nil
 }
 
+// servicePath is the path of a service, or of what is asked of it. Whatever people type
+// is a name, and no path of its own.
 func servicePath(name string, what ...string) string {
-	return "/services/" + strings.Join(append([]string{name}, what...), "/")
+	return "/services/" + strings.Join(append([]string{url.PathEscape(name)}, what...), "/")
+}
+
+// address is the URL of a path, which is escaped as a URL has it.
+func address(path string) url.URL {
+	u := url.URL{Scheme: "http", Host: "keelson", RawPath: "/" + api.Version + path}
+	u.Path, _ = url.PathUnescape(u.RawPath) // what we have escaped ourselves
+	return u
 }
 
 func (c *client) services(ctx context.Context) (all []api.Service, err error) {

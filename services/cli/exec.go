@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"net/url"
 	"os"
 	"os/signal"
 	"strings"
@@ -167,7 +166,7 @@ func (a *app) upgrade(name string, r control.ExecRequest) (*connection, error) {
 	if err != nil {
 		return nil, err
 	}
-	u := url.URL{Scheme: "http", Host: "keelson", Path: "/" + api.Version + servicePath(name, "exec")}
+	u := address(servicePath(name, "exec"))
 	header := http.Header{"Connection": {"Upgrade"}, "Upgrade": {execstream.Protocol}}
 	// An interrupt is the process's to hear, so the connection outlives it.
 	answer, conn, err := a.client.exchange(context.WithoutCancel(a.ctx), http.MethodPost, u, header, body)

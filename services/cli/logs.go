@@ -86,20 +86,31 @@ func (a *app) logs(fs *flag.FlagSet, args []string) int {
 	}
 	query.Follow, query.Events = *follow, *events
 	show := &logLines{a: a, format: *format, began: console.Now(), seen: map[stream]*place{}}
-	for {
+	return a.whole(query.Follow, func() error {
 		err := a.readLogs(query, show)
-		if err == nil || a.ctx.Err() != nil {
-			return codeOK
-		}
 		if r, ok := errors.AsType[*refusal](err); ok && r.status == http.StatusNotFound {
-			return a.fail(a.unknownLog(r, names))
+			return a.unknownLog(r, names)
 		}
-		if !query.Follow || !errors.Is(err, errCut) {
+		if errors.Is(err, errCut) {
+			query.Since, query.Last = logs.At(show.goOn()), 0
+		}
+		return err
+	})
+}
+
+// whole reads a stream to its end. One that is followed and was cut, as the supervisor
+// was started again or we were too slow for it, is read again: from where it was cut
+// is what read sees to.
+func (a *app) whole(followed bool, read func() error) int {
+	for {
+		err := read()
+		switch {
+		case err == nil || a.ctx.Err() != nil:
+			return codeOK
+		case !followed || !errors.Is(err, errCut):
 			return a.fail(err)
 		}
-		// The supervisor was started again, or we were too slow for it.
 		fmt.Fprintln(a.err, "service: the connection was cut; going on")
-		query.Since, query.Last = logs.At(show.goOn()), 0
 	}
 }
 
@@ -329,39 +340,50 @@ func (a *app) events(fs *flag.FlagSet, args []string) int {
 	if *follow {
 		query.Set("follow", "1")
 	}
-	for {
-		err := a.readEvents(query, *format)
-		if err == nil || a.ctx.Err() != nil {
-			return codeOK
-		}
-		if !*follow || !errors.Is(err, errCut) {
-			return a.fail(err)
-		}
-		fmt.Fprintln(a.err, "service: the connection was cut; going on")
-	}
+	show := &eventLines{a: a, format: *format}
+	return a.whole(*follow, func() error {
+		err := a.readEvents(query, show)
+		show.before = show.last
+		return err
+	})
 }
 
-func (a *app) readEvents(query url.Values, format string) error {
+// readEvents shows what one connection gives.
+func (a *app) readEvents(query url.Values, show *eventLines) error {
 	answer, err := a.client.do(a.ctx, http.MethodGet, "/events", query)
 	if err != nil {
 		return err
 	}
 	defer answer.Body.Close()
-	return eachLine(answer.Body, query.Get("follow") != "", func(line []byte) error {
-		if format == "json" {
-			_, err := fmt.Fprintf(a.out, "%s\n", line)
-			return err
-		}
-		var e api.Event
-		if err := json.Unmarshal(line, &e); err != nil {
-			return fmt.Errorf("an event cannot be read: %w", err)
-		}
-		if e.Missed > 0 {
-			fmt.Fprintln(a.out, a.colour(yellow, fmt.Sprintf("%9s  missed %d events", seconds(e.At), e.Missed)))
-		}
-		_, err := fmt.Fprintln(a.out, a.eventLine(e))
+	return eachLine(answer.Body, query.Get("follow") != "", show.line)
+}
+
+// eventLines shows events.
+type eventLines struct {
+	a      *app
+	format string
+	last   api.Event
+	before api.Event // the last one of an earlier connection
+}
+
+func (l *eventLines) line(data []byte) error {
+	var e api.Event
+	if err := json.Unmarshal(data, &e); err != nil {
+		return fmt.Errorf("an event cannot be read: %w", err)
+	}
+	if e.Seq <= l.before.Seq && e.At <= l.before.At {
+		return nil // shown; a supervisor that was started again counts from 1, but later
+	}
+	l.last = e
+	if l.format == "json" {
+		_, err := fmt.Fprintf(l.a.out, "%s\n", data)
 		return err
-	})
+	}
+	if e.Missed > 0 {
+		fmt.Fprintln(l.a.out, l.a.colour(yellow, fmt.Sprintf("%9s  missed %d events", seconds(e.At), e.Missed)))
+	}
+	_, err := fmt.Fprintln(l.a.out, l.a.eventLine(e))
+	return err
 }
 
 func (a *app) eventLine(e api.Event) string {

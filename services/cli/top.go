@@ -6,6 +6,7 @@ import (
 	"flag"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"keelson/internal/api"
@@ -46,6 +47,9 @@ func (a *app) top(fs *flag.FlagSet, args []string) int {
 		return a.fail(err)
 	}
 	began := time.Now()
+	if a.terminal && *times != 1 {
+		defer fmt.Fprintln(a.out) // behind the last table
+	}
 	for n := 1; ; n++ {
 		select {
 		case <-a.ctx.Done():
@@ -113,12 +117,32 @@ func (a *app) showTop(used []usageOf, again bool) {
 	rows = append(rows, []string{"total", "", fmt.Sprintf("%.1f%%", total.CPU), bytesText(total.Memory), "",
 		bytesText(uint64(total.Read)), bytesText(uint64(total.Write)), fmt.Sprint(total.Pids)})
 	var b bytes.Buffer
-	if again && a.terminal {
-		b.WriteString("\x1b[H\x1b[2J")
-	}
 	table(&b, rows)
-	if again && !a.terminal {
+	switch {
+	case again && a.terminal:
+		text := fit(b.String(), a.size)
+		b.Reset()
+		b.WriteString("\x1b[H\x1b[2J" + text)
+	case again:
 		b.WriteByte('\n')
 	}
 	_, _ = a.out.Write(b.Bytes()) // at once, so that the screen does not flicker
+}
+
+// fit cuts a table to a terminal, where a line that is too long would take two and the
+// first ones would be pushed out by the last: of too many lines the busiest are shown,
+// and the total.
+func fit(text string, size func() (cols, rows int)) string {
+	cols, rows := size()
+	lines := strings.Split(strings.TrimSuffix(text, "\n"), "\n")
+	if rows > 0 && len(lines) > rows {
+		total := lines[len(lines)-1]
+		lines = append(lines[:max(rows-1, 1)], total)[:rows]
+	}
+	for i, line := range lines {
+		if r := []rune(line); cols > 0 && len(r) > cols {
+			lines[i] = string(r[:cols])
+		}
+	}
+	return strings.Join(lines, "\n") // no line behind the last, which would scroll
 }

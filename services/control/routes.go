@@ -25,7 +25,8 @@ const There = "GET /v1/machine, /v1/boot, /v1/services, /v1/services/NAME, /v1/e
 const tailLines = 10
 
 func (s *Server) serve(b *exchange, r *http.Request) {
-	rest, ok := strings.CutPrefix(r.URL.Path, "/"+api.Version+"/")
+	// Escaped, as a name that nobody has may hold a slash.
+	rest, ok := strings.CutPrefix(r.URL.EscapedPath(), "/"+api.Version+"/")
 	if !ok {
 		version, _, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/"), "/")
 		if len(version) > 1 && version[0] == 'v' && strings.Trim(version[1:], "0123456789") == "" && version != api.Version {
@@ -36,6 +37,9 @@ func (s *Server) serve(b *exchange, r *http.Request) {
 		return
 	}
 	part := strings.Split(rest, "/")
+	for i := range part {
+		part[i], _ = url.PathUnescape(part[i]) // the request was read, so it can be
+	}
 	switch {
 	case len(part) == 1 && part[0] == "machine":
 		s.get(b, r, func() { answer(b, http.StatusOK, s.cfg.Machine()) })
