@@ -41,23 +41,27 @@ type exchange struct {
 const sendAt = 16 << 10
 
 // readRequest reads the one request of a connection.
-func readRequest(conn *counted, stall time.Duration) (*exchange, error) {
-	if err := conn.SetReadDeadline(time.Now().Add(headBound)); err != nil {
+func readRequest(conn *counted, head, stall time.Duration) (*exchange, error) {
+	if err := conn.SetReadDeadline(time.Now().Add(head)); err != nil {
 		return nil, err
 	}
 	x := &exchange{conn: conn, stall: stall, header: http.Header{}, status: http.StatusOK}
-	limit := &io.LimitedReader{R: conn, N: maxHeader + maxBody}
+	limit := &io.LimitedReader{R: conn, N: maxHeader}
 	x.in = bufio.NewReader(limit)
 	r, err := http.ReadRequest(x.in)
 	if err != nil {
+		if limit.N == 0 {
+			err = fmt.Errorf("%w: its head has more than %d bytes", errTooLarge, maxHeader)
+		}
 		return x, err
 	}
+	limit.N += maxBody + 1
 	body, err := io.ReadAll(io.LimitReader(r.Body, maxBody+1))
 	if err != nil {
 		return x, err
 	}
 	if len(body) > maxBody {
-		return x, errTooLarge
+		return x, fmt.Errorf("%w: its body has more than %d bytes", errTooLarge, maxBody)
 	}
 	r.Body = io.NopCloser(bytes.NewReader(body))
 	x.request = r

@@ -65,6 +65,7 @@ type Config struct {
 	// Allowed decides who may connect; nil is the machine's root.
 	Allowed func(unix.Ucred) error
 
+	head  time.Duration // how long a request may take to arrive; 0 is headBound
 	stall time.Duration // how long a client may take nothing; 0 is stallBound
 }
 
@@ -86,6 +87,7 @@ type Server struct {
 	cfg    Config
 	listen *guard
 	execs  chan struct{} // holds one for each process that was started for a client
+	head   time.Duration
 	stall  time.Duration
 	ctx    context.Context // ends with Close
 	stop   context.CancelFunc
@@ -115,7 +117,7 @@ func Listen(cfg Config) (*Server, error) {
 		_ = l.Close()
 		return nil, fmt.Errorf("make the control socket: %w", err)
 	}
-	s := &Server{cfg: cfg, execs: make(chan struct{}, maxExecs), stall: cmp.Or(cfg.stall, stallBound)}
+	s := &Server{cfg: cfg, execs: make(chan struct{}, maxExecs), head: cmp.Or(cfg.head, headBound), stall: cmp.Or(cfg.stall, stallBound)}
 	if s.cfg.Allowed == nil {
 		s.cfg.Allowed = machineRoot
 	}
@@ -176,12 +178,12 @@ func (s *Server) connection(conn *counted) {
 			s.cfg.Warn("a request on the control socket has failed: %v\n%s", e, debug.Stack())
 		}
 	}()
-	x, err := readRequest(conn, s.stall)
+	x, err := readRequest(conn, s.head, s.stall)
 	switch {
 	case errors.Is(err, io.EOF) || errors.Is(err, os.ErrDeadlineExceeded) || x == nil:
 		return // nothing was asked
 	case errors.Is(err, errTooLarge):
-		fail(x, http.StatusRequestEntityTooLarge, err.Error(), fmt.Sprintf("%d bytes at most", maxBody))
+		fail(x, http.StatusRequestEntityTooLarge, err.Error(), fmt.Sprintf("%d bytes of head and %d of body at most", maxHeader, maxBody))
 	case err != nil:
 		fail(x, http.StatusBadRequest, "this is no HTTP request: "+err.Error(), There)
 	default:
