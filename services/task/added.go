@@ -33,22 +33,25 @@ type added struct {
 // pipes are the paths of a process's input and output; "" is none.
 type pipes struct{ stdin, stdout, stderr string }
 
-// start starts it and returns its PID.
+// start starts it and returns its PID. Once the start is under way it is not cut with
+// ctx, as what was started would then be unknown.
 func (x added) start(ctx context.Context, process *specs.Process, io pipes) (int, error) {
 	spec, err := json.Marshal(process)
 	if err != nil {
 		return 0, fmt.Errorf("encode the process: %w", err)
 	}
-	ctx, cancel := call(ctx, x.namespace, createTimeout)
-	defer cancel()
+	actx, cancelAdd := call(ctx, x.namespace, createTimeout)
+	defer cancelAdd()
 	c := x.runtime.Client.tasks
-	if _, err := c.Exec(ctx, &tasksapi.ExecProcessRequest{
+	if _, err := c.Exec(actx, &tasksapi.ExecProcessRequest{
 		ContainerID: x.container, ExecID: x.id, Terminal: process.Terminal, Stdin: io.stdin, Stdout: io.stdout, Stderr: io.stderr,
 		Spec: &anypb.Any{TypeUrl: processURL, Value: spec},
 	}, grpc.WaitForReady(true)); err != nil {
 		return 0, native(err)
 	}
-	started, err := c.Start(ctx, &tasksapi.StartRequest{ContainerID: x.container, ExecID: x.id})
+	sctx, cancelStart := call(context.WithoutCancel(ctx), x.namespace, createTimeout)
+	defer cancelStart()
+	started, err := c.Start(sctx, &tasksapi.StartRequest{ContainerID: x.container, ExecID: x.id})
 	if err != nil {
 		if err = native(err); notInImage(err.Error()) {
 			return 0, fmt.Errorf("%w: %q is not in the image", ErrNoProgram, process.Args[0])

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	"keelson/internal/pidfd"
@@ -67,32 +68,21 @@ func (t *running) exec(ctx context.Context, argv []string) (code int, output str
 	if err != nil {
 		return 0, "", err
 	}
-	// The wait lasts until the command has ended, by itself or by kill, also when the
-	// caller waits no more. To hang up before would leave the shim with an answer for
-	// nobody, which containerd reports as an error.
+	// Neither the start nor the wait is cut with the caller. Of a command whose start was
+	// cut nobody would know the PID, nor end what it has started; and a wait that is given
+	// up leaves the shim with an answer for nobody, which containerd reports as an error.
 	wctx, hangUp := context.WithCancel(context.WithoutCancel(ctx))
 	kill := func() { // bounded, so nobody waits for it
 		x.kill()
 		hangUp()
 	}
-	pid, err := x.start(ctx, p, pipes{stdout: x.pipe, stderr: x.pipe})
-	if err != nil {
-		go kill()
-		if errors.Is(err, ErrNoProgram) {
-			return 0, "", err
-		}
-		return 0, "", fmt.Errorf("run it in the container: %w", err)
-	}
-	if process, err := pidfd.Open(pid); err == nil {
-		x.process = process
-	} // else it has ended already
 	type end struct {
 		code int
 		err  error
 	}
 	ended := make(chan end, 1)
 	go func() {
-		code, err := x.wait(wctx)
+		code, err := x.run(ctx, wctx, p)
 		ended <- end{code, err}
 	}()
 	select {
@@ -102,7 +92,7 @@ func (t *running) exec(ctx context.Context, argv []string) (code int, output str
 	case e := <-ended:
 		if e.err != nil {
 			go kill()
-			return 0, "", fmt.Errorf("wait for it: %w", e.err)
+			return 0, "", e.err
 		}
 		if err := x.delete(wctx); err != nil {
 			go kill()
@@ -118,7 +108,8 @@ func (t *running) exec(ctx context.Context, argv []string) (code int, output str
 type command struct {
 	added
 	pipe    string
-	process *pidfd.Process // nil before it runs
+	started chan struct{}  // closed when the start has come to something
+	process *pidfd.Process // nil where it does not run; set before started is closed
 	file    *os.File
 	tail    []byte        // of the reading goroutine until read is closed
 	read    chan struct{} // closed when the reading goroutine has returned
@@ -126,8 +117,8 @@ type command struct {
 
 func (t *running) newCommand() (*command, error) {
 	x := &command{
-		added: added{t.runtime, t.bundle.Namespace(), t.bundle.ID, fmt.Sprintf("keelson-%016x", rand.Uint64())},
-		read:  make(chan struct{}),
+		added:   added{t.runtime, t.bundle.Namespace(), t.bundle.ID, fmt.Sprintf("keelson-%016x", rand.Uint64())},
+		started: make(chan struct{}), read: make(chan struct{}),
 	}
 	dir := filepath.Join(t.runtime.ExecDir, x.namespace, x.container)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -145,6 +136,27 @@ func (t *running) newCommand() (*command, error) {
 	}
 	go x.collect()
 	return x, nil
+}
+
+// run starts it and waits for its end.
+func (x *command) run(ctx, wait context.Context, p *specs.Process) (code int, err error) {
+	pid, err := x.start(ctx, p, pipes{stdout: x.pipe, stderr: x.pipe})
+	if err == nil {
+		if process, err := pidfd.Open(pid); err == nil {
+			x.process = process
+		} // else it has ended already
+	}
+	close(x.started)
+	switch {
+	case errors.Is(err, ErrNoProgram):
+		return 0, err
+	case err != nil:
+		return 0, fmt.Errorf("run it in the container: %w", err)
+	}
+	if code, err = x.wait(wait); err != nil {
+		return 0, fmt.Errorf("wait for it: %w", err)
+	}
+	return code, nil
 }
 
 // collect reads the pipe, so that the command can write, until close has it end.
@@ -192,6 +204,7 @@ func (x *command) close() string {
 
 // kill ends a command that was given up, and removes what is left of it.
 func (x *command) kill() {
+	<-x.started
 	defer x.close()
 	if x.process != nil && !x.process.Ended() {
 		// It leads a session: with it goes what it started.

@@ -37,6 +37,7 @@ type execs struct {
 	deleted int                                     // guarded by mu
 	hungUp  int                                     // waits that were given up before the end; guarded by mu
 	last    specs.Process                           // guarded by mu
+	slow    func()                                  // before a start is answered; nil is nothing
 }
 
 func (e *execs) unavailable() error {
@@ -77,6 +78,11 @@ func (e *execs) Start(_ context.Context, r *tasksapi.StartRequest, _ ...grpc.Cal
 	ended := make(chan struct{})
 	e.all[r.ExecID], e.ended[r.ExecID] = cmd, ended
 	go func() { _ = cmd.Wait(); close(ended) }()
+	if e.slow != nil {
+		e.mu.Unlock()
+		e.slow()
+		e.mu.Lock()
+	}
 	return &tasksapi.StartResponse{Pid: uint32(cmd.Process.Pid)}, nil
 }
 
@@ -193,42 +199,59 @@ func TestExecKeepsTheEndOfALongOutput(t *testing.T) {
 }
 
 func TestExecIsCutWithWhatItStarted(t *testing.T) {
-	e, task := inContainer(t)
-	before := runtime.NumGoroutine()
-	file := filepath.Join(t.TempDir(), "pid")
-	ctx, cancel := context.WithCancel(t.Context())
-	go func() {
-		for {
-			if data, err := os.ReadFile(file); err == nil && len(data) > 1 {
-				cancel()
-				return
+	for _, when := range []string{"as it runs", "as it starts"} {
+		t.Run(when, func(t *testing.T) {
+			e, task := inContainer(t)
+			before := runtime.NumGoroutine()
+			file := filepath.Join(t.TempDir(), "pid")
+			ctx, cancel := context.WithCancel(t.Context())
+			child := func() string { // once it runs
+				for {
+					if data, err := os.ReadFile(file); err == nil && strings.HasSuffix(string(data), "\n") {
+						return strings.TrimSpace(string(data))
+					}
+					runtime.Gosched()
+				}
 			}
-			runtime.Gosched()
-		}
-	}()
-	_, _, err := task.Exec(ctx, []string{"sh", "-c", "trap '' TERM; sleep 1000 & echo $! >" + file + "; wait"})
-	if !errors.Is(err, context.Canceled) {
-		t.Errorf("got %v", err)
-	}
-	gone(t, e, task)
-	data, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for { // it is a zombie for nobody's longer than init's
-		stat, err := os.ReadFile("/proc/" + strings.TrimSpace(string(data)) + "/stat")
-		if err != nil || strings.Contains(string(stat), ") Z") {
-			break
-		}
-		runtime.Gosched()
-	}
-	for runtime.NumGoroutine() > before {
-		runtime.Gosched()
-	}
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if e.hungUp != 0 {
-		t.Error("the wait for the command was given up before its end")
+			answer := make(chan struct{})
+			if when == "as it starts" {
+				e.slow = func() {
+					child()
+					cancel()
+					<-answer
+				}
+			} else {
+				close(answer)
+				go func() { child(); cancel() }()
+			}
+			_, _, err := task.Exec(ctx, []string{"sh", "-c", "trap '' TERM; sleep 1000 & echo $! >" + file + "; wait"})
+			if !errors.Is(err, context.Canceled) {
+				t.Errorf("got %v", err)
+			}
+			if when == "as it starts" { // the caller was not held up by it
+				close(answer)
+			}
+			gone(t, e, task)
+			deadline := time.Now().Add(time.Minute)
+			for { // it is a zombie for nobody's longer than init's
+				stat, err := os.ReadFile("/proc/" + child() + "/stat")
+				if err != nil || strings.Contains(string(stat), ") Z") {
+					break
+				}
+				if time.Now().After(deadline) {
+					t.Fatal("what it started still runs")
+				}
+				runtime.Gosched()
+			}
+			for runtime.NumGoroutine() > before {
+				runtime.Gosched()
+			}
+			e.mu.Lock()
+			defer e.mu.Unlock()
+			if e.hungUp != 0 {
+				t.Error("the wait for the command was given up before its end")
+			}
+		})
 	}
 }
 
