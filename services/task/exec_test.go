@@ -229,6 +229,9 @@ func TestExecIsCutWithWhatItStarted(t *testing.T) {
 				t.Errorf("got %v", err)
 			}
 			if when == "as it starts" { // the caller was not held up by it
+				for range 10000 { // time for who would kill it too early
+					runtime.Gosched()
+				}
 				close(answer)
 			}
 			gone(t, e, task)
