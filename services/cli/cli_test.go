@@ -253,6 +253,10 @@ func TestExitCodesAndHints(t *testing.T) {
 		{"help lsit", 2, `did you mean "list"?`},
 		{"poweroff now", 2, "no arguments"},
 		{"-containerd-namespace other start web", 1, "lives in containerd's namespace services.linuxkit"},
+		{"stop -path /elsewhere web", 1, "keeps /containers/services/web, not /elsewhere/web"},
+		{"start -dump-spec /dev/null web db", 2, "-dump-spec is for one service"},
+		{"restart -dump-spec /dev/null web", 1, "/containers/services/web"},
+		{"system-init web", 2, "no arguments"},
 		{"start -path /elsewhere web", 1, "keeps /containers/services/web, not /elsewhere/web"},
 	} {
 		code, out, errs := m.run(t, strings.Fields(tc.args)...)
@@ -267,7 +271,7 @@ func TestSteering(t *testing.T) {
 	for _, tc := range []struct{ args, asked, out string }{
 		{"start web", "start web", "web is ready (pid 42)\n"},
 		{"-q start -sock /run/containerd/containerd.sock -path /containers/services web", "start web", ""},
-		{"-v -containerd-namespace services.linuxkit stop -sock /x web", "stop web", "web is ready (pid 42)\n"},
+		{"-v -containerd-namespace services.linuxkit stop -sock /x -path /containers/services/ web", "stop web", "web is ready (pid 42)\n"},
 		{"restart web --timeout=1m", "restart web", "web is ready (pid 42)\n"},
 		{"kill -s usr1 web", "kill web SIGUSR1", ""},
 		{"kill web", "kill web SIGTERM", ""},

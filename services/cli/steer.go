@@ -39,7 +39,7 @@ that require it are stopped before. It returns when everything has ended. A stop
 service stays stopped until it is started: its restart policy does not apply, and a
 supervisor that is started again leaves it so too.
 
-LinuxKit's form works too, with one NAME: service stop [-sock SOCKET] NAME.
+LinuxKit's form works too; see service help start.
 `, func(a *app, fs *flag.FlagSet, args []string) int { return a.steer("stop", fs, args) }},
 		{"restart", "NAME... [--timeout=TIME]", "stop a service and start it again, with those that require it", `
 Stops each service and those that require it, starts all of them again, and returns
@@ -73,13 +73,11 @@ func (a *app) steer(what string, fs *flag.FlagSet, args []string) int {
 	if what != "kill" && what != "reload" {
 		o.timeout = fs.String("timeout", "", "")
 		o.sock = fs.String("sock", "", "")
+		o.path = fs.String("path", servicesDir, "")
+		o.dump = fs.String("dump-spec", "", "")
 	}
 	if what == "kill" {
 		o.signal = fs.String("s", "TERM", "")
-	}
-	if what == "start" || what == "restart" {
-		o.path = fs.String("path", servicesDir, "")
-		o.dump = fs.String("dump-spec", "", "")
 	}
 	names, err := parse(fs, args)
 	if err != nil {

@@ -51,15 +51,15 @@ func TestWhatIsRequiredTakesItsUsersDownAndUpWithIt(t *testing.T) {
 		w.run()
 		w.until(20 * time.Second)
 		w.history = nil
-		w.task("db").ends(3) // it had been well: started again at once
+		w.task("db").Ends(3) // it had been well: started again at once
 		synctest.Wait()
 		w.until(20*time.Second + 500*time.Millisecond)
 		w.are(keys("db", "running", "app", "stopping", "proxy", "ready"))
 		w.until(30 * time.Second)
 		w.are(keys("db", "ready", "app", "ready", "proxy", "ready"))
 		w.happened("20s -db", "20s +db", "21s -app", "21s +app")
-		if w.said("app: stopped in 1.000s (killed by SIGTERM): db, which it requires, ") != 1 {
-			t.Errorf("the console shows %q", w.lines)
+		if w.Count("app: stopped in 1.000s (killed by SIGTERM): db, which it requires, ") != 1 {
+			t.Errorf("the console shows %q", w.Shown())
 		}
 		w.end()
 	})
@@ -72,7 +72,7 @@ func TestAUserNeverOutlivesWhatItRequires(t *testing.T) {
 		w.run()
 		w.until(20 * time.Second)
 		w.history = nil
-		w.task("db").ends(0)
+		w.task("db").Ends(0)
 		w.until(21 * time.Second)
 		w.are(keys("db", "ready", "app", "ready"))
 		w.happened("20s -db", "20s +db", "20s -app", "20s +app")
@@ -91,13 +91,13 @@ func TestWaitingSaysForWhat(t *testing.T) {
 		if left := w.r.Unsettled(); len(left) > 0 {
 			t.Errorf("the boot waits for %q", left)
 		}
-		if w.said("waits for") > 0 {
-			t.Errorf("a wait that may end was said: %q", w.lines)
+		if w.Count("waits for") > 0 {
+			t.Errorf("a wait that may end was said: %q", w.Shown())
 		}
 		w.until(time.Second)
 		w.are(keys("db", "failed", "app", "waiting: db (failed)", "web", "waiting: app (waiting)"))
-		if w.said("app: warning: waits for db (failed)") != 1 || w.said("web: warning: waits for app (waiting)") != 1 {
-			t.Errorf("the console shows %q", w.lines)
+		if w.Count("app: warning: waits for db (failed)") != 1 || w.Count("web: warning: waits for app (waiting)") != 1 {
+			t.Errorf("the console shows %q", w.Shown())
 		}
 		if err := w.r.Start(context.Background(), "web"); err == nil || !strings.Contains(err.Error(), "web waits for app (waiting)") {
 			t.Errorf("its start says %v", err)
@@ -279,8 +279,8 @@ func TestNotReadyInTimeIsAFailedStart(t *testing.T) {
 			"5s web: ERROR: not ready within 5s: connection refused",
 			"5s web: ERROR: failed to start: not ready within 5s: connection refused; restart 1 in 100ms",
 		} {
-			if w.said(want) != 1 {
-				t.Errorf("%q was not said: %q", want, w.lines)
+			if w.Count(want) != 1 {
+				t.Errorf("%q was not said: %q", want, w.Shown())
 			}
 		}
 		if len(w.acted) != 1 || w.acted[0] != policy.ActionReboot {
@@ -322,8 +322,8 @@ func TestUnhealthyIsKilledAndRestarted(t *testing.T) {
 			t.Errorf("it does not count as well: %+v", c)
 		}
 		w.happened("40s -app", "50s -web", "50s +web", "50s +app")
-		if w.said("web: ERROR: killed by SIGKILL after 50.0s, for it was unhealthy; restart 1 in 0s") != 1 {
-			t.Errorf("the console shows %q", w.lines)
+		if w.Count("web: ERROR: killed by SIGKILL after 50.0s, for it was unhealthy; restart 1 in 0s") != 1 {
+			t.Errorf("the console shows %q", w.Shown())
 		}
 		w.end()
 	})
@@ -340,7 +340,7 @@ func TestASupervisorMayDieAtAnyMoment(t *testing.T) {
 			ctx, cancel := context.WithCancel(context.Background())
 			w.after(20*time.Second, func() {
 				if f := w.task("db"); f != nil {
-					f.ends(3)
+					f.Ends(3)
 				}
 			})
 			w.after(25*time.Second, func() { _ = w.roster().Restart(ctx, "app") })
@@ -363,7 +363,7 @@ func TestASupervisorMayDieAtAnyMoment(t *testing.T) {
 			// db: the boot, after its death; app: the boot, with db, when it was asked.
 			// A request that the death cut short may have come to nothing.
 			if starts["db"] != 2 || starts["app"] > 3 || starts["app"] < 2 || starts["proxy"] != 1 {
-				t.Errorf("killed at %v: %v\n%s\n%s", at, starts, strings.Join(w.history, "\n"), strings.Join(w.lines, "\n"))
+				t.Errorf("killed at %v: %v\n%s\n%s", at, starts, strings.Join(w.history, "\n"), strings.Join(w.Shown(), "\n"))
 			}
 			cancel()
 			w.end()
@@ -391,8 +391,8 @@ func TestALostMemoryRestartsNothing(t *testing.T) {
 			w.until(time.Minute)
 			w.are(keys("db", "ready", "app", "ready", "proxy", "ready"))
 			w.happened()
-			if w.said("db: warning: read "+path) != 1 || w.said("is set aside as "+path+".corrupt") != 1 {
-				t.Errorf("the console shows %q", w.lines)
+			if w.Count("db: warning: read "+path) != 1 || w.Count("is set aside as "+path+".corrupt") != 1 {
+				t.Errorf("the console shows %q", w.Shown())
 			}
 			w.end()
 		})

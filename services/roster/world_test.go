@@ -11,13 +11,12 @@ import (
 	"testing/synctest"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"keelson/internal/bundle"
 	"keelson/internal/pidfd"
 	"keelson/internal/policy"
 	"keelson/services/runner"
 	"keelson/services/task"
+	"keelson/services/task/tasktest"
 )
 
 // act is how the tasks of one service behave. Its zero value starts at once, is
@@ -34,6 +33,7 @@ type act struct {
 
 // world is a machine of fakes: its container runtime and its console.
 type world struct {
+	*tasktest.Console
 	t      *testing.T
 	begin  time.Time
 	cfg    runner.Config
@@ -44,57 +44,40 @@ type world struct {
 	acts     map[string]*act
 	running  map[string]*fakeTask
 	history  []string // "1s +db", "2s -db": tasks that started and ended
-	lines    []string
 	acted    []policy.Action
 	pids     int
 	warnings []Warning
 }
 
+// fakeTask is a task that does as its service's act says.
 type fakeTask struct {
-	w     *world
+	*tasktest.Task
 	name  string
-	pid   int
 	began time.Time
-	end   chan task.Exit
-	once  sync.Once
 }
 
-func (f *fakeTask) PID() int                 { return f.pid }
-func (f *fakeTask) Identity() pidfd.Identity { return pidfd.Identity{PID: f.pid, Start: 7} }
-
-func (f *fakeTask) Wait(ctx context.Context) (task.Exit, error) {
-	select {
-	case e := <-f.end:
-		return e, nil
-	case <-ctx.Done():
-		return task.Exit{}, ctx.Err()
+// newTask makes one. w.mu is held.
+func (w *world) newTask(name string) *fakeTask {
+	w.pids++
+	f := &fakeTask{Task: tasktest.New(100 + w.pids), name: name, began: time.Now()}
+	f.OnStop = func(t *tasktest.Task) bool {
+		if a := w.act(name); !a.deaf && !a.stuck {
+			time.AfterFunc(a.stopTime, func() { t.Ends(128 + 15) })
+		}
+		return true
 	}
-}
-
-func (f *fakeTask) Stop(unix.Signal) (bool, error) {
-	if a := f.w.act(f.name); !a.deaf && !a.stuck {
-		time.AfterFunc(a.stopTime, func() { f.ends(128 + 15) })
+	f.OnKill = func(t *tasktest.Task) {
+		if !w.act(name).stuck {
+			t.Ends(128 + 9)
+		}
 	}
-	return true, nil
-}
-
-func (f *fakeTask) Signal(sig unix.Signal) error { f.ends(128 + int(sig)); return nil }
-
-func (f *fakeTask) Kill() error {
-	if !f.w.act(f.name).stuck {
-		f.ends(128 + 9)
+	f.OnEnd = func() {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.history = append(w.history, fmt.Sprintf("%v -%s", w.now().Round(100*time.Millisecond), name))
+		delete(w.running, name)
 	}
-	return nil
-}
-
-func (f *fakeTask) ends(status int) {
-	f.once.Do(func() {
-		f.w.mu.Lock()
-		f.w.history = append(f.w.history, fmt.Sprintf("%v -%s", f.w.now().Round(100*time.Millisecond), f.name))
-		delete(f.w.running, f.name)
-		f.w.mu.Unlock()
-		f.end <- task.Exit{Status: status, Known: true}
-	})
+	return f
 }
 
 // newWorld makes services of annotations. Each is probed for its readiness unless
@@ -102,6 +85,7 @@ func (f *fakeTask) ends(status int) {
 func newWorld(t *testing.T, services map[string]map[string]string) *world {
 	// The machine is a nanosecond old: a time of 0 is none.
 	w := &world{t: t, begin: time.Now().Add(-time.Nanosecond), acts: map[string]*act{}, running: map[string]*fakeTask{}}
+	w.Console = &tasktest.Console{Now: w.now, Round: 100 * time.Millisecond}
 	w.cfg = runner.Config{
 		Tasks: w, Console: w, MemoryDir: t.TempDir(), Now: w.now, After: time.After,
 		Jitter:     func() float64 { return 0 },
@@ -202,8 +186,7 @@ func (w *world) Start(ctx context.Context, b *bundle.Bundle, _ task.Streams) (ta
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.pids++
-	f := &fakeTask{w: w, name: b.Name, pid: 100 + w.pids, began: time.Now(), end: make(chan task.Exit, 1)}
+	f := w.newTask(b.Name)
 	if w.running[b.Name] != nil {
 		w.t.Errorf("%s is started beside itself", b.Name)
 	}
@@ -230,28 +213,6 @@ func (w *world) probe(_ context.Context, _ policy.Probe, t task.Task) error {
 	return nil
 }
 
-func (w *world) say(mark, name, format string, a ...any) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.lines = append(w.lines, fmt.Sprintf("%v %s: %s", w.now().Round(100*time.Millisecond), name, mark+fmt.Sprintf(format, a...)))
-}
-
-func (w *world) Line(name, format string, a ...any)  { w.say("", name, format, a...) }
-func (w *world) Warn(name, format string, a ...any)  { w.say("warning: ", name, format, a...) }
-func (w *world) Error(name, format string, a ...any) { w.say("ERROR: ", name, format, a...) }
-
-// said reports how many console lines hold the text.
-func (w *world) said(text string) (n int) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	for _, line := range w.lines {
-		if strings.Contains(line, text) {
-			n++
-		}
-	}
-	return n
-}
-
 // happened fails the test unless exactly these tasks started and ended since the
 // last call; those of the same moment may come in any order.
 func (w *world) happened(want ...string) {
@@ -271,7 +232,7 @@ func (w *world) happened(want ...string) {
 		return list
 	}
 	if !slices.Equal(byTime(w.history), byTime(want)) {
-		w.t.Errorf("what happened is\n\t%s\nnot\n\t%s\nthe console shows\n\t%s", strings.Join(w.history, "\n\t"), strings.Join(want, "\n\t"), strings.Join(w.lines, "\n\t"))
+		w.t.Errorf("what happened is\n\t%s\nnot\n\t%s\nthe console shows\n\t%s", strings.Join(w.history, "\n\t"), strings.Join(want, "\n\t"), strings.Join(w.Shown(), "\n\t"))
 	}
 	w.history = nil
 }

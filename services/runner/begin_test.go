@@ -16,6 +16,7 @@ import (
 	"keelson/internal/policy"
 	"keelson/services/lifecycle"
 	"keelson/services/task"
+	"keelson/services/task/tasktest"
 )
 
 // What a restarted supervisor finds, for every state that an earlier one may
@@ -63,7 +64,7 @@ func TestWhatIsFoundOfAnEarlierSupervisor(t *testing.T) {
 						t.Errorf("asked for process %d, not %d", was.PID, want)
 					}
 					if tc.runs {
-						return newTask(50), nil, nil
+						return tasktest.New(50), nil, nil
 					}
 					return nil, tc.exit, nil
 				}
@@ -80,8 +81,8 @@ func TestWhatIsFoundOfAnEarlierSupervisor(t *testing.T) {
 				if l.removals != tc.removals {
 					t.Errorf("%d removals, not %d", l.removals, tc.removals)
 				}
-				if shown := strings.Join(l.shown(), "\n"); !strings.Contains(shown, tc.line) || tc.line == "" && shown != "" || strings.Contains(shown, "no move") {
-					t.Errorf("the console shows %q", l.shown())
+				if shown := strings.Join(l.Shown(), "\n"); !strings.Contains(shown, tc.line) || tc.line == "" && shown != "" || strings.Contains(shown, "no move") {
+					t.Errorf("the console shows %q", l.Shown())
 				}
 				if acted := len(l.acted) > 0; acted != (tc.state == lifecycle.Failed) {
 					t.Errorf("the machine was asked for %v", l.acted)
@@ -121,12 +122,12 @@ func TestACorruptMemoryIsNoReasonToStartASecond(t *testing.T) {
 		l.cfg.Resumed = true
 		l.rememberText(`{"state":`)
 		l.onAdopt = func(context.Context, int, pidfd.Identity) (task.Task, *task.Exit, error) {
-			return newTask(50), nil, nil
+			return tasktest.New(50), nil, nil
 		}
 		l.run()
 		l.is(lifecycle.Ready, 0)
-		if !strings.Contains(l.shown()[0], "set aside") {
-			t.Errorf("the console shows %q", l.shown())
+		if !strings.Contains(l.Shown()[0], "set aside") {
+			t.Errorf("the console shows %q", l.Shown())
 		}
 		l.svc.Leave()
 		l.ends(0)
@@ -156,7 +157,7 @@ func TestAForgottenTaskIsLeftAlone(t *testing.T) {
 				return nil
 			}
 			l.onAdopt = func(context.Context, int, pidfd.Identity) (task.Task, *task.Exit, error) {
-				return newTask(50), nil, nil
+				return tasktest.New(50), nil, nil
 			}
 			l.rememberText("{")
 			time.Sleep(time.Hour) // it has run for longer than any start may take
@@ -184,7 +185,7 @@ func TestATaskOfACutStartHasItsTime(t *testing.T) {
 		l.cfg.Resumed = true
 		l.remember(memory{State: lifecycle.Starting, StartedAt: time.Second, ReadyBy: 11 * time.Second, Mark: [2]int64{3, 4}})
 		l.onAdopt = func(context.Context, int, pidfd.Identity) (task.Task, *task.Exit, error) {
-			return newTask(50), nil, nil
+			return tasktest.New(50), nil, nil
 		}
 		time.Sleep(time.Hour)
 		l.run()
@@ -206,8 +207,8 @@ func TestATaskOfACutStartHasItsTime(t *testing.T) {
 func TestAskedToStopIsRemembered(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLife(t, map[string]string{"keelson.stop.timeout": "1h"})
-		stubborn := newTask(101)
-		stubborn.onStop = func(*fakeTask) bool { return true }
+		stubborn := tasktest.New(101)
+		stubborn.OnStop = func(*tasktest.Task) bool { return true }
 		l.onStart = func(context.Context, int) (task.Task, error) { return stubborn, nil }
 		l.run()
 		if err := l.svc.Stop("asked to stop"); err != nil {
@@ -221,7 +222,7 @@ func TestAskedToStopIsRemembered(t *testing.T) {
 		l.onAdopt = func(context.Context, int, pidfd.Identity) (task.Task, *task.Exit, error) { return stubborn, nil, nil }
 		l.run()
 		l.is(lifecycle.Stopping, 1)
-		stubborn.ends(0)
+		stubborn.Ends(0)
 		l.until(time.Hour)
 		l.is(lifecycle.Stopped, 1)
 		l.svc.Leave()
@@ -243,7 +244,7 @@ func TestExtendedTimeIsRemembered(t *testing.T) {
 			t.Fatalf("remembered is %+v", m)
 		}
 		l.cfg.Resumed = true
-		found := newTask(101)
+		found := tasktest.New(101)
 		l.onAdopt = func(context.Context, int, pidfd.Identity) (task.Task, *task.Exit, error) { return found, nil, nil }
 		l.run()
 		l.until(59 * time.Second)
@@ -274,13 +275,13 @@ func TestAMemoryThatCannotBeWrittenIsNotLeftStale(t *testing.T) {
 			t.Error("the memory still says that it runs")
 		}
 		said := 0
-		for _, line := range l.shown() {
+		for _, line := range l.Shown() {
 			if strings.Contains(line, "will not remember") {
 				said++
 			}
 		}
 		if said != 1 {
-			t.Errorf("said %d times: %q", said, l.shown())
+			t.Errorf("said %d times: %q", said, l.Shown())
 		}
 	})
 }
@@ -296,7 +297,7 @@ func TestNothingIsStartedBesideWhatMayRun(t *testing.T) {
 			if !there.Load() {
 				return nil, nil, errors.New("containerd is not running")
 			}
-			return newTask(50), nil, nil
+			return tasktest.New(50), nil, nil
 		}
 		l.run()
 		if !l.settled() {
@@ -309,7 +310,7 @@ func TestNothingIsStartedBesideWhatMayRun(t *testing.T) {
 		if starts > 0 {
 			t.Errorf("%d starts", starts)
 		}
-		if shown := l.shown(); len(shown) != 1 || !strings.Contains(shown[0], "not known whether it runs: containerd is not running") {
+		if shown := l.Shown(); len(shown) != 1 || !strings.Contains(shown[0], "not known whether it runs: containerd is not running") {
 			t.Errorf("the console shows %q", shown)
 		}
 		there.Store(true)
@@ -328,15 +329,15 @@ func TestStopWhileItIsNotKnownWhetherItRuns(t *testing.T) {
 			if n < 5 {
 				return nil, nil, errors.New("containerd is not running")
 			}
-			return newTask(50), nil, nil
+			return tasktest.New(50), nil, nil
 		}
 		l.run()
 		l.until(time.Second) // between the fourth time and the fifth
 		l.svc.Leave()
 		l.ends(1500 * time.Millisecond)
 		l.is(lifecycle.Stopped, 0)
-		if shown := l.shown(); !strings.Contains(shown[len(shown)-1], "stopped in") {
-			t.Errorf("the console shows %q", l.shown())
+		if shown := l.Shown(); !strings.Contains(shown[len(shown)-1], "stopped in") {
+			t.Errorf("the console shows %q", l.Shown())
 		}
 	})
 	synctest.Test(t, func(t *testing.T) {
@@ -362,9 +363,9 @@ func TestOnTheWayDownNothingIsStarted(t *testing.T) {
 				if state != "" {
 					l.remember(memory{State: state})
 				}
-				found := newTask(50)
+				found := tasktest.New(50)
 				stopped := false
-				found.onStop = func(f *fakeTask) bool { stopped = true; f.ends(0); return true }
+				found.OnStop = func(f *tasktest.Task) bool { stopped = true; f.Ends(0); return true }
 				l.onAdopt = func(context.Context, int, pidfd.Identity) (task.Task, *task.Exit, error) {
 					if runs {
 						return found, nil, nil

@@ -2,7 +2,6 @@ package runner
 
 import (
 	"context"
-	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -12,64 +11,19 @@ import (
 	"testing/synctest"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"keelson/internal/bundle"
 	"keelson/internal/pidfd"
 	"keelson/internal/policy"
 	"keelson/services/lifecycle"
 	"keelson/services/store"
 	"keelson/services/task"
+	"keelson/services/task/tasktest"
 )
-
-// fakeTask is a task that a test ends.
-type fakeTask struct {
-	pid     int
-	end     chan task.Exit
-	endOnce sync.Once
-	// onStop and onKill are what signals do to it; nil is nothing.
-	onStop func(*fakeTask) (heard bool)
-	onKill func(*fakeTask)
-}
-
-func newTask(pid int) *fakeTask {
-	return &fakeTask{
-		pid: pid, end: make(chan task.Exit, 1),
-		onStop: func(f *fakeTask) bool { f.ends(128 + 15); return true },
-		onKill: func(f *fakeTask) { f.ends(128 + 9) },
-	}
-}
-
-func (f *fakeTask) ends(status int) {
-	f.endOnce.Do(func() { f.end <- task.Exit{Status: status, Known: true} })
-}
-
-func (f *fakeTask) PID() int                 { return f.pid }
-func (f *fakeTask) Identity() pidfd.Identity { return pidfd.Identity{PID: f.pid, Start: 7} }
-
-func (f *fakeTask) Wait(ctx context.Context) (task.Exit, error) {
-	select {
-	case e := <-f.end:
-		return e, nil
-	case <-ctx.Done():
-		return task.Exit{}, ctx.Err()
-	}
-}
-
-func (f *fakeTask) Stop(unix.Signal) (bool, error) { return f.onStop(f), nil }
-
-func (f *fakeTask) Signal(sig unix.Signal) error { f.ends(128 + int(sig)); return nil }
-
-func (f *fakeTask) Kill() error {
-	if f.onKill != nil {
-		f.onKill(f)
-	}
-	return nil
-}
 
 // life is a service in a world of fakes, and what was seen of it. It is its
 // container runtime, its console and its output.
 type life struct {
+	*tasktest.Console
 	t      *testing.T
 	begin  time.Time
 	cfg    Config
@@ -84,7 +38,6 @@ type life struct {
 
 	mu                       sync.Mutex
 	starts, adopts, removals int
-	lines                    []string
 	line                     func([]byte)
 	marked                   [2]int64
 	acted                    []policy.Action
@@ -96,13 +49,14 @@ func newLife(t *testing.T, annotations map[string]string) *life {
 	if l.b.Service, problems = policy.ParseService(annotations); len(problems) > 0 {
 		t.Fatal(problems)
 	}
+	l.Console = &tasktest.Console{Now: l.now}
 	l.cfg = Config{
 		Tasks: l, Console: l, MemoryDir: t.TempDir(), Now: l.now, After: time.After,
 		Jitter:     func() float64 { return 0 },
 		Act:        func(a policy.Action, _ string) { l.mu.Lock(); l.acted = append(l.acted, a); l.mu.Unlock() },
 		OpenOutput: func(*bundle.Bundle) (Output, error) { return l, nil },
 	}
-	l.onStart = func(_ context.Context, n int) (task.Task, error) { return newTask(100 + n), nil }
+	l.onStart = func(_ context.Context, n int) (task.Task, error) { return tasktest.New(100 + n), nil }
 	l.onAdopt = func(context.Context, int, pidfd.Identity) (task.Task, *task.Exit, error) { return nil, nil, nil }
 	return l
 }
@@ -187,30 +141,11 @@ func (l *life) writes(line string) bool {
 	return see != nil
 }
 
-func (l *life) say(mark, name, format string, a ...any) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.lines = append(l.lines, fmt.Sprintf("%v %s: %s", l.now(), name, mark+fmt.Sprintf(format, a...)))
-}
-
-func (l *life) Line(name, format string, a ...any)  { l.say("", name, format, a...) }
-func (l *life) Warn(name, format string, a ...any)  { l.say("warning: ", name, format, a...) }
-func (l *life) Error(name, format string, a ...any) { l.say("ERROR: ", name, format, a...) }
-
-// shown returns the lines of the console.
-func (l *life) shown() []string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return slices.Clone(l.lines)
-}
-
 // said fails the test unless the console shows exactly these lines.
 func (l *life) said(want ...string) {
 	l.t.Helper()
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if !slices.Equal(l.lines, want) {
-		l.t.Errorf("the console shows\n\t%s\nnot\n\t%s", strings.Join(l.lines, "\n\t"), strings.Join(want, "\n\t"))
+	if lines := l.Shown(); !slices.Equal(lines, want) {
+		l.t.Errorf("the console shows\n\t%s\nnot\n\t%s", strings.Join(lines, "\n\t"), strings.Join(want, "\n\t"))
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"keelson/internal/policy"
 	"keelson/services/lifecycle"
 	"keelson/services/task"
+	"keelson/services/task/tasktest"
 )
 
 func TestAFailedStartBacksOffUntilItStarts(t *testing.T) {
@@ -21,7 +22,7 @@ func TestAFailedStartBacksOffUntilItStarts(t *testing.T) {
 			if n <= 3 {
 				return nil, errors.New([]string{"no shim", "no shim", "no space"}[n-1])
 			}
-			return newTask(104), nil
+			return tasktest.New(104), nil
 		}
 		l.run()
 		if !l.settled() {
@@ -47,10 +48,10 @@ func TestAnEndIsFollowedByARestart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLife(t, nil)
 		l.onStart = func(_ context.Context, n int) (task.Task, error) {
-			f := newTask(100 + n)
+			f := tasktest.New(100 + n)
 			lives := []time.Duration{time.Second, 20 * time.Second}
 			if n <= len(lives) {
-				time.AfterFunc(lives[n-1], func() { f.ends(4 - 4*(n-1)) })
+				time.AfterFunc(lives[n-1], func() { f.Ends(4 - 4*(n-1)) })
 			}
 			return f, nil
 		}
@@ -76,9 +77,9 @@ func TestARestartWaitsForTheRemoval(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLife(t, nil)
 		l.onStart = func(_ context.Context, n int) (task.Task, error) {
-			f := newTask(100 + n)
+			f := tasktest.New(100 + n)
 			if n == 1 {
-				f.ends(1)
+				f.Ends(1)
 			}
 			return f, nil
 		}
@@ -119,7 +120,7 @@ func TestStopWhileAStartSucceeds(t *testing.T) {
 		l := newLife(t, nil)
 		l.onStart = func(context.Context, int) (task.Task, error) { // too late to be cancelled
 			time.Sleep(2 * time.Second)
-			return newTask(101), nil
+			return tasktest.New(101), nil
 		}
 		l.run()
 		l.until(time.Second)
@@ -147,8 +148,8 @@ func TestOneThatIgnoresTheSignalIsKilledAtItsBound(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLife(t, nil)
 		l.onStart = func(context.Context, int) (task.Task, error) {
-			f := newTask(101)
-			f.onStop = func(*fakeTask) bool { return true }
+			f := tasktest.New(101)
+			f.OnStop = func(*tasktest.Task) bool { return true }
 			return f, nil
 		}
 		l.run()
@@ -168,9 +169,9 @@ func TestOneThatCannotBeKilledIsGivenUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLife(t, map[string]string{"keelson.stop.timeout": "2s", "keelson.stop.signal": "INT"})
 		l.onStart = func(context.Context, int) (task.Task, error) {
-			f := newTask(101)
-			f.onStop = func(*fakeTask) bool { return true }
-			f.onKill = nil
+			f := tasktest.New(101)
+			f.OnStop = func(*tasktest.Task) bool { return true }
+			f.OnKill = nil
 			return f, nil
 		}
 		l.run()
@@ -187,8 +188,8 @@ func TestOneThatCannotBeKilledIsGivenUp(t *testing.T) {
 
 func TestOneThatCannotHearTheSignalIsKilledAtOnce(t *testing.T) {
 	deaf := func(context.Context, int) (task.Task, error) {
-		f := newTask(101)
-		f.onStop = func(*fakeTask) bool { return false }
+		f := tasktest.New(101)
+		f.OnStop = func(*tasktest.Task) bool { return false }
 		return f, nil
 	}
 	for _, tc := range []struct {
@@ -215,8 +216,8 @@ func TestTheLimitEndsInTheAction(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLife(t, map[string]string{"keelson.restart.limit": "2/1m", "keelson.on-failure": "reboot"})
 		l.onStart = func(context.Context, int) (task.Task, error) {
-			f := newTask(101)
-			f.ends(1)
+			f := tasktest.New(101)
+			f.Ends(1)
 			return f, nil
 		}
 		l.run()
@@ -280,8 +281,8 @@ func TestAHungRemovalHoldsUpNoStop(t *testing.T) {
 			back := make(chan struct{})
 			l.onRemove = func(int) { <-back }
 			l.onStart = func(context.Context, int) (task.Task, error) {
-				f := newTask(101)
-				time.AfterFunc(5*time.Second, func() { f.ends(0) })
+				f := tasktest.New(101)
+				time.AfterFunc(5*time.Second, func() { f.Ends(0) })
 				return f, nil
 			}
 			l.run()
@@ -302,9 +303,9 @@ func TestAHungRemovalIsSaidAndWaitedFor(t *testing.T) {
 			}
 		}
 		l.onStart = func(_ context.Context, n int) (task.Task, error) {
-			f := newTask(100 + n)
+			f := tasktest.New(100 + n)
 			if n == 1 {
-				f.ends(0)
+				f.Ends(0)
 			}
 			return f, nil
 		}
@@ -326,8 +327,8 @@ func TestRestartsLeaveNothingBehind(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLife(t, map[string]string{"keelson.restart.backoff": "1ms..1ms"})
 		l.onStart = func(context.Context, int) (task.Task, error) {
-			f := newTask(101)
-			f.ends(1)
+			f := tasktest.New(101)
+			f.Ends(1)
 			return f, nil
 		}
 		l.run()

@@ -15,6 +15,7 @@ import (
 	"keelson/services/lifecycle"
 	"keelson/services/store"
 	"keelson/services/task"
+	"keelson/services/task/tasktest"
 )
 
 // talks makes a life whose service can say how it is.
@@ -65,7 +66,7 @@ func TestReadyBeforeItsStartIsOver(t *testing.T) {
 		l.onStart = func(context.Context, int) (task.Task, error) {
 			said <- Message{Ready: true, Status: "serving"}
 			time.Sleep(time.Second)
-			return newTask(101), nil
+			return tasktest.New(101), nil
 		}
 		l.run()
 		l.until(time.Second)
@@ -85,7 +86,7 @@ func TestReadyAtALineOfItsOutput(t *testing.T) {
 		l.writes("listening on nothing")
 		l.until(3500 * time.Millisecond)
 		l.is(lifecycle.Backoff, 1)
-		if shown := l.shown(); strings.Count(strings.Join(shown, "\n"), "| last words") != 1 {
+		if shown := l.Shown(); strings.Count(strings.Join(shown, "\n"), "| last words") != 1 {
 			t.Errorf("its last words are not shown once but as %q", shown)
 		}
 		l.until(5 * time.Second)
@@ -93,7 +94,7 @@ func TestReadyAtALineOfItsOutput(t *testing.T) {
 		l.writes("listening on 443") // nobody needs it any more
 		synctest.Wait()
 		l.is(lifecycle.Ready, 2)
-		if shown := strings.Join(l.shown(), "\n"); !strings.Contains(shown, "3s web: ERROR: not ready within 3s: no line of its output matches listening on [0-9]+") {
+		if shown := strings.Join(l.Shown(), "\n"); !strings.Contains(shown, "3s web: ERROR: not ready within 3s: no line of its output matches listening on [0-9]+") {
 			t.Errorf("the console shows %s", shown)
 		}
 		l.svc.Leave()
@@ -172,7 +173,7 @@ func TestOneThatFallsSilentIsUnhealthy(t *testing.T) {
 		said <- Message{WatchdogTrigger: true}
 		l.until(9 * time.Second)
 		l.is(lifecycle.Ready, 3)
-		shown := strings.Join(l.shown(), "\n")
+		shown := strings.Join(l.Shown(), "\n")
 		for _, want := range []string{
 			"6.9s web: ERROR: unhealthy: notify failed twice, the last time: it has not said WATCHDOG=1 for 2s",
 			"8s web: ERROR: unhealthy: it said so itself: WATCHDOG=trigger",
@@ -195,7 +196,7 @@ func TestNeverHealthyIsNeverWell(t *testing.T) {
 		l.run()
 		l.until(time.Minute)
 		l.is(lifecycle.Failed, 3)
-		shown := strings.Join(l.shown(), "\n")
+		shown := strings.Join(l.Shown(), "\n")
 		for _, want := range []string{"restart 1 in 100ms", "restart 2 in 200ms", "restarted 2 times within 1h0m0s"} {
 			if !strings.Contains(shown, want) {
 				t.Errorf("the console does not show %q but\n%s", want, shown)
@@ -212,10 +213,10 @@ func TestUnhealthyAndUnkillable(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLife(t, map[string]string{"keelson.health": "tcp:80", "keelson.health.interval": "1s", "keelson.health.retries": "1"})
 		l.cfg.Probe = func(context.Context, policy.Probe, task.Task) error { return errors.New("connection refused") }
-		var f *fakeTask
+		var f *tasktest.Task
 		l.onStart = func(context.Context, int) (task.Task, error) {
-			f = newTask(101)
-			f.onStop, f.onKill = func(*fakeTask) bool { return true }, nil
+			f = tasktest.New(101)
+			f.OnStop, f.OnKill = func(*tasktest.Task) bool { return true }, nil
 			return f, nil
 		}
 		l.run()
@@ -224,7 +225,7 @@ func TestUnhealthyAndUnkillable(t *testing.T) {
 		if i := l.svc.Info(); len(i.Problems) != 1 || !strings.Contains(i.Problems[0], "cannot be killed") {
 			t.Errorf("its problems are %q", i.Problems)
 		}
-		f.ends(137) // the kernel lets go of it
+		f.Ends(137) // the kernel lets go of it
 		l.until(61 * time.Second)
 		l.is(lifecycle.Ready, 2)
 		if i := l.svc.Info(); len(i.Problems) != 0 {
@@ -273,7 +274,7 @@ func TestWhatWasBegunIsFinished(t *testing.T) {
 				l.remember(tc.was)
 				l.onAdopt = func(context.Context, int, pidfd.Identity) (task.Task, *task.Exit, error) {
 					if tc.runs {
-						return newTask(pid), nil, nil
+						return tasktest.New(pid), nil, nil
 					}
 					return nil, nil, nil
 				}
@@ -282,7 +283,7 @@ func TestWhatWasBegunIsFinished(t *testing.T) {
 					l.until(tc.at)
 				}
 				l.is(tc.want, tc.starts)
-				if shown := strings.Join(l.shown(), "\n"); !strings.Contains(shown, tc.line) || strings.Contains(shown, "no move") {
+				if shown := strings.Join(l.Shown(), "\n"); !strings.Contains(shown, tc.line) || strings.Contains(shown, "no move") {
 					t.Errorf("the console shows\n%s", shown)
 				}
 				l.svc.Leave()
@@ -297,8 +298,8 @@ func TestHurryEndsAStopAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLife(t, map[string]string{"keelson.stop.timeout": "1h"})
 		l.onStart = func(context.Context, int) (task.Task, error) {
-			f := newTask(101)
-			f.onStop = func(*fakeTask) bool { return true }
+			f := tasktest.New(101)
+			f.OnStop = func(*tasktest.Task) bool { return true }
 			return f, nil
 		}
 		l.run()
