@@ -245,7 +245,7 @@ func TestExitCodesAndHints(t *testing.T) {
 		{"logs --stream=out", 2, "--stream: "},
 		{"exec web -- sh", 127, "web: no such program"},
 		{"exec web", 2, "needs the name of a service and a command"},
-		{"exec db sh", 125, "db does not run: it is failed"},
+		{"exec db sh", 125, "db does not run: it is failed: restarted 5 times in 1m"},
 		{"exec nobody sh", 3, "there is no service"},
 		{"analyze nobody", 3, "there is no service"},
 		{"analyze proxy", 1, "has not begun"},

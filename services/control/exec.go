@@ -67,7 +67,11 @@ func (s *Server) exec(w *exchange, r *http.Request, name string) {
 		return
 	}
 	if svc.PID == 0 {
-		fail(w, http.StatusConflict, fmt.Sprintf("%s does not run: it is %s", name, svc.State), "a service that runs")
+		why := ""
+		if svc.Cause != "" {
+			why = ": " + svc.Cause
+		}
+		fail(w, http.StatusConflict, fmt.Sprintf("%s does not run: it is %s%s", name, svc.State, why), "a service that runs")
 		return
 	}
 	select {
@@ -122,16 +126,30 @@ func join(conn net.Conn, in *bufio.Reader, process Process) {
 		gone()
 	}()
 
-	code, err := process.Wait(ctx)
-	if ctx.Err() != nil {
+	// The wait goes on when the client has gone, until the process has ended by that.
+	wait, giveUp := context.WithCancel(context.Background())
+	defer giveUp()
+	var code int
+	var err error
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		code, err = process.Wait(wait)
+	}()
+	left := false
+	select {
+	case <-ended:
+	case <-ctx.Done():
+		left = true
 		_ = process.Signal(context.Background(), unix.SIGHUP)
-		bound, cancel := context.WithTimeout(context.Background(), hangupBound)
-		_, _ = process.Wait(bound)
-		cancel()
+		select {
+		case <-ended:
+		case <-time.After(hangupBound):
+		}
 		process.Close() // which kills it
 	}
 	copies.Wait()
-	if ctx.Err() == nil {
+	if !left && ctx.Err() == nil {
 		if err != nil {
 			body, _ := json.Marshal(api.Error{Error: err.Error()})
 			_ = out.Frame(execstream.Error, body)
