@@ -37,6 +37,10 @@ const moreServices = `
     image: keelson/busybox
     command: ["/no/such/program"]
     annotations: {keelson.restart: never}
+  - name: backs
+    image: keelson/busybox
+    command: ["sh", "-c", "exit 3"]
+    annotations: {keelson.restart.backoff: 1h..1h}
   - name: guest
     image: keelson/busybox
     command: ["sleep", "1000"]
@@ -71,7 +75,9 @@ func TestService(t *testing.T) {
 
 	t.Run("look", func(t *testing.T) { testLook(t, d.in(t)) })
 	t.Run("exec", func(t *testing.T) { testExec(t, d.in(t)) })
+	t.Run("forms", func(t *testing.T) { testForms(t, d.in(t)) })
 	t.Run("steer", func(t *testing.T) { testSteer(t, d.in(t)) })
+	t.Run("reload", func(t *testing.T) { testReload(t, d.in(t)) })
 	t.Run("linuxkit", func(t *testing.T) { testLinuxKitForms(t, d.in(t)) })
 	t.Run("socket", func(t *testing.T) { testSocket(t, d.in(t)) })
 	t.Run("supervisor", func(t *testing.T) { testAcrossSupervisor(t, d.in(t)) })
@@ -183,14 +189,22 @@ func testExec(t *testing.T, d *debug) {
 	d.expect(0, `^/dev/pts/\d+\r\n$`, "service", "exec", "-t", "web", "--", "tty")
 	d.expect(0, `(?s)A=b\n.*/tmp\n`, "service", "exec", "-e", "A=b", "-w", "/tmp", "web", "sh", "-c", "env; pwd")
 	d.expect(127, `no such program: "nothing"`, "service", "exec", "web", "nothing")
-	d.expect(125, `does not run`, "service", "exec", "broken", "sh")
+	d.expect(125, `broken does not run: it is failed: .*no/such/program`, "service", "exec", "broken", "sh")
+	d.expect(125, `backs does not run: it is backoff: exited with code 3`, "service", "exec", "backs", "sh")
 	d.expect(2, `service exec -it NAME`, "service", "exec", "web")
 	// A terminal of its own, whose size follows ours.
 	d.expect(0, `(?s)20 50.*21 51`, "service", "exec", "-t", "debug", "--", "sh", "-c", `tty=$(tty); stty rows 20 cols 50
 		(until service exec stubborn -- ls /tmp/resize >/dev/null 2>&1; do sleep 0.1; done; stty rows 21 cols 51 -F $tty) &
 		service exec -it stubborn -- sh -c "stty size; touch /tmp/resize; until stty size | grep 51; do sleep 0.1; done"`)
+	// An interrupt is typed: it is for the command, not for us.
+	d.script(0, `code 130\r\n`, `(until ps -o args | grep -q '^sleep 98765'; do sleep 0.1; done; printf '\003'; until ! ps -o args | grep -q '^sleep 98765'; do sleep 0.1; done) |
+		service exec -it debug -- sh -c "service exec -it stubborn -- sleep 98765; echo code \$?"`)
+	// A container that ends takes the command along, and nobody waits for it.
+	d.script(0, `^code 137\n$`, `(service exec chained -- sleep 54321; echo "code $?" > /tmp/code) & until ps -o args | grep -q '^sleep 54321'; do sleep 0.1; done
+		service kill -s KILL chained; wait; cat /tmp/code`)
+	d.expect(0, `chained is ready`, "service", "wait", "chained", "--timeout=1m")
 	// The process of a client that has gone ends too.
-	d.script(0, ``, `service exec web -- sleep 12345 & client=$!; until ps | grep -q '[s]leep 12345'; do sleep 0.1; done; kill -9 $client`)
+	d.script(0, ``, `service exec web -- sleep 12345 & client=$!; until ps -o args | grep -q '^sleep 12345'; do sleep 0.1; done; kill -9 $client`)
 	d.until("the command of a client that was killed has ended", func() bool {
 		return !slices.ContainsFunc(d.processes(), func(p guestagent.Process) bool {
 			return slices.Contains(p.Argv, "12345") && p.State != "Z" && p.Argv[0] == "sleep"
@@ -199,6 +213,33 @@ func testExec(t *testing.T, d *debug) {
 	if left := d.sh("ls /proc/1/root/run/keelson/exec | wc -l"); strings.TrimSpace(left) != "0" {
 		t.Errorf("%s folders of commands that have ended are left", left)
 	}
+}
+
+// testForms is what every subcommand has in common: JSON, several names, and outputs that take nothing.
+func testForms(t *testing.T, d *debug) {
+	for _, command := range []string{
+		"list", "status", "status web db", "top -n 1 -d 100ms", "wait web db", "logs -n 3", "events", "analyze", "analyze chained",
+		"start web db", "kill -s CONT web db", "reload web db",
+	} {
+		out := d.expect(0, ``, append([]string{"service"}, strings.Fields(command+" -o json")...)...)
+		lines := strings.Split(strings.TrimSuffix(out, "\n"), "\n")
+		for _, line := range lines {
+			if !json.Valid([]byte(line)) {
+				t.Errorf("service %s -o json: %q", command, line)
+			}
+		}
+		if want := strings.Contains(command, "web db"); want && len(lines) != 2 {
+			t.Errorf("service %s -o json has %d lines", command, len(lines))
+		}
+	}
+	d.expect(3, `(?s)● web: ready.*there is no service "wbe"; did you mean "web"\?`, "service", "status", "web", "wbe")
+	d.expect(3, `there is no service "we/b"; did you mean "web"\?`, "service", "status", "we/b")
+	d.expect(2, `which service\? service list shows them`, "service", "restart")
+	d.expect(1, `no space left on device`, "/bin/sh", "-c", "service list > /dev/full")
+	d.script(0, `^NAME `, "service list | head -n 1")
+	// Who reads no further ends what is followed.
+	d.script(0, `^ *\d+\.\d{3}  `, "(service logs -f --boot-events; :) | head -n 1")
+	d.script(0, `^complete -F _service service\n$`, "service completion bash | tail -n 1")
 }
 
 func testSteer(t *testing.T, d *debug) {
@@ -224,9 +265,45 @@ func testSteer(t *testing.T, d *debug) {
 	if s := d.status("chained"); s.Restarts == 0 || s.LastExit == nil || s.LastExit.Signal != "SIGKILL" {
 		t.Errorf("after kill -s KILL: %d restarts, last exit %+v", s.Restarts, s.LastExit)
 	}
-	d.expect(0, `web: read again`, "service", "reload", "web")
 	d.expect(124, `never is not ready yet: it is running`, "service", "start", "never", "--timeout=1s")
 	d.expect(0, `never is stopped`, "service", "stop", "never")
+}
+
+// testReload changes a configuration in the way the documentation says: the root is read-only, but for who makes it
+// writable for himself.
+func testReload(t *testing.T, d *debug) {
+	const config = "/containers/services/chained/config.json"
+	d.script(0, ``, "cp "+config+" /tmp/chained.json; mount -o remount,rw,bind /containers")
+	change := func(sed string) { d.script(0, ``, "sed '"+sed+"' /tmp/chained.json > "+config) }
+	was := d.status("chained")
+
+	// What is wrong is said with its place, and changes nothing.
+	change(`1s/.*/{"process": {"args": 7}}/; 2,$d`)
+	d.expect(1, config+`:1: process\.args is a number, want a list`, "service", "reload", "chained")
+	change(`s/"keelson.requires"/"keelson.requiers"/`)
+	d.expect(1, config+`: .*keelson\.requiers.*did you mean "?keelson\.requires`, "service", "reload", "chained")
+	change(`s/"keelson.requires": *"web"/"keelson.requires":"chained"/`)
+	d.expect(1, config+`: .*chained`, "service", "reload", "chained")
+	if now := d.status("chained"); now.PID != was.PID || now.State != "ready" || len(now.Requires) != 1 || now.Requires[0] != "web" || len(now.Problems) > 0 {
+		t.Errorf("after what could not be read: %+v", now)
+	}
+
+	// Policy is in force at once, the command from the next start.
+	change(`s/"keelson.requires"/"keelson.restart":"never","keelson.requires"/; s/"1000"/"2000"/`)
+	d.expect(0, `chained: read again; what is not policy is in force from its next start`, "service", "reload", "chained")
+	now := d.status("chained")
+	if now.PID != was.PID || now.Policy.Restart != "never" || !slices.Equal(d.service("chained").Argv, []string{"sleep", "1000"}) {
+		t.Errorf("read again, it is %+v, %q", now, d.service("chained").Argv)
+	}
+	d.expect(0, ``, "service", "kill", "-s", "KILL", "chained")
+	d.expect(0, `chained is (stopped|failed)`, "service", "wait", "chained", "--for=stopped,failed")
+	d.expect(0, `chained is ready`, "service", "start", "chained")
+	if argv := d.service("chained").Argv; !slices.Equal(argv, []string{"sleep", "2000"}) {
+		t.Errorf("started again, it is %q", argv)
+	}
+	change("")
+	d.expect(0, `read again`, "service", "reload", "chained")
+	d.script(0, ``, "mount -o remount,ro,bind /containers")
 }
 
 func testLinuxKitForms(t *testing.T, d *debug) {
@@ -234,7 +311,12 @@ func testLinuxKitForms(t *testing.T, d *debug) {
 	d.expect(0, `^$`, "service", "-q", "-containerd-namespace", "services.linuxkit", "start", "-sock", "/run/containerd/containerd.sock",
 		"-path", "/containers/services", "-dump-spec", "/tmp/spec.json", "stubborn")
 	d.script(0, `"cgroupsPath":"/services/stubborn"`, "cat /tmp/spec.json")
-	d.service("stubborn")
+	was := d.service("stubborn").PID
+	d.expect(0, `^stubborn is ready \(pid \d+\)\n`, "service", "-v", "restart", "-dump-spec", "/tmp/again.json", "-path", "/containers/services/", "-sock", "/run/containerd/containerd.sock", "stubborn")
+	d.serviceAfter("stubborn", was)
+	d.script(0, `^$`, `[ "$(cat /tmp/spec.json)" = "$(cat /tmp/again.json)" ]`)
+	d.expect(1, `/containers/services/nothing/config.json: no such file`, "service", "start", "-dump-spec", "/tmp/none.json", "nothing")
+	d.expect(1, `the supervisor keeps /containers/services/web, not /elsewhere/web`, "service", "stop", "-path", "/elsewhere", "web")
 	d.expect(1, `lives in containerd's namespace services.linuxkit`, "service", "-containerd-namespace", "other", "start", "web")
 	d.expect(0, `the machine is running`, "service", "-v", "system-init")
 	d.script(0, `the supervisor does this by itself`, "ln -s /usr/bin/service /tmp/010-onboot; /tmp/010-onboot")
