@@ -329,8 +329,8 @@ func TestMoreTimeToStop(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l, said := talks(t, map[string]string{"keelson.ready": "notify", "keelson.stop.timeout": "2s"})
 		l.onStart = func(context.Context, int) (task.Task, error) {
-			f := newTask(101)
-			f.onStop = func(*fakeTask) bool { return true }
+			f := tasktest.New(101)
+			f.OnStop = func(*tasktest.Task) bool { return true }
 			return f, nil
 		}
 		l.run()
@@ -357,8 +357,8 @@ func TestFailuresOfHealthAreRemembered(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLife(t, map[string]string{"keelson.health": "tcp:80", "keelson.health.interval": "1s", "keelson.health.retries": "2"})
 		l.cfg.Probe = func(context.Context, policy.Probe, task.Task) error { return errors.New("connection refused") }
-		runs := newTask(101)
-		runs.onStop = func(*fakeTask) bool { return true }
+		runs := tasktest.New(101)
+		runs.OnStop = func(*tasktest.Task) bool { return true }
 		l.onStart = func(context.Context, int) (task.Task, error) { return runs, nil }
 		l.run()
 		l.until(1500 * time.Millisecond)
@@ -370,7 +370,7 @@ func TestFailuresOfHealthAreRemembered(t *testing.T) {
 		l.run()
 		l.until(2500 * time.Millisecond)
 		l.is(lifecycle.Unhealthy, 1)
-		runs.ends(0)
+		runs.Ends(0)
 		l.svc.Leave()
 		<-l.svc.Over()
 		l.cancel()
@@ -383,7 +383,7 @@ func TestAStartThatHangsIsBrokenOff(t *testing.T) {
 		l := newLife(t, nil)
 		l.onStart = func(ctx context.Context, n int) (task.Task, error) {
 			if n > 1 {
-				return newTask(100 + n), nil
+				return tasktest.New(100 + n), nil
 			}
 			<-ctx.Done()
 			return nil, ctx.Err()
@@ -393,7 +393,7 @@ func TestAStartThatHangsIsBrokenOff(t *testing.T) {
 		l.is(lifecycle.Starting, 1)
 		l.until(startBound + time.Second)
 		l.is(lifecycle.Ready, 2)
-		if shown := l.shown(); !strings.Contains(shown[0], "3m0s web: ERROR: failed to start: context deadline exceeded; restart 1 in 100ms") {
+		if shown := l.Shown(); !strings.Contains(shown[0], "3m0s web: ERROR: failed to start: context deadline exceeded; restart 1 in 100ms") {
 			t.Errorf("the console shows %q", shown)
 		}
 		l.svc.Leave()
