@@ -53,14 +53,14 @@ func (m *vm) ledgerGoes(on bool) {
 // twice or in the wrong place.
 const lastOf = `awk '$1 != run { if (run) print run, n; run = $1; n = 0 } $2 != n + 1 || length($3) != 86 { print "wrong: after", run, n, "comes", $0 } { n = $2 } END { print run, n }'`
 
-// logged is the last line of each process of the ledger, from its files and by the service command.
+// logged is the last line of each process of the ledger, once its files and the service command tell the same.
 func (m *vm) logged() map[int]int {
 	m.t.Helper()
-	files := m.sh(`cd /proc/1/root/var/log; for i in 9 8 7 6 5 4 3 2 1; do cat ledger.out.log.$i 2>/dev/null; done | cat - ledger.out.log | ` + lastOf)
-	ring := m.sh(`chroot /proc/1/root /usr/bin/service logs -o raw --stream=stdout ledger | ` + lastOf)
-	if files != ring {
-		m.t.Errorf("the files and the ring differ:\n%s---\n%s", files, ring)
-	}
+	var files string
+	m.until("the files have what the ring has", func() bool {
+		files = m.sh(`cd /proc/1/root/var/log; for i in 9 8 7 6 5 4 3 2 1; do cat ledger.out.log.$i 2>/dev/null; done | cat - ledger.out.log | ` + lastOf)
+		return files == m.sh(`chroot /proc/1/root /usr/bin/service logs -o raw --stream=stdout ledger | `+lastOf)
+	})
 	last := map[int]int{}
 	for line := range strings.Lines(files) {
 		var run, n int
