@@ -55,6 +55,8 @@ func (f *fakeTask) Wait(ctx context.Context) (task.Exit, error) {
 	}
 }
 
+func (f *fakeTask) Alone(unix.Signal) bool { return false }
+
 func (f *fakeTask) Stop(unix.Signal) (bool, error) {
 	if !f.ignores && !f.deaf {
 		f.ends(128 + 15)

@@ -37,6 +37,9 @@ const (
 	// handlerBound is the age at which a service has installed its signal
 	// handlers if it ever will.
 	handlerBound = time.Second
+	// aloneBound is how often it is seen, while a service stops, whether what is left
+	// of it can still end.
+	aloneBound = time.Second
 	// An earlier supervisor's task is looked for again after adoptMin, doubling
 	// up to adoptMax.
 	adoptMin = 100 * time.Millisecond
@@ -86,12 +89,14 @@ type Service struct {
 	// Timers, nil unless armed.
 	retry, kill, died <-chan time.Time
 	again             <-chan time.Time // when a stop signal nobody heard is sent again
+	look              <-chan time.Time // when it is seen whether one can still come to anything
 	adoptAgain        <-chan time.Time
 	saveAgain         <-chan time.Time // when what was said with STATUS= is remembered
 
 	watch     watch // of readiness and health
 	follow    follow
 	signalled bool // the stop signal was sent
+	alone     bool // only a process that cannot hear it was left at the last look
 
 	remembered  memory // of the earlier supervisor
 	adoptDelay  time.Duration
@@ -277,8 +282,10 @@ func (s *Service) step(ctx context.Context) bool {
 		s.notReadyInTime()
 	case <-s.watch.matched:
 		s.nowReady()
+	case <-s.look:
+		s.lookAlone()
 	case <-s.kill:
-		s.kill, s.again = nil, nil
+		s.kill, s.again, s.look = nil, nil, nil
 		s.cfg.Console.Warn(s.name, "has not stopped %v after %s: killed", s.b.Service.StopTimeout, signalName(s.b.Service.StopSignal))
 		s.killAll()
 	case <-s.again:

@@ -212,6 +212,30 @@ func TestOneThatCannotHearTheSignalIsKilledAtOnce(t *testing.T) {
 	}
 }
 
+// What is left of a container whose first process has no handler for the signal, when the others have ended of it, is
+// not waited for until its time is over.
+func TestOneThatGoesOnWithoutTheOthersIsKilled(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLife(t, nil)
+		looks := 0
+		l.onStart = func(context.Context, int) (task.Task, error) {
+			f := tasktest.New(101)
+			f.OnStop = func(*tasktest.Task) bool { return true } // the others do
+			f.OnAlone = func() bool { looks++; return looks != 1 && looks != 3 }
+			return f, nil
+		}
+		l.run()
+		l.until(5 * time.Second)
+		l.svc.Leave()
+		l.ends(10 * time.Second) // alone at the second look, not at the third, and then twice
+		l.is(lifecycle.Stopped, 1)
+		l.said(
+			"0s web: running (pid 101), started in 0.000s",
+			"10s web: stopped in 5.000s (killed by SIGKILL, as it has no handler for SIGTERM)",
+		)
+	})
+}
+
 func TestTheLimitEndsInTheAction(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLife(t, map[string]string{"keelson.restart.limit": "2/1m", "keelson.on-failure": "reboot"})

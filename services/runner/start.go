@@ -144,7 +144,7 @@ func (s *Service) decideStart(cause string) (news bool) {
 // holdTask begins to wait for a running task.
 func (s *Service) holdTask(ctx context.Context, t task.Task) {
 	s.task = t
-	s.signalled = false
+	s.signalled, s.alone = false, false
 	exits := make(chan task.Exit, 1)
 	s.exits = exits
 	id := t.Identity()
@@ -161,7 +161,7 @@ func (s *Service) exited(ctx context.Context, e task.Exit) {
 	s.unstuck()
 	failedSince := s.watch.failedSince
 	s.endWatch()
-	s.exits, s.kill, s.died, s.again = nil, nil, nil, nil
+	s.exits, s.kill, s.died, s.again, s.look = nil, nil, nil, nil, nil
 	s.task, s.signalled = nil, false
 	now := s.cfg.Now()
 	var ran, well time.Duration

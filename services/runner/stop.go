@@ -70,11 +70,31 @@ func (s *Service) signalStop() {
 	age := s.cfg.Now() - s.pub.startedAt
 	s.mu.Unlock()
 	switch {
-	case heard || err != nil:
+	case heard:
+		s.look = s.cfg.After(aloneBound)
+	case err != nil:
 	case age < handlerBound:
 		s.again = s.cfg.After(handlerBound - age)
 	default:
 		s.deaf, s.kill = true, nil
+		s.killAll()
+	}
+}
+
+// lookAlone kills what cannot end by itself: a first process that has no handler for
+// the stop signal, once the others, which got it, have ended and it went on all the
+// same. It is looked for twice, as it may be about to end.
+func (s *Service) lookAlone() {
+	s.look = s.cfg.After(aloneBound)
+	switch was := s.alone; {
+	case s.task == nil:
+		s.look = nil
+	case !s.task.Alone(s.b.Service.StopSignal):
+		s.alone = false
+	case !was:
+		s.alone = true
+	default:
+		s.deaf, s.kill, s.look = true, nil, nil
 		s.killAll()
 	}
 }
@@ -86,7 +106,7 @@ func (s *Service) killNow() {
 		return
 	}
 	s.signalled = true
-	s.kill, s.again = nil, nil
+	s.kill, s.again, s.look = nil, nil, nil
 	s.killAll()
 }
 

@@ -30,6 +30,9 @@ type Task interface {
 	Wait(ctx context.Context) (Exit, error)
 	// Stop sends the stop signal and reports whether anybody will hear it.
 	Stop(sig unix.Signal) (heard bool, err error)
+	// Alone reports whether only the first process is left, and it cannot hear the
+	// signal.
+	Alone(sig unix.Signal) bool
 	// Signal sends a signal to the first process.
 	Signal(sig unix.Signal) error
 	// Kill ends everything in the container at once.

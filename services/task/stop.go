@@ -25,6 +25,23 @@ func (t *running) Stop(sig unix.Signal) (heard bool, err error) {
 	if deaf, err := deafTo(fmt.Sprintf("/proc/%d/status", t.PID()), sig); err != nil || !deaf {
 		return true, nil // gone, or it gets the signal
 	}
+	for _, pid := range t.others() {
+		if unix.Kill(pid, sig) == nil {
+			heard = true
+		}
+	}
+	return heard, nil
+}
+
+// Alone reports whether the signal has done all it can: the first process does not
+// hear it, and there are no others whose end it may wait for.
+func (t *running) Alone(sig unix.Signal) bool {
+	deaf, err := deafTo(fmt.Sprintf("/proc/%d/status", t.PID()), sig)
+	return err == nil && deaf && len(t.others()) == 0
+}
+
+// others returns the processes of the container but for its first one.
+func (t *running) others() (pids []int) {
 	all := machineProcesses
 	if root := t.runtime.CgroupRoot; root != "" {
 		all = func() []int { return processes(filepath.Join(root, t.bundle.CgroupsPath())) }
@@ -32,11 +49,11 @@ func (t *running) Stop(sig unix.Signal) (heard bool, err error) {
 	// A cgroup that the user chose may hold others' processes as well.
 	namespace := pidNamespace(t.PID())
 	for _, pid := range all() {
-		if pid != t.PID() && namespace != "" && pidNamespace(pid) == namespace && unix.Kill(pid, sig) == nil {
-			heard = true
+		if pid != t.PID() && namespace != "" && pidNamespace(pid) == namespace {
+			pids = append(pids, pid)
 		}
 	}
-	return heard, nil
+	return pids
 }
 
 // pidNamespace names the pid namespace of a process, "" if it has ended.

@@ -24,6 +24,8 @@ type Task struct {
 	OnStop func(*Task) (heard bool)
 	// OnKill is what SIGKILL does; nil is nothing.
 	OnKill func(*Task)
+	// OnAlone says whether only its first process is left, deaf; nil is that it is not.
+	OnAlone func() bool
 	// OnEnd is called once, before the end is known; nil is nothing.
 	OnEnd func()
 
@@ -66,6 +68,9 @@ func (t *Task) Wait(ctx context.Context) (task.Exit, error) {
 		return task.Exit{}, ctx.Err()
 	}
 }
+
+// Alone is OnAlone.
+func (t *Task) Alone(unix.Signal) bool { return t.OnAlone != nil && t.OnAlone() }
 
 // Stop is OnStop.
 func (t *Task) Stop(unix.Signal) (bool, error) { return t.OnStop(t), nil }
