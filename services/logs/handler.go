@@ -3,21 +3,35 @@ package logs
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http"
 	"time"
 
 	"keelson/internal/api"
 )
 
+// maxReaders bounds those who read by Handler at the same time, as each may need a
+// piece of every stream in memory.
+const maxReaders = 16
+
 // Handler answers GET with the records that the query asks for, one JSON object
 // a line; see ParseQuery for the query and Record.Encode for the lines. With
-// follow=1 it goes on until the client has gone.
+// follow=1 it goes on until the client has gone. A reader more than maxReaders is
+// turned away.
 func Handler(s *Store) http.Handler {
+	places := make(chan struct{}, maxReaders)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		refuse := func(status int, err error) {
 			w.Header().Set("Content-Type", "application/json")
 			w.WriteHeader(status)
 			_ = json.NewEncoder(w).Encode(api.Error{Error: err.Error()})
+		}
+		select {
+		case places <- struct{}{}:
+			defer func() { <-places }()
+		default:
+			refuse(http.StatusServiceUnavailable, fmt.Errorf("%d are reading logs, more cannot at the same time", maxReaders))
+			return
 		}
 		q, err := ParseQuery(r.URL.Query())
 		if err != nil {

@@ -14,7 +14,7 @@ import (
 
 const (
 	// maxReaders bounds the clients of the query socket.
-	maxReaders = 32
+	maxReaders = 16
 	// askBound is how long a client may take to say what it wants.
 	askBound = 10 * time.Second
 	// readBound is how long a client may leave what it was sent unread. Nobody
