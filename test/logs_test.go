@@ -103,6 +103,7 @@ func TestLogsSurvive(t *testing.T) {
 		t.Errorf("of the brief one %d lines are in the store, the last %+v, %v", n, last, err)
 	}
 
+	t.Run("read-only disk", func(t *testing.T) { testReadOnlyDisk(t, m) })
 	t.Run("full disk", func(t *testing.T) { testFullDisk(t, m) })
 }
 
@@ -151,11 +152,35 @@ services:
 	m.until("what was dropped is noted where it would have been", func() bool {
 		return strings.Contains(m.sh(`cat /proc/1/root/var/log/flood0.*log* 2>/dev/null | grep -ao 'bytes are missing here: keelson.log is drop' | head -n 1`), "drop")
 	})
+	// Whoever is held up loses nothing, nor does whoever drops lose more than is dropped.
+	if got := m.sh(`cat /proc/1/root/var/log/flood[1-9].*log* 2>/dev/null | grep -a missing | head -n 3`); got != "" {
+		t.Errorf("the files lack something: %s", got)
+	}
 	if err := m.PressPower(m.ctx); err != nil {
 		t.Fatal(err)
 	}
 	m.end(qemu.PowerOff)
 	m.inOrder(`keelson .*stopping \d+ services`, `keelson .*services stopped in`, `init .*powering off`)
+	m.lacks("it could not be written in time")
+	m.lacks("what comes is kept in memory for now")
+	m.lacks("has not stopped 10s after SIGTERM")
+}
+
+// testReadOnlyDisk makes the disk of the logs read-only, which needs their files to be closed, and writable again.
+func testReadOnlyDisk(t *testing.T, m *vm) {
+	from := m.Console.Len()
+	m.until("nobody holds the disk", func() bool {
+		result, err := m.ExecIn(m.ctx, m.service("mounter").PID, "mount", "-o", "remount,ro", "/var/log")
+		return err == nil && result.Exit == 0
+	})
+	m.write(101)
+	m.awaitFrom(from, `counter .*warning: open /var/log/counter\S*: read-only file system; what comes is kept in memory`)
+	m.write(102) // it is not held up
+	m.overLogs("mount", "-o", "remount,rw", "/var/log")
+	m.awaitFrom(from, `counter .*warning: /var/log/counter\S* is written again; nothing is missing in it`)
+	m.until("the file has caught up", func() bool {
+		return strings.HasPrefix(m.sh("tail -n 1 /proc/1/root/var/log/counter.out.log"), "102000 out")
+	})
 }
 
 // testFullDisk mounts a small file system over the logs: it fills, the service runs on, and nothing is lost once
@@ -163,14 +188,14 @@ services:
 func testFullDisk(t *testing.T, m *vm) {
 	from := m.Console.Len()
 	m.overLogs("mount", "-t", "tmpfs", "-o", "size=64k", "none", "/var/log")
-	m.write(101)
-	m.awaitFrom(from, `counter .*warning: write /var/log/counter\S*: no space left on device; what comes is kept in memory`)
-	m.write(102) // it is not held up
-	m.overLogs("mount", "-o", "remount,size=64m", "/var/log")
 	m.write(103)
+	m.awaitFrom(from, `counter .*warning: write /var/log/counter\S*: no space left on device; what comes is kept in memory`)
+	m.write(104) // it is not held up
+	m.overLogs("mount", "-o", "remount,size=64m", "/var/log")
+	m.write(105)
 	m.awaitFrom(from, `counter .*warning: /var/log/counter\S* is written again; nothing is missing in it`)
 	m.until("the file has caught up", func() bool {
-		return strings.HasPrefix(m.sh("tail -n 1 /proc/1/root/var/log/counter.out.log"), "103000 out")
+		return strings.HasPrefix(m.sh("tail -n 1 /proc/1/root/var/log/counter.out.log"), "105000 out")
 	})
 }
 

@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -23,17 +22,16 @@ const (
 	heavyBytes = 128 << 10
 	heavyTime  = 100 * time.Millisecond
 	moveBytes  = 512
+	// pipeBytes is how much the pipe of a stream holds once it has been heavy: its
+	// writer and we are woken less often then.
+	pipeBytes = 256 << 10
 	// What a heavy stream writes is left to gather for a moment, where it came in
 	// small pieces.
-	smallBytes = 32 << 10
-	smallRest  = 500 * time.Microsecond
-	// drainMoves bounds Drain: a pipe holds 64 KiB, and one that never gets
-	// empty has a writer that outlives its task.
+	smallBytes = 64 << 10
+	smallRest  = time.Millisecond
+	// drainMoves bounds Drain: one that never gets empty has a writer that outlives
+	// its task.
 	drainMoves = 32
-	// dropFor is how long output is dropped once it is too much.
-	dropFor = 100 * time.Millisecond
-	// dropWord is how often the console is told of it.
-	dropWord = 10 * time.Second
 )
 
 // Source is what a stream is of, and where it goes.
@@ -54,14 +52,17 @@ type Source struct {
 type Stream struct {
 	sys    *System
 	src    Source
-	fifo   *os.File
-	conn   syscall.RawConn
+	fifo   int   // the descriptor
+	number int32 // the poller's
 	spool  *spool.Stream
 	export *exporter
 	unheld bool          // it was there, and nobody had it open: what had been in it is gone
+	ready  chan struct{} // told that there is something in the FIFO
+	quit   chan struct{} // closed to end run
 	done   chan struct{} // closed when run has returned
 
 	mu       sync.Mutex
+	closed   bool          // fifo is, guarded by mu
 	cursor   *spool.Cursor // of what OnLine has seen, guarded by mu
 	noSplice bool          // the spool's file system does not know splice, guarded by mu
 	lost     int64         // bytes that the spool could not take, guarded by mu
@@ -92,16 +93,18 @@ func (y *System) Open(src Source) (*Stream, error) {
 	}
 	// Read and write: opening does not wait for a writer, and a writer's end is
 	// not the end of the stream.
-	fifo, err := os.OpenFile(src.Pipe, os.O_RDWR|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	fifo, err := unix.Open(src.Pipe, unix.O_RDWR|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return nil, fmt.Errorf("open the log pipe: %w", err)
-	}
-	conn, err := fifo.SyscallConn()
-	if err != nil {
-		_ = fifo.Close()
 		return nil, fmt.Errorf("open the log pipe %s: %w", src.Pipe, err)
 	}
-	s := &Stream{sys: y, src: src, fifo: fifo, conn: conn, spool: kept, unheld: unheld, done: make(chan struct{})}
+	s := &Stream{
+		sys: y, src: src, fifo: fifo, spool: kept, unheld: unheld,
+		ready: make(chan struct{}, 1), quit: make(chan struct{}), done: make(chan struct{}),
+	}
+	if s.number, err = y.poller.add(s, fifo); err != nil {
+		_ = unix.Close(fifo)
+		return nil, err
+	}
 	if src.OnLine != nil {
 		s.cursor = kept.CursorFrom(kept.End())
 	}
@@ -110,6 +113,7 @@ func (y *System) Open(src Source) (*Stream, error) {
 	y.streams[s] = true
 	y.mu.Unlock()
 	s.export.begin()
+	s.ready <- struct{}{} // for what an earlier process has left in it
 	go s.run()
 	return s, nil
 }
@@ -126,54 +130,96 @@ func held(fifo string) bool {
 // Path is the FIFO a task is to write to.
 func (s *Stream) Path() string { return s.src.Pipe }
 
+// run moves what comes until the stream is closed.
 func (s *Stream) run() {
 	defer close(s.done)
-	var window time.Duration // when weight began to be counted
-	weight := int64(0)
+	var w weight
 	for {
-		var rest time.Duration
-		var n int64
-		heavy := weight > heavyBytes
-		err := s.conn.Read(func(fd uintptr) (more bool) {
-			move := func() { n, more = s.move(int(fd)) }
-			if heavy {
-				rest = s.sys.gate.spend(measured(move))
-			} else {
-				move()
-			}
-			weight += n + moveBytes
-			return more
-		})
-		if now := s.sys.cfg.Now(); now-window > heavyTime {
-			window, weight = now, 0
+		select {
+		case <-s.ready:
+		case <-s.quit:
+			return
 		}
-		if err != nil {
-			return // closed
-		}
-		if rest > 0 && s.src.Drop {
-			if rest = 0; s.drop() { // even that has its price
-				rest = gateLeast
+		for s.step(&w) {
+			select {
+			case <-s.quit:
+				return
+			default:
 			}
 		}
-		if heavy && n < smallBytes {
-			rest = max(rest, smallRest)
+		if err := s.sys.poller.ask(s.number, s.fifo); err != nil {
+			s.src.Warn("its output is not read any more: watch the log pipe: %v", err)
+			return
 		}
-		if rest > 0 {
-			time.Sleep(rest)
+	}
+}
+
+// weight is how much a stream has written of late.
+type weight struct {
+	window time.Duration // when it began to be counted
+	bytes  int64
+	large  bool // the pipe has been made larger
+}
+
+// step moves what there is once, and waits as long as its writer has to. It reports
+// whether there may be more.
+func (s *Stream) step(w *weight) (more bool) {
+	var n int64
+	var rest time.Duration
+	heavy := w.bytes > heavyBytes
+	if heavy {
+		if !w.large { // without room for it all goes on as before
+			_, _ = unix.FcntlInt(uintptr(s.fifo), unix.F_SETPIPE_SZ, pipeBytes)
+			w.large = true
 		}
-		if !s.src.Drop {
-			s.export.await()
+		rest = s.sys.gate.spend(measured(func() { n, more = s.move() }))
+	} else {
+		n, more = s.move()
+	}
+	w.bytes += n + moveBytes
+	if now := s.sys.cfg.Now(); now-w.window > heavyTime {
+		w.window, w.bytes = now, 0
+	}
+	if s.src.Drop && rest > 0 {
+		s.mu.Lock()
+		if rest = 0; s.drop() { // even that has its price
+			rest = gateLeast
 		}
+		s.mu.Unlock()
+	}
+	if heavy && n < smallBytes {
+		rest = max(rest, smallRest)
+	}
+	if rest > 0 {
+		s.pause(rest)
+	}
+	if !s.src.Drop {
+		s.export.await(s.quit)
+	}
+	return more
+}
+
+// pause waits, or until the stream is closed.
+func (s *Stream) pause(d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-s.quit:
 	}
 }
 
 // move takes what is in the FIFO to the spool, or to nowhere if that fails. It
 // reports how much it was, and whether there may be more at once.
-func (s *Stream) move(fifo int) (n int64, more bool) {
+func (s *Stream) move() (n int64, more bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if empty(fifo) {
+	fifo := s.fifo
+	if s.closed || empty(fifo) {
 		return 0, false
+	}
+	if s.src.Drop && s.export.behind() {
+		s.drop()
 	}
 	if s.dropping {
 		return s.discard(fifo, &s.dropped)
@@ -211,7 +257,7 @@ func empty(fifo int) bool {
 // splice moves bytes from the FIFO to the spool.
 func (s *Stream) splice(fifo int) (int64, error) {
 	if !s.noSplice {
-		n, err := s.spool.Splice(fifo)
+		n, err := s.spool.Splice(fifo, s.sys.most(), s.sys.tight())
 		if !errors.Is(err, unix.EINVAL) {
 			return n, err
 		}
@@ -227,64 +273,6 @@ func (s *Stream) splice(fifo int) (int64, error) {
 		return 0, err
 	}
 	return int64(n), nil
-}
-
-// discard lets go of what is in the FIFO and counts it.
-func (s *Stream) discard(fifo int, count *int64) (int64, bool) {
-	if s.null == nil {
-		s.null, _ = os.OpenFile("/dev/null", os.O_WRONLY, 0)
-	}
-	n := int64(-1)
-	err := error(unix.EINVAL)
-	if s.null != nil {
-		n, err = unix.Splice(fifo, nil, int(s.null.Fd()), nil, 1<<20, unix.SPLICE_F_NONBLOCK)
-	}
-	if n < 0 && errors.Is(err, unix.EINVAL) {
-		var got int
-		got, err = unix.Read(fifo, make([]byte, spliceBytes))
-		n = int64(got)
-	}
-	*count += max(n, 0)
-	return max(n, 0), n > 0 || errors.Is(err, unix.EINTR)
-}
-
-// drop drops what comes for a while. It reports whether it did so already.
-func (s *Stream) drop() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.dropping {
-		return true
-	}
-	s.dropping = true
-	if s.resume == nil {
-		s.resume = time.AfterFunc(dropFor, s.dropOver)
-	} else {
-		s.resume.Reset(dropFor)
-	}
-	return false
-}
-
-// dropOver ends that, and notes how much it was.
-func (s *Stream) dropOver() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.dropping = false
-	s.noteDropped(false)
-}
-
-// noteDropped writes down what was dropped, in the log at once and on the console
-// now and then. The caller holds mu.
-func (s *Stream) noteDropped(last bool) {
-	if s.dropped > 0 && s.spool.Lost(s.dropped, 0, "keelson.log is drop, and it was too much") == nil {
-		s.dropAll += s.dropped
-		s.dropped = 0
-		s.export.came()
-	}
-	now := s.sys.cfg.Now()
-	if s.dropAll > 0 && (last || s.dropSaid == 0 || now-s.dropSaid >= dropWord) {
-		s.src.Warn("%d bytes of its %s were dropped (keelson.log: drop)", s.dropAll, s.src.Stream)
-		s.dropAll, s.dropSaid = 0, now
-	}
 }
 
 // show hands the lines that have come on to OnLine. The caller holds mu.
@@ -309,13 +297,12 @@ func (s *Stream) show() {
 // has copied its last bytes, nothing more will come. A last line without a newline
 // is over.
 func (s *Stream) Drain() {
-	_ = s.conn.Control(func(fd uintptr) {
-		for range drainMoves {
-			if _, more := s.move(int(fd)); !more {
-				return
-			}
+	for range drainMoves {
+		s.export.await(nil) // the file is to have it as well
+		if _, more := s.move(); !more {
+			break
 		}
-	})
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.noteDropped(true)
@@ -345,15 +332,11 @@ func (s *Stream) Tail(since int64, lines int) []string {
 	return out
 }
 
-// closeBound is how long the end of a stream waits for its file.
-const closeBound = 2 * time.Second
-
 // Close drains the pipe and ends the copying. The FIFO stays in its folder if keep
 // is true.
 func (s *Stream) Close(keep bool) {
 	s.Drain()
-	_ = s.fifo.Close()
-	<-s.done
+	s.end()
 	s.mu.Lock()
 	if s.resume != nil {
 		s.resume.Stop()
@@ -371,4 +354,15 @@ func (s *Stream) Close(keep bool) {
 	if !keep {
 		_ = os.Remove(s.src.Pipe)
 	}
+}
+
+// end ends run, and closes the FIFO.
+func (s *Stream) end() {
+	close(s.quit)
+	<-s.done
+	s.sys.poller.remove(s.number, s.fifo)
+	s.mu.Lock()
+	s.closed = true
+	_ = unix.Close(s.fifo)
+	s.mu.Unlock()
 }

@@ -19,8 +19,7 @@ import (
 // crash is what the death of the supervisor comes to: nothing is closed in order,
 // and whatever ran just stops. The stream must be idle.
 func crash(s *Stream) {
-	_ = s.fifo.Close()
-	<-s.done
+	s.end()
 	s.export.flush(time.Minute)
 	s.export.mu.Lock()
 	s.export.closed = true
@@ -284,9 +283,17 @@ func TestAWriterThatMustNotWait(t *testing.T) {
 	}
 }
 
+// floods makes the test binary a process that writes for ever.
+const floods = "KEELSON_FLOODS"
+
 func TestMain(m *testing.M) {
 	if dir := os.Getenv(captureDir); dir != "" {
 		captureForEver(dir)
+	}
+	for os.Getenv(floods) != "" {
+		if _, err := unix.Write(1, numberedLines(1000)); err != nil {
+			os.Exit(1)
+		}
 	}
 	os.Exit(nstest.Main(m))
 }

@@ -69,7 +69,7 @@ func (o *Output) MarkAt(mark [2]int64) {
 // Drain takes over what is still in the pipes, after a task's end.
 func (o *Output) Drain() {
 	if o.unheld.Swap(false) {
-		o.warn("what it wrote last may be missing, up to 64 KiB of each stream: its shim had let go of its pipes while no supervisor read them")
+		o.warn("what it wrote last may be missing, up to %d KiB of each stream: its shim had let go of its pipes while no supervisor read them", pipeBytes>>10)
 	}
 	o.stdout.Drain()
 	o.stderr.Drain()

@@ -4,9 +4,9 @@
 // Each stream is a FIFO that the supervisor and the shim both hold open, so a
 // writer gets no SIGPIPE and a reader's death loses nothing: what is in the
 // pipe stays there. Bytes go from FIFO to spool by splice(2), in one step that
-// cannot be cut in two by a kill, and from the spool to the file beside that, so
-// that no disk, however slow, is in a writer's way for longer than a moment. It
-// must never hold up the supervisor, use more than its share of the processors,
+// cannot be cut in two by a kill, and from the spool to the file beside that. A
+// writer waits for its file, so that neither loses anything, but not for a disk that
+// does nothing. It must never hold up the supervisor, use more than its share of the processors,
 // nor let files fill the machine's memory; what does not reach spool or file is
 // counted and said.
 package capture
@@ -17,10 +17,17 @@ import (
 	"runtime"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"keelson/services/spool"
 )
+
+// mostBehind is how many bytes a file may be behind, at most, before its writer waits.
+const mostBehind = 192 << 10
+
+// tightBytes is how much is moved at once where there are many such files.
+const tightBytes = 16 << 10
 
 // Config is what the streams of a machine have in common.
 type Config struct {
@@ -32,8 +39,11 @@ type Config struct {
 
 // System is all streams of a machine.
 type System struct {
-	cfg  Config
-	gate *gate
+	cfg    Config
+	gate   *gate
+	poller poller
+	behind atomic.Int64 // bytes that files have yet to get
+	late   atomic.Int64 // how many files those are
 
 	mu      sync.Mutex
 	streams map[*Stream]bool  // open ones, guarded by mu
@@ -66,11 +76,16 @@ func (y *System) Recheck() {
 	}
 }
 
-// Flush waits until the files hold what was written, for at most the given time.
+// Flush waits until the files hold what was written, or cannot be written, for at
+// most the given time, and says what they lack. It closes them: they are opened again
+// when there is more, and whoever unmounts their disk finds it unused.
 func (y *System) Flush(limit time.Duration) {
 	deadline := time.Now().Add(limit)
 	for _, s := range y.open() {
-		s.export.flush(time.Until(deadline))
+		if lacks := s.export.flush(time.Until(deadline)); lacks > 0 {
+			s.src.Warn("%s lacks the last %d bytes: it could not be written in time", s.src.File, lacks)
+		}
+		s.export.release()
 	}
 }
 
@@ -82,6 +97,34 @@ func (y *System) open() []*Stream {
 		all = append(all, s)
 	}
 	return all
+}
+
+// tight reports whether so many files are behind that what they have yet to get might
+// not all stay in the spool: each keeps two segments from going on top of it.
+func (y *System) tight() bool {
+	_, total := y.cfg.Spool.Bounds()
+	return y.behind.Load()+2*spool.SegmentBytes*y.late.Load() > total*3/4
+}
+
+// most is how much is moved from a pipe at once.
+func (y *System) most() int64 {
+	perSource, _ := y.cfg.Spool.Bounds()
+	if y.tight() {
+		return tightBytes
+	}
+	return min(perSource/8, spool.SegmentBytes)
+}
+
+// allowance is how many bytes a file may be behind before its writer waits: so many
+// that none of them has to go from the spool. A stream takes more of it than that: what
+// is moved at once, and the rest of the segment in which they begin. A source has two
+// streams.
+func (y *System) allowance() int64 {
+	if y.tight() {
+		return 0
+	}
+	perSource, _ := y.cfg.Spool.Bounds()
+	return min(max(perSource/2-min(perSource/8, spool.SegmentBytes)-3*spool.SegmentBytes/2, perSource/16), mostBehind)
 }
 
 // sizes is how large a file may get, and how many there are with those it was.

@@ -159,7 +159,7 @@ func readCold(path string) (index, data []byte, err error) {
 		return nil, nil, fmt.Errorf("read a compressed log: %w", err)
 	}
 	n, m := binary.LittleEndian.Uint32(sizes[:]), binary.LittleEndian.Uint32(sizes[4:])
-	if n > headerBytes+segmentEntries*entryBytes || m > segmentBytes+spliceBytes {
+	if n > headerBytes+segmentEntries*entryBytes || m > SegmentBytes+spliceBytes {
 		return nil, nil, errors.New("read a compressed log: it is damaged")
 	}
 	r := flate.NewReader(f)

@@ -28,9 +28,9 @@ import (
 )
 
 const (
-	// segmentBytes is the size of a segment: small enough to go as one, large
-	// enough to compress well.
-	segmentBytes = 128 << 10
+	// SegmentBytes is the size of a segment, which goes as one: small enough for
+	// that, large enough to compress well.
+	SegmentBytes = 128 << 10
 	// segmentEntries bounds its index.
 	segmentEntries = 4096
 	pageBytes      = 4096
@@ -179,6 +179,9 @@ func (s *Spool) Streams() []*Stream {
 	})
 	return all
 }
+
+// Bounds returns how much memory one source may take, and all together.
+func (s *Spool) Bounds() (perSource, total int64) { return s.cfg.PerSource, s.cfg.Total }
 
 // Used returns how much memory the spool takes.
 func (s *Spool) Used() int64 { return s.used.Load() }

@@ -200,7 +200,7 @@ func checkLines(t *testing.T, text []byte, seed uint64) {
 func TestLinesOverManySegments(t *testing.T) {
 	var b bytes.Buffer
 	r := rand.New(rand.NewPCG(7, 7))
-	for b.Len() < 3*segmentBytes {
+	for b.Len() < 3*SegmentBytes {
 		b.Write(bytes.Repeat([]byte{byte(r.IntN(256))}, r.IntN(1<<r.IntN(16))))
 		b.WriteByte('\n')
 	}
@@ -211,7 +211,7 @@ func TestLinesOverManySegments(t *testing.T) {
 
 func TestBoundsAndCounts(t *testing.T) {
 	dir := t.TempDir()
-	s := openSpool(t, dir, Config{PerSource: 4 * segmentBytes, Total: 6 * segmentBytes})
+	s := openSpool(t, dir, Config{PerSource: 4 * SegmentBytes, Total: 6 * SegmentBytes})
 	a, b := stream(t, s, "a", "stdout"), stream(t, s, "b", "stderr")
 	line := func(i int) []byte { return fmt.Appendf(nil, "line %d %s\n", i, strings.Repeat("x", 100)) }
 	written := 0
@@ -225,7 +225,7 @@ func TestBoundsAndCounts(t *testing.T) {
 		if i == 10 {
 			slow.Next()
 		}
-		if used := s.Used(); used > 5*segmentBytes+4*pageBytes {
+		if used := s.Used(); used > 5*SegmentBytes+4*pageBytes {
 			t.Fatalf("after %d lines it takes %d bytes", i, used)
 		}
 	}
@@ -256,7 +256,7 @@ func TestBoundsAndCounts(t *testing.T) {
 		if err := b.Write(s.cfg.Now(), line(i)); err != nil {
 			t.Fatal(err)
 		}
-		if used := s.Used(); used > 7*segmentBytes {
+		if used := s.Used(); used > 7*SegmentBytes {
 			t.Fatalf("after %d lines it takes %d bytes", i, used)
 		}
 	}
@@ -274,7 +274,7 @@ func TestBoundsAndCounts(t *testing.T) {
 		t.Errorf("it says that it takes %d, and takes %d", s.Used(), size)
 	}
 	s.Close()
-	again := openSpool(t, dir, Config{PerSource: 4 * segmentBytes, Total: 6 * segmentBytes})
+	again := openSpool(t, dir, Config{PerSource: 4 * SegmentBytes, Total: 6 * SegmentBytes})
 	if again.Used() != size {
 		t.Errorf("opened again it says %d, was %d", again.Used(), size)
 	}
@@ -351,7 +351,7 @@ func TestSpliceTakesAllOfAPipe(t *testing.T) {
 		}
 		if i%500 == 499 {
 			for {
-				if _, err := st.Splice(int(r.Fd())); err == unix.EAGAIN {
+				if _, err := st.Splice(int(r.Fd()), 64<<10, false); err == unix.EAGAIN {
 					break
 				} else if err != nil {
 					t.Fatal(err)

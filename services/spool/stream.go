@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"math"
 	"os"
 	"path/filepath"
@@ -14,7 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// spliceBytes is the most that is moved at once: what a pipe holds.
+// spliceBytes is the most that is written at once.
 const spliceBytes = 64 << 10
 
 // timeStep is how much later bytes must have come to get a time of their own.
@@ -98,7 +99,7 @@ func (st *Stream) recover() error {
 	}
 	st.end = g.end()
 	if g.cold {
-		st.next = st.after(g, data)
+		st.next = st.after(g, bytes.NewReader(data))
 		return nil
 	}
 	if st.index, err = os.OpenFile(g.path(st.dir)+".i", os.O_RDWR, 0); err != nil {
@@ -141,7 +142,7 @@ func (st *Stream) measure(g *segment) {
 func (st *Stream) room(n int64) (*segment, error) {
 	if st.index != nil {
 		g := st.segments[len(st.segments)-1]
-		if g.size+n <= segmentBytes && g.entries+8 <= segmentEntries || g.size == 0 {
+		if g.size+n <= SegmentBytes && g.entries+8 <= segmentEntries || g.size == 0 {
 			return g, nil
 		}
 		st.finish(g)
@@ -174,29 +175,35 @@ func (st *Stream) begin() (*segment, error) {
 	return g, nil
 }
 
-// buffers are for reading a segment; they are as large as one can get.
-var buffers = sync.Pool{New: func() any { return new([segmentBytes + spliceBytes]byte) }}
+// buffers are for reading a segment, in pieces that stay in a processor's cache.
+var buffers = sync.Pool{New: func() any { return new([32 << 10]byte) }}
 
 // finish closes the last segment.
 func (st *Stream) finish(g *segment) {
-	buf := buffers.Get().(*[segmentBytes + spliceBytes]byte)
-	defer buffers.Put(buf)
-	n, _ := st.data.ReadAt(buf[:min(g.size, int64(len(buf)))], 0)
-	st.next = st.after(g, buf[:n])
+	st.next = st.after(g, st.data)
 	st.closeLive()
 	st.spool.cool()
 }
 
-// after is the header of the segment that follows one of these bytes.
-func (st *Stream) after(g *segment, data []byte) header {
+// after is the header of the segment that follows one with these bytes.
+func (st *Stream) after(g *segment, data io.ReaderAt) header {
 	if st.records {
 		return header{lines: g.header.lines + g.entries}
 	}
-	begin := g.base - g.header.carry
-	if i := bytes.LastIndexByte(data, '\n'); i >= 0 {
-		begin = g.base + int64(i) + 1
+	buf := buffers.Get().(*[32 << 10]byte)
+	defer buffers.Put(buf)
+	lines, begin := g.header.lines, g.base-g.header.carry
+	for at := int64(0); at < g.size; {
+		n, err := data.ReadAt(buf[:min(g.size-at, int64(len(buf)))], at)
+		lines += int64(bytes.Count(buf[:n], []byte{'\n'}))
+		if i := bytes.LastIndexByte(buf[:n], '\n'); i >= 0 {
+			begin = g.base + at + int64(i) + 1
+		}
+		if at += int64(n); err != nil {
+			break
+		}
 	}
-	return header{lines: g.header.lines + int64(bytes.Count(data, []byte("\n"))), carry: max(g.end()-max(begin, st.lastCut), 0)}
+	return header{lines: lines, carry: max(g.end()-max(begin, st.lastCut), 0)}
 }
 
 // put writes an entry to the index: in place of the last one if that was of no
@@ -236,7 +243,7 @@ func (st *Stream) retry(do func() error) error {
 	err := do()
 	st.mu.Unlock()
 	if errors.Is(err, unix.ENOSPC) {
-		st.spool.trim(4 * segmentBytes)
+		st.spool.trim(4 * SegmentBytes)
 		st.mu.Lock()
 		err = do()
 		st.mu.Unlock()
@@ -249,10 +256,16 @@ func (st *Stream) retry(do func() error) error {
 }
 
 // Splice moves what is in a pipe to the stream's end, without a copy of it ever
-// being in the process: a death leaves it in the one or in the other.
-func (st *Stream) Splice(pipe int) (n int64, err error) {
+// being in the process: a death leaves it in the one or in the other. It is no more
+// than most, and where it is to be apart, in a segment that begins with it: that can
+// stay while all before it goes.
+func (st *Stream) Splice(pipe int, most int64, apart bool) (n int64, err error) {
 	err = st.retry(func() error {
 		g, err := st.room(pageBytes)
+		if err == nil && apart && g.size > 0 {
+			st.finish(g)
+			g, err = st.begin()
+		}
 		if err != nil {
 			return err
 		}
@@ -260,7 +273,7 @@ func (st *Stream) Splice(pipe int) (n int64, err error) {
 			return err
 		}
 		off := g.size
-		n, err = unix.Splice(pipe, nil, int(st.data.Fd()), &off, int(min(spliceBytes, segmentBytes-g.size)), unix.SPLICE_F_NONBLOCK|unix.SPLICE_F_MOVE)
+		n, err = unix.Splice(pipe, nil, int(st.data.Fd()), &off, int(min(most, SegmentBytes-g.size)), unix.SPLICE_F_NONBLOCK|unix.SPLICE_F_MOVE)
 		st.grow(g, max(n, 0))
 		return err
 	})

@@ -18,6 +18,8 @@ const (
 	// lastMoment, or a tenth of the time if that is less, is left before PID 1 goes
 	// on without us.
 	lastMoment = time.Second
+	// flushBound is how long log files may take to get what was written.
+	flushBound = 10 * time.Second
 	// killedBound is how long services that were killed for lack of time may take
 	// to end; each gives itself up before.
 	killedBound = 10 * time.Second
@@ -42,6 +44,7 @@ func (s *Supervisor) shutdown(ctx context.Context) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, end-console.Now())
 	defer cancel()
+	s.capture.Flush(min(end-console.Now(), flushBound)) // one of them may unmount the files' disk
 	s.scripts(ctx, shutdownScripts, "", stepOnshutdown, scriptsBound)
 	if s.tasks != nil && len(dirs) > 0 {
 		// The actions of a failed one come to nothing: the machine ends anyway.

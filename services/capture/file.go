@@ -1,0 +1,200 @@
+package capture
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	rotateBytes = 1 << 20
+	rotateKeep  = 10 // with the one that is written
+	// knownFiles is how many files a stream remembers: one for each disk that was
+	// mounted over another.
+	knownFiles = 4
+)
+
+// place is a file that a stream's bytes were appended to: byte base+n of the stream
+// is byte n of the file.
+type place struct {
+	Dev  uint64 `json:"dev"`
+	Ino  uint64 `json:"ino"`
+	Base int64  `json:"base"`
+}
+
+// position is what the next supervisor has to know: how far a file has come is then
+// its size. The newest place is the last one.
+type position struct {
+	Places []place `json:"places"`
+	Pos    int64   `json:"pos"` // of the stream, when this was written
+}
+
+// skip notes in the file that the spool has lost what the file should have had.
+func (e *exporter) skip(pos, kept int64) error {
+	note := fmt.Sprintf("[keelson: %d bytes are missing here: the file could not be written in time]\n", kept-pos)
+	n, err := e.file.WriteAt([]byte(note), e.size)
+	if err != nil {
+		_ = e.file.Truncate(e.size)
+		return fmt.Errorf("write %s: %w", e.path, err)
+	}
+	e.size += int64(n)
+	e.mu.Lock()
+	e.missing += kept - pos
+	missing := e.missing
+	now := e.sys.cfg.Now()
+	say := !e.failing && (e.missSaid == 0 || now-e.missSaid >= dropWord)
+	if say {
+		e.missing, e.missSaid = 0, now
+	}
+	e.mu.Unlock()
+	if say {
+		e.warn("%d bytes are missing in %s: it could not be written in time", missing, e.path)
+	}
+	e.move(kept)
+	e.save(kept)
+	return nil
+}
+
+// ensure sees to it that file is the one that path names, and that size is its own.
+// Somebody may have moved it away, removed or truncated it, appended to it, or
+// mounted a disk over its folder.
+func (e *exporter) ensure() error {
+	if e.file != nil {
+		var open, named unix.Stat_t
+		if err := unix.Fstat(int(e.file.Fd()), &open); err == nil {
+			err = unix.Stat(e.path, &named)
+			if err == nil && open.Dev == named.Dev && open.Ino == named.Ino || err != nil && !errors.Is(err, unix.ENOENT) {
+				if open.Size != e.size { // somebody else's doing
+					e.size = open.Size
+					e.unsaved = true
+				}
+				return nil
+			}
+		}
+		_ = e.file.Close()
+		e.file = nil
+	}
+	if err := os.MkdirAll(filepath.Dir(e.path), 0o755); err != nil {
+		return err
+	}
+	// Without O_APPEND: sendfile refuses it.
+	f, err := os.OpenFile(e.path, os.O_RDWR|os.O_CREATE|unix.O_CLOEXEC, 0o644)
+	if err != nil {
+		return err
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		_ = f.Close()
+		return fmt.Errorf("look at %s: %w", e.path, err)
+	}
+	was := e.at
+	same := e.known && was.Dev == st.Dev && was.Ino == st.Ino // it had only been closed
+	e.file, e.at = f, place{Dev: st.Dev, Ino: st.Ino}
+	if same {
+		e.unsaved = e.unsaved || st.Size != e.size
+		e.size = st.Size
+		return nil
+	}
+	e.size = st.Size
+	e.place(st)
+	e.measure()
+	return nil
+}
+
+// place decides where in the stream the file that was opened goes on.
+func (e *exporter) place(st unix.Stat_t) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	defer func() { e.known, e.unsaved = true, true }()
+	kept, _ := e.from.Kept()
+	places := e.state.Places
+	for i := len(places) - 1; i >= 0; i-- {
+		p := places[i]
+		last := i == len(places)-1
+		switch {
+		case p.Dev == st.Dev && p.Ino == st.Ino:
+			// It was written to before: by an earlier process, or until something was
+			// mounted over it.
+			if !e.known || !last {
+				e.pos = min(p.Base+st.Size, e.from.End())
+			}
+			return
+		case p.Dev != st.Dev:
+			continue
+		case last && e.known: // somebody moved the old one away; it goes on
+			return
+		case last:
+			// The earlier process may have died in the middle of a rotation.
+			var old unix.Stat_t
+			if unix.Stat(numbered(e.path, 1), &old) == nil && old.Dev == p.Dev && old.Ino == p.Ino {
+				e.pos = min(p.Base+old.Size, e.from.End())
+			}
+			return
+		}
+	}
+	if len(places) > 0 {
+		e.pos = kept // another disk: it gets all there is
+	}
+}
+
+// save remembers where the file's bytes are in the stream.
+func (e *exporter) save(pos int64) {
+	var st unix.Stat_t
+	if unix.Fstat(int(e.file.Fd()), &st) != nil {
+		return
+	}
+	places := e.state.Places[:0:0]
+	for _, p := range e.state.Places {
+		if p.Dev != st.Dev { // one for each disk
+			places = append(places, p)
+		}
+	}
+	places = append(places, place{st.Dev, st.Ino, pos - e.size})
+	e.state = position{Places: places[max(len(places)-knownFiles, 0):], Pos: pos}
+	if data, err := json.Marshal(e.state); err == nil && e.from.Remember("export", data) == nil {
+		e.unsaved = false
+	}
+}
+
+// measure finds out how large the file may get where it is.
+func (e *exporter) measure() {
+	var fs unix.Statfs_t
+	e.memory = unix.Fstatfs(int(e.file.Fd()), &fs) == nil && (fs.Type == unix.TMPFS_MAGIC || fs.Type == unix.RAMFS_MAGIC)
+	e.limit, e.keep = e.sys.sizes(e.memory)
+	if e.memory {
+		e.sys.hold(e.path, max(e.size, e.limit))
+	} else {
+		e.sys.released(e.path)
+	}
+}
+
+// numbered is the name of an old file: PATH.1 is the newest one.
+func numbered(path string, i int) string { return path + "." + strconv.Itoa(i) }
+
+// rotate moves the full file aside.
+func (e *exporter) rotate() error {
+	_ = os.Remove(numbered(e.path, e.keep-1))
+	for i := e.keep - 2; i >= 1; i-- {
+		_ = unix.Rename(numbered(e.path, i), numbered(e.path, i+1)) // not os.Rename, which looks at both first
+	}
+	if err := os.Rename(e.path, numbered(e.path, 1)); err != nil && !errors.Is(err, unix.ENOENT) { // somebody removed it
+		if !e.rotation {
+			e.warn("the log grows on: %v", err)
+			e.rotation = true
+		}
+		e.limit = e.size + rotateBytes
+		return nil
+	}
+	e.rotation = false
+	if e.memory {
+		e.sys.rotated(e.path, e.size)
+	}
+	_ = e.file.Close()
+	e.file, e.size, e.at = nil, 0, place{}
+	return e.ensure()
+}
