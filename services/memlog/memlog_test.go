@@ -313,7 +313,10 @@ func TestSupervisorDiesAndComesBack(t *testing.T) {
 	if e := next(t, waiting); e.Source != "late" || e.Msg != "while nobody was there" {
 		t.Errorf("got %+v", e)
 	}
-	if got := len(second.Server.files); got != 2 {
+	second.Server.mu.Lock()
+	got := len(second.Server.files)
+	second.Server.mu.Unlock()
+	if got != 2 {
 		t.Errorf("%d files are open", got)
 	}
 	if w := second.warned(); len(w) > 0 {
