@@ -32,6 +32,8 @@ const (
 	// drainMoves bounds Drain: one that never gets empty has a writer that outlives
 	// its task.
 	drainMoves = 32
+	// drainBound is how long it waits for a slow disk, in all.
+	drainBound = 10 * time.Second
 )
 
 // Source is what a stream is of, and where it goes.
@@ -297,8 +299,11 @@ func (s *Stream) show() {
 // has copied its last bytes, nothing more will come. A last line without a newline
 // is over.
 func (s *Stream) Drain() {
+	long := make(chan struct{})
+	t := time.AfterFunc(drainBound, func() { close(long) })
+	defer t.Stop()
 	for range drainMoves {
-		s.export.await(nil) // the file is to have it as well
+		s.export.await(long) // the file is to have it as well
 		if _, more := s.move(); !more {
 			break
 		}

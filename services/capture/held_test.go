@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -163,6 +164,41 @@ func TestDroppingForASlowDisk(t *testing.T) {
 	if bytes.Contains(got, []byte("could not be written in time")) || !bytes.Contains(got, []byte("keelson.log is drop")) {
 		t.Errorf("the file has %d bytes; said: %q", len(got), m.all)
 	}
+}
+
+// Where its disk does nothing at all, what comes is kept in memory again, as with any other.
+func TestDroppingForAStuckDisk(t *testing.T) {
+	dir := t.TempDir()
+	m := &messages{}
+	src := source(dir)
+	src.Drop, src.Warn = true, m.add
+	s := openSource(t, machine(t, dir, 1<<30), src)
+	answers := make(chan struct{})
+	s.export.mu.Lock()
+	s.export.bound = 50 * time.Millisecond
+	s.export.copyTo = func(f *os.File, from, most int64) (int64, error) {
+		<-answers
+		return s.spool.CopyTo(f, from, most)
+	}
+	s.export.mu.Unlock()
+	w := writer(t, s)
+	for deadline := time.Now().Add(time.Minute); ; {
+		if _, err := w.Write(numberedLines(1000)); err != nil {
+			t.Fatal(err)
+		}
+		m.mu.Lock()
+		said := slices.ContainsFunc(m.all, func(line string) bool { return strings.Contains(line, "has not answered for") })
+		m.mu.Unlock()
+		if said {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("it is dropped for ever; said: %q", m.all)
+		}
+	}
+	close(answers)
+	w.Close()
+	s.Close(false)
 }
 
 // A file that nothing is written to is not kept open, and is found again; so whoever wants to unmount its disk can.

@@ -11,8 +11,9 @@ import (
 func (e *exporter) behind() bool {
 	end := e.from.End()
 	e.mu.Lock()
-	defer e.mu.Unlock()
-	return e.isBehind(end, max(e.sys.allowance(), tightBytes))
+	behind := e.isBehind(end, max(e.sys.allowance(), tightBytes))
+	e.mu.Unlock()
+	return behind && !e.isStuck()
 }
 
 // isBehind reports whether the file lacks more than it may. The caller holds mu.
