@@ -30,15 +30,15 @@ func (s *Spool) cool() {
 	go func() {
 		defer s.workers.Done()
 		for {
+			select {
+			case <-s.cfg.After(coolAfter):
+			case <-s.closed:
+				return
+			}
 			s.coolAll()
 			s.cooling.Store(false)
 			if !s.anyWarm() || !s.cooling.CompareAndSwap(false, true) {
 				return // or another one has begun
-			}
-			select {
-			case <-time.After(coolAfter):
-			case <-s.closed:
-				return
 			}
 		}
 	}()

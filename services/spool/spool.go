@@ -58,6 +58,7 @@ type Config struct {
 	Total     int64                // and for all together; 0 is 32 MiB
 	Now       func() time.Duration // since the machine's start
 	Warn      func(format string, a ...any)
+	After     func(time.Duration) <-chan time.Time // when to look for what can be compressed; nil is time.After
 }
 
 // Spool is all streams of a machine.
@@ -97,6 +98,9 @@ func Open(cfg Config) (*Spool, error) {
 	if cfg.Total <= 0 {
 		cfg.Total = defaultTotal
 	}
+	if cfg.After == nil {
+		cfg.After = time.After
+	}
 	if cfg.Warn == nil {
 		cfg.Warn = func(string, ...any) {}
 	}
@@ -132,7 +136,9 @@ func Open(cfg Config) (*Spool, error) {
 		}
 	}
 	s.trim(0)
-	s.cool()
+	if s.anyWarm() {
+		s.cool()
+	}
 	return s, nil
 }
 
