@@ -33,8 +33,11 @@ const ledger = `
 // ledgerLine is about how long a line of the ledger is, at least.
 const ledgerLine = 90
 
-// pipeBytes is what a pipe holds.
-const pipeBytes = 64 << 10
+// pipeBytes is what a pipe holds, busyPipeBytes that of a log which is written fast.
+const (
+	pipeBytes     = 64 << 10
+	busyPipeBytes = 256 << 10
+)
 
 // wrote is what the ledger's process number run has written, by its own account.
 func (m *vm) wrote(run int) int {
@@ -128,7 +131,7 @@ func testDeaths(t *testing.T, m *vm, inside int) {
 	m.until("the ledger has died with its shim", func() bool { return first(m.processes(), "/services/ledger").PID == 0 })
 	m.ledgerGoes(false)
 	m.kill(supervisor.PID, syscall.SIGKILL)
-	m.awaitFrom(from, `ledger +warning: what it wrote last may be missing.*64 KiB`)
+	m.awaitFrom(from, `ledger +warning: what it wrote last may be missing.*256 KiB`)
 	m.serviceAfter("ledger", process.PID)
 	for _, line := range m.Console.Lines(from) {
 		if strings.Contains(line, "ledger        | 1 ") {
@@ -137,7 +140,7 @@ func testDeaths(t *testing.T, m *vm, inside int) {
 	}
 	last = m.logged()[run]
 	t.Logf("both died: of %d lines %d are in the log", wrote, last)
-	if least := wrote - (pipeBytes+inside)/ledgerLine; last < least || last > wrote+1 {
+	if least := wrote - (busyPipeBytes+inside)/ledgerLine; last < least || last > wrote+1 {
 		t.Errorf("both died: the ledger had written %d lines, %d are in the log", wrote, last)
 	}
 

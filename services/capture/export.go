@@ -56,7 +56,7 @@ type exporter struct {
 	closed  bool          // guarded by mu
 	pos     int64         // of the next byte to copy, guarded by mu
 	counted int64         // of what is behind, in the system's sum; guarded by mu
-	call    time.Time     // when the disk was last asked for something, zero while it is not; guarded by mu
+	call    diskCall      // guarded by mu
 	stuck   bool          // the file cannot be written, or the disk does not answer; guarded by mu
 	failing bool          // that was said, guarded by mu
 	missing int64         // bytes that are missing and not yet said, guarded by mu
@@ -163,7 +163,6 @@ func (e *exporter) copyAll() {
 	for {
 		err := e.copySome()
 		e.mu.Lock()
-		e.call = time.Time{}
 		if err != nil {
 			e.delay = min(max(2*e.delay, retryMin), retryMax)
 			if !e.closed && e.retry == nil && e.pos < e.from.End() {
@@ -234,29 +233,31 @@ func (e *exporter) release() {
 
 // copySome copies what there is.
 func (e *exporter) copySome() error {
-	e.asks()
-	if err := e.ensure(); err != nil {
+	var err error
+	e.onDisk(func() { err = e.ensure() })
+	if err != nil {
 		return e.fail(err)
 	}
 	for {
-		pos, over := e.asks()
+		e.mu.Lock()
+		pos, over := e.pos, e.closed && e.stuck
+		e.mu.Unlock()
 		if over || pos >= e.from.End() {
 			e.caughtUp()
 			return nil
 		}
 		if e.unsaved {
-			e.save(pos)
+			e.onDisk(func() { e.save(pos) })
 		}
 		if kept, _ := e.from.Kept(); kept > pos {
-			if err := e.skip(pos, kept); err != nil {
+			if e.onDisk(func() { err = e.skip(pos, kept) }); err != nil {
 				return e.fail(err)
 			}
 			continue
 		}
 		var n int64
-		var err error
 		began := time.Now()
-		work := measured(func() {
+		work := e.onDisk(func() {
 			if _, err = e.file.Seek(e.size, 0); err == nil {
 				n, err = e.copyTo(e.file, pos, min(e.step, max(e.limit-e.size, 1)))
 			}
@@ -275,28 +276,16 @@ func (e *exporter) copySome() error {
 			return e.fail(fmt.Errorf("write %s: %w", e.path, err))
 		}
 		if e.size >= e.limit {
-			if err := e.rotate(); err != nil {
+			if e.onDisk(func() { err = e.rotate() }); err != nil {
 				return e.fail(err)
 			}
 		}
 		if rest := time.Duration(0); n >= spliceBytes && !hurried {
 			if rest = e.sys.gate.spend(work); rest > 0 {
-				e.mu.Lock()
-				e.call = time.Time{}
-				e.mu.Unlock()
 				time.Sleep(rest)
 			}
 		}
 	}
-}
-
-// asks notes that the disk is going to be asked for something. It returns how far
-// the file has come, and whether it is not to go on.
-func (e *exporter) asks() (pos int64, over bool) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	e.call = time.Now()
-	return e.pos, e.closed && e.stuck
 }
 
 // move notes how far the file has come, which it can be written for. It reports

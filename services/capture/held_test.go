@@ -50,6 +50,24 @@ func isOpen(path string) bool {
 	return false
 }
 
+// stuckDisk makes a copy to a stream's file hang in the kernel until answer is called.
+func stuckDisk(t *testing.T, s *Stream) (answer func()) {
+	t.Helper()
+	var pipe [2]int
+	if err := unix.Pipe2(pipe[:], unix.O_CLOEXEC); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Close(pipe[0]) })
+	s.export.mu.Lock()
+	defer s.export.mu.Unlock()
+	s.export.bound = 50 * time.Millisecond
+	s.export.copyTo = func(f *os.File, from, most int64) (int64, error) {
+		_, _ = unix.Read(pipe[0], make([]byte, 1))
+		return s.spool.CopyTo(f, from, most)
+	}
+	return func() { _ = unix.Close(pipe[1]) }
+}
+
 // A disk that takes longer than its writers is waited for: sources that together write much more than there is memory
 // for lose nothing.
 func TestASlowDiskIsWaitedFor(t *testing.T) {
@@ -105,20 +123,13 @@ func TestAStuckDiskIsGivenUp(t *testing.T) {
 	src := source(dir)
 	src.Warn = m.add
 	s := openSource(t, machine(t, dir, 1<<30), src)
-	answers := make(chan struct{})
-	s.export.mu.Lock()
-	s.export.bound = 50 * time.Millisecond
-	s.export.copyTo = func(f *os.File, from, most int64) (int64, error) {
-		<-answers
-		return s.spool.CopyTo(f, from, most)
-	}
-	s.export.mu.Unlock()
+	answer := stuckDisk(t, s)
 	w := writer(t, s)
 	text := numberedLines(40_000)
 	if _, err := w.Write(text); err != nil { // four times what the ring holds
 		t.Fatal(err)
 	}
-	close(answers)
+	answer()
 	w.Close()
 	s.Close(false)
 	got := written(src.File)
@@ -136,6 +147,34 @@ func TestAStuckDiskIsGivenUp(t *testing.T) {
 	}
 	if len(m.all) != 2 || !strings.Contains(m.all[0], "has not answered for 50ms") || !strings.Contains(m.all[1], fmt.Sprintf("is written again; %d bytes are missing", missing)) {
 		t.Errorf("said: %q", m.all)
+	}
+}
+
+// That nothing moves because we get no processor is not the disk's doing: it is waited for.
+func TestWhoIsStarvedIsWaitedFor(t *testing.T) {
+	dir := t.TempDir()
+	src := source(dir)
+	src.Warn = t.Errorf
+	s := openSource(t, machine(t, dir, 1<<30), src)
+	s.export.mu.Lock()
+	s.export.bound = 200 * time.Millisecond
+	busy := 2 * time.Second // runs, or would
+	s.export.copyTo = func(f *os.File, from, most int64) (int64, error) {
+		for began := time.Now(); time.Since(began) < busy; {
+		}
+		busy = 0
+		return s.spool.CopyTo(f, from, most)
+	}
+	s.export.mu.Unlock()
+	w := writer(t, s)
+	text := numberedLines(40_000)
+	if _, err := w.Write(text); err != nil {
+		t.Fatal(err)
+	}
+	w.Close()
+	s.Close(false)
+	if got := written(src.File); !bytes.Equal(got, text) {
+		t.Errorf("the file has %d bytes of %d", len(got), len(text))
 	}
 }
 
@@ -173,14 +212,7 @@ func TestDroppingForAStuckDisk(t *testing.T) {
 	src := source(dir)
 	src.Drop, src.Warn = true, m.add
 	s := openSource(t, machine(t, dir, 1<<30), src)
-	answers := make(chan struct{})
-	s.export.mu.Lock()
-	s.export.bound = 50 * time.Millisecond
-	s.export.copyTo = func(f *os.File, from, most int64) (int64, error) {
-		<-answers
-		return s.spool.CopyTo(f, from, most)
-	}
-	s.export.mu.Unlock()
+	answer := stuckDisk(t, s)
 	w := writer(t, s)
 	for deadline := time.Now().Add(time.Minute); ; {
 		if _, err := w.Write(numberedLines(1000)); err != nil {
@@ -196,7 +228,7 @@ func TestDroppingForAStuckDisk(t *testing.T) {
 			t.Fatalf("it is dropped for ever; said: %q", m.all)
 		}
 	}
-	close(answers)
+	answer()
 	w.Close()
 	s.Close(false)
 }

@@ -71,7 +71,7 @@ func (e *exporter) awaitMove(moved, quit <-chan struct{}, limit <-chan time.Time
 // wait for it.
 func (e *exporter) isStuck() bool {
 	e.mu.Lock()
-	stuck := e.stuck || !e.call.IsZero() && time.Since(e.call) > e.bound
+	stuck := e.stuck || e.call.blockedFor() > e.bound
 	said := true
 	if stuck {
 		said = e.giveUp()
