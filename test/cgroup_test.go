@@ -4,6 +4,7 @@ package test
 
 import (
 	"context"
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -39,6 +40,17 @@ services:
 		}
 	}
 	pid := strings.TrimSpace(m.read("/sys/fs/cgroup/pids/services/limited/cgroup.procs"))
+	first, err := strconv.Atoi(pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// In the container its own groups are where it looks for them.
+	for path, want := range map[string]string{"memory/memory.limit_in_bytes": "33554432\n", "pids/pids.max": "17\n"} {
+		got, err := m.ReadFileIn(m.ctx, first, "/sys/fs/cgroup/"+path)
+		if err != nil || got != want {
+			t.Errorf("in the container %s is %q, want %q (%v)", path, got, want, err)
+		}
+	}
 	from := m.Console.Len()
 	m.sh("kill -9 " + pid)
 	m.awaitFrom(from, `limited .*SIGKILL.*restart 1 in`)

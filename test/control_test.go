@@ -98,7 +98,7 @@ type debug struct {
 }
 
 // in is the same for a test within the test.
-func (d *debug) in(t *testing.T) *debug { return &debug{&vm{d.Machine, t, d.ctx}, d.pid} }
+func (d *debug) in(t *testing.T) *debug { return &debug{d.vm.in(t), d.pid} }
 
 // run runs a command in the debug container.
 func (d *debug) run(argv ...string) (code int, out, errs string) {

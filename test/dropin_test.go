@@ -24,13 +24,14 @@ func TestDropin(t *testing.T) {
 	m.booted()
 
 	t.Run("cases", func(t *testing.T) {
+		m := m.in(t)
 		m.inOrder(`fails .*\| about to fail`, `fails .*ERROR: /etc/init\.d/003-fails: exit status 4`, `works .*/etc/init.d/004-works: done`,
-			`volumes .*ready`, `007-between .*\| bin$`, `sysctl .*\| PASS`, `mount .*\| PASS`, `volumes-again .*\| PASS`,
+			`volumes .*ready`, `007-between .*\| bin$`, `\d  sysctl .*\| PASS`, `\d  mount .*\| PASS`, `volumes-again .*\| PASS`,
 			`logwrite .*done in`, `015-after-onboot .*\| on the disk$`, `alpha .*running`, `030-at-last .*\| after all of it`, `boot complete`)
 		for _, name := range []string{
 			"sysctl", "own-sysctl", "modprobe", "losetup", "format", "mount", "binds", "volumes", "volumes-again", "kept-netns", "in-kept-netns", "runc",
 		} {
-			m.await(name + ` +\| PASS`)
+			m.await(`\d  ` + name + ` +\| PASS`)
 		}
 		m.program(0, "sleep", "7777777") // a script of the image left it running
 		m.await(`runc .*\| said in a container in a container`)
@@ -49,6 +50,7 @@ func TestDropin(t *testing.T) {
 		}
 	})
 	t.Run("banner", func(t *testing.T) {
+		m := m.in(t)
 		m.inOrder(`issue .*Welcome to LinuxKit$`, `issue .*this is +on$`, `about to fail`)
 		m.until("the second console has the banner and the end of the boot", func() bool {
 			data, err := os.ReadFile(second)
@@ -63,6 +65,7 @@ func TestDropin(t *testing.T) {
 		}
 	}
 	t.Run("disk", func(t *testing.T) {
+		m := m.in(t)
 		// It was mounted by a one-shot: the machine sees it, and so does a service, each under its own path.
 		if got := m.read("/var/lib/data/file"); got != "on the disk\n" {
 			t.Errorf("the machine sees %q", got)
@@ -89,8 +92,9 @@ func TestDropin(t *testing.T) {
 			return err == nil && out == "on the disk\non the disk\n"
 		})
 	})
-	t.Run("root", func(t *testing.T) { testDropinRoot(t, m, machine) })
+	t.Run("root", func(t *testing.T) { testDropinRoot(t, m.in(t), machine) })
 	t.Run("modules", func(t *testing.T) {
+		m := m.in(t)
 		// A device that comes while the machine runs, as far as anybody can tell.
 		from := m.Console.Len()
 		machine("rmmod virtio_rng && for d in /sys/bus/virtio/devices/*/uevent; do echo add >$d; done")
@@ -100,6 +104,7 @@ func TestDropin(t *testing.T) {
 		}
 	})
 	t.Run("memlogd", func(t *testing.T) {
+		m := m.in(t)
 		m.sh("echo '<4>a message of the kernel' >/dev/kmsg")
 		m.until("both packages' lines are at memlogd's query socket", func() bool {
 			all := m.sh("guestagent ask 0 0")
@@ -108,6 +113,7 @@ func TestDropin(t *testing.T) {
 		})
 	})
 	t.Run("network", func(t *testing.T) {
+		m := m.in(t)
 		m.until("one service reaches the other through the pair of links", func() bool {
 			_, err := m.Stat(m.ctx, "/run/beta")
 			return err == nil
@@ -122,11 +128,13 @@ func TestDropin(t *testing.T) {
 				t.Errorf("the machine has %s: %s", name, mine)
 			}
 		}
-		if open := m.sh("netstat -ltun | grep -E '^(tcp|udp)' || true"); open != "" {
+		open := m.sh("netstat -ltun")
+		if !strings.Contains(open, "Proto ") || matches(`(?m)^(tcp|udp)`, open) {
 			t.Errorf("open ports of a machine whose image opens none:\n%s", open)
 		}
 	})
 	t.Run("cgroup", func(t *testing.T) {
+		m := m.in(t)
 		for path, want := range map[string]string{
 			"/sys/fs/cgroup/limits/limited/memory.max": "33554432\n", "/sys/fs/cgroup/limits/limited/pids.max": "17\n",
 		} {
@@ -139,6 +147,7 @@ func TestDropin(t *testing.T) {
 		}
 	})
 	t.Run("runtime-config.toml", func(t *testing.T) {
+		m := m.in(t)
 		argv := m.containerd(0).Argv
 		if at := slices.Index(argv, "--log-level"); at < 0 || argv[at+1] != "debug" {
 			t.Errorf("containerd runs as %q, want the level of cliopts", argv)
@@ -148,9 +157,10 @@ func TestDropin(t *testing.T) {
 		}
 		m.read("/var/log/daemon.out")
 	})
-	t.Run("ctr and runc", func(t *testing.T) { testDebugContainer(t, m) })
+	t.Run("ctr and runc", func(t *testing.T) { testDebugContainer(t, m.in(t)) })
 
 	t.Run("service", func(t *testing.T) {
+		m := m.in(t)
 		// However often it is started, stopped and started: its root is mounted once.
 		before := m.mountsBelow("/containers/services/limited")
 		for _, what := range []string{"start", "start", "restart", "stop", "start", "start"} {

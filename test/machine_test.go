@@ -172,6 +172,9 @@ type vm struct {
 	ctx context.Context
 }
 
+// in is the same machine for a test within the test.
+func (m *vm) in(t *testing.T) *vm { return &vm{m.Machine, t, m.ctx} }
+
 // boot builds an image and starts it. The console is in the test's output when the test fails.
 func boot(t *testing.T, s setup) *vm {
 	t.Helper()
