@@ -194,6 +194,7 @@ func (e *exporter) rotate() error {
 	if e.memory {
 		e.sys.rotated(e.path, e.size)
 	}
+	e.keepRoom()
 	_ = e.file.Close()
 	e.file, e.size, e.at = nil, 0, place{}
 	return e.ensure()

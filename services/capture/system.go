@@ -42,8 +42,9 @@ type System struct {
 	cfg    Config
 	gate   *gate
 	poller poller
-	behind atomic.Int64 // bytes that files have yet to get
-	late   atomic.Int64 // how many files those are
+	behind atomic.Int64                                  // bytes that files have yet to get
+	late   atomic.Int64                                  // how many files those are
+	room   func(dir string) (free, all int64, err error) // roomOf, but for tests
 
 	mu      sync.Mutex
 	streams map[*Stream]bool  // open ones, guarded by mu
@@ -64,7 +65,7 @@ func New(cfg Config) *System {
 	// Half of the processors: where there is one, a writer needs as much itself.
 	return &System{
 		cfg: cfg, gate: newGate(float64(runtime.NumCPU())/2, cfg.Now),
-		streams: map[*Stream]bool{}, held: map[string]*onRAM{},
+		streams: map[*Stream]bool{}, held: map[string]*onRAM{}, room: roomOf,
 	}
 }
 
@@ -180,6 +181,15 @@ func (y *System) rotated(path string, size int64) {
 		h.old = slices.Insert(h.old, 0, size)
 		h.old = h.old[:min(len(h.old), rotateKeep-1)]
 		h.size = 0
+	}
+}
+
+// shed says that PATH.I, the last one, was removed.
+func (y *System) shed(path string, i int) {
+	y.mu.Lock()
+	defer y.mu.Unlock()
+	if h := y.held[path]; h != nil && len(h.old) >= i {
+		h.old = h.old[:i-1]
 	}
 }
 
