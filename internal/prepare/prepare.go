@@ -34,18 +34,21 @@ const cgroupRoot = "/sys/fs/cgroup"
 // order. What is there already stays as it is. After an error Cleanup undoes
 // what was done until then.
 func Before(ctx context.Context, b *bundle.Bundle) error {
+	if err := checkUsers(b); err != nil {
+		return err
+	}
 	for i, m := range b.Runtime.Mounts {
 		if err := ctx.Err(); err != nil {
 			return fieldError(b, fmt.Sprintf("mounts[%d]", i), err)
 		}
-		if err := mount(b, m); err != nil {
+		if err := mount(ctx, b, m); err != nil {
 			return fieldError(b, fmt.Sprintf("mounts[%d]", i), err)
 		}
 	}
 	for i, dir := range b.Runtime.Mkdir {
 		path, err := within(b, dir)
 		if err == nil {
-			err = mounts.MkdirAll(path)
+			err = makeFolder(b, path)
 		}
 		if err != nil {
 			return fieldError(b, fmt.Sprintf("mkdir[%d]", i), err)
@@ -106,8 +109,10 @@ func Cleanup(ctx context.Context, b *bundle.Bundle) error {
 	if err := ctx.Err(); err != nil {
 		return errors.Join(append(errs, fmt.Errorf("%s: clean up: %w", b.Name, err))...)
 	}
-	if err := mounts.UnmountBelow(b.Dir); err != nil {
-		errs = append(errs, fmt.Errorf("%s: clean up: %w", b.Name, err))
+	for _, dir := range slices.Compact([]string{Root(b), b.Dir}) {
+		if err := mounts.UnmountBelow(dir); err != nil {
+			errs = append(errs, fmt.Errorf("%s: clean up: %w", b.Name, err))
+		}
 	}
 	return errors.Join(errs...)
 }
@@ -127,9 +132,9 @@ func within(b *bundle.Bundle, dir string) (string, error) {
 	if filepath.IsAbs(dir) {
 		return filepath.Clean(dir), nil
 	}
-	path, err := securejoin.SecureJoin(b.Rootfs(), dir)
+	path, err := securejoin.SecureJoin(Root(b), dir)
 	if err != nil {
-		return "", fmt.Errorf("find %s in %s: %w", dir, b.Rootfs(), err)
+		return "", fmt.Errorf("find %s in %s: %w", dir, Root(b), err)
 	}
 	return path, nil
 }
@@ -143,7 +148,10 @@ func entry(b *bundle.Bundle, m specs.Mount) (mounts.Entry, error) {
 }
 
 // mount makes one mount of runtime.json and what it needs to exist.
-func mount(b *bundle.Bundle, m specs.Mount) error {
+func mount(ctx context.Context, b *bundle.Bundle, m specs.Mount) error {
+	if inUserNamespace(b) && isRoot(b, m) {
+		return mountMapped(ctx, b, m)
+	}
 	e, err := entry(b, m)
 	if err != nil {
 		return err

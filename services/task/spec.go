@@ -14,6 +14,8 @@ import (
 	"google.golang.org/protobuf/types/known/anypb"
 
 	"keelson/internal/bundle"
+	"keelson/internal/prepare"
+	"keelson/internal/userns"
 )
 
 const (
@@ -75,12 +77,13 @@ func withCgroupOptions(mounts []specs.Mount, options []string) []specs.Mount {
 func spec(b *bundle.Bundle, grouped bool, notifyFolder string) (*anypb.Any, error) {
 	s := *b.Spec
 	root := *s.Root
-	root.Path = b.Rootfs()
+	root.Path = prepare.Root(b)
 	s.Root = &root
 	linux := *s.Linux
 	linux.CgroupsPath = b.CgroupsPath()
 	s.Linux = &linux
 	s.Process = process(&s)
+	s.Mounts = userns.Mounts(&s)
 	if notifyFolder != "" {
 		withNotify(&s, b.Service, notifyFolder)
 	}
@@ -114,9 +117,15 @@ func process(s *specs.Spec) *specs.Process {
 	return &p
 }
 
-// runtimeOptions are the shim's: where it lives. Stock shims honour it too.
-func runtimeOptions(shimCgroup string) (*anypb.Any, error) {
-	o, err := anypb.New(&options.Options{ShimCgroup: shimCgroup})
+// runtimeOptions are the shim's: where it lives, and who is to have the pipes it
+// makes. Stock shims honour them too.
+func runtimeOptions(b *bundle.Bundle, shimCgroup string) (*anypb.Any, error) {
+	said := &options.Options{ShimCgroup: shimCgroup}
+	if users := userns.Of(b.Spec); users != nil {
+		uid, gid := users.Owner(0, 0)
+		said.IoUid, said.IoGid = uint32(uid), uint32(gid)
+	}
+	o, err := anypb.New(said)
 	if err != nil {
 		return nil, fmt.Errorf("encode the runtime's options: %w", err)
 	}

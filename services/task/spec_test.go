@@ -1,10 +1,13 @@
 package task
 
 import (
+	"encoding/json"
 	"slices"
 	"testing"
 
+	"github.com/containerd/containerd/api/types/runc/options"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"google.golang.org/protobuf/proto"
 
 	"keelson/internal/bundle"
 	"keelson/internal/policy"
@@ -31,6 +34,46 @@ func TestCgroupOptionsOfTheMachineAreKept(t *testing.T) {
 	}
 	if len(mounts[1].Options) != 2 {
 		t.Errorf("the bundle's own mounts were changed: %v", mounts)
+	}
+}
+
+// TestSpecOfAUserNamespace: a stock shim is told whose the pipes are, and the kernel is not asked for mounts it refuses.
+func TestSpecOfAUserNamespace(t *testing.T) {
+	entries := []specs.LinuxIDMapping{{ContainerID: 0, HostID: 200000, Size: 10}}
+	b := &bundle.Bundle{Section: bundle.Services, Name: "web", ID: "web", Dir: "/containers/services/web", Spec: &specs.Spec{
+		Root: &specs.Root{Path: "rootfs", Readonly: true}, Process: &specs.Process{Args: []string{"web"}},
+		Mounts: []specs.Mount{{Destination: "/sys", Type: "sysfs", Source: "sysfs"}},
+		Linux:  &specs.Linux{Namespaces: []specs.LinuxNamespace{{Type: specs.UserNamespace}}, UIDMappings: entries, GIDMappings: entries},
+	}}
+	b.Runtime.Mounts = []specs.Mount{{Source: "/containers/services/first/rootfs", Destination: "/containers/services/web/rootfs", Options: []string{"bind"}}}
+	for _, mapped := range []bool{true, false} {
+		wantRoot, wantSys, wantUser := "/run/userns/roots/web", "bind", uint32(200000)
+		if !mapped {
+			wantRoot, wantSys, wantUser = "/containers/services/web/rootfs", "sysfs", 0
+			b.Spec.Linux.Namespaces = nil
+		}
+		encoded, err := spec(b, false, "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		var s specs.Spec
+		if err := json.Unmarshal(encoded.Value, &s); err != nil {
+			t.Fatal(err)
+		}
+		if s.Root.Path != wantRoot || s.Mounts[0].Type != wantSys {
+			t.Errorf("mapped %v: root %s, /sys %s", mapped, s.Root.Path, s.Mounts[0].Type)
+		}
+		opts, err := runtimeOptions(b, "/keelson/shim")
+		if err != nil {
+			t.Fatal(err)
+		}
+		var said options.Options
+		if err := proto.Unmarshal(opts.Value, &said); err != nil {
+			t.Fatal(err)
+		}
+		if said.IoUid != wantUser || said.IoGid != wantUser || said.ShimCgroup != "/keelson/shim" {
+			t.Errorf("mapped %v: the shim is told %v", mapped, &said)
+		}
 	}
 }
 

@@ -99,7 +99,7 @@ func (r *Runtime) Start(ctx context.Context, b *bundle.Bundle, io Streams) (Task
 }
 
 func (r *Runtime) start(ctx context.Context, b *bundle.Bundle, io Streams) (*running, error) {
-	opts, err := runtimeOptions(r.ShimCgroup)
+	opts, err := runtimeOptions(b, r.ShimCgroup)
 	if err != nil {
 		return nil, err
 	}
