@@ -220,8 +220,8 @@ services:
     uid: full
     gid: label
     additionalGids: [bye, 7]
-    uidMappings: [{hostID: 1000, containerID: 0, size: 10}]
-    gidMappings: [{hostID: 1000, containerID: 0, size: 10}]
+    uidMappings: [{hostID: 1000, containerID: 0, size: 65536}]
+    gidMappings: [{hostID: 1000, containerID: 0, size: 65536}]
     rootfsPropagation: shared
     cgroupsPath: /custom
     resources: {memory: {limit: 1048576}, pids: {limit: 5}}

@@ -10,6 +10,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"keelson/internal/policy"
+	"keelson/internal/userns"
 	"keelson/mkimage/config"
 	"keelson/mkimage/ocispec"
 	"keelson/mkimage/tree"
@@ -67,6 +68,9 @@ func (b *builder) container(section, field, dir string, image *config.Image) err
 	if err != nil {
 		return err
 	}
+	if err := b.checkUsers(field, spec); err != nil {
+		return err
+	}
 	if section == "services" {
 		b.kept[image.Name], _ = policy.ParseService(spec.Annotations) // problems were told with the YAML or the label
 	}
@@ -82,6 +86,24 @@ func (b *builder) container(section, field, dir string, image *config.Image) err
 		return err
 	}
 	return putJSON(root, "runtime.json", ocispec.Runtime(image.Runtime, label.Runtime, mounts))
+}
+
+// checkUsers refuses users that a container's user namespace would not have.
+// YAML and label have been put together by now, and one may say what the other
+// does not.
+func (b *builder) checkUsers(field string, spec *specs.Spec) error {
+	var problems config.Problems
+	for _, p := range userns.Check(spec) {
+		problem := b.Config.Problem(field+"."+p.Key, "%s", p.Text)
+		if problem.Line == 0 {
+			problem = b.Config.Problem(field, "%s of its image: %s", p.Key, p.Text)
+		}
+		problems = append(problems, problem)
+	}
+	if len(problems) > 0 {
+		return problems
+	}
+	return nil
 }
 
 // order refuses services that wait for one another or for one that is not there.

@@ -140,7 +140,7 @@ func containerFields() map[string]*schema {
 	f["uid"], f["gid"], f["additionalGids"] = userID, userID, list(userID)
 	f["resources"] = resources
 	f["rlimits"] = list(str(checkRlimit))
-	f["uidMappings"], f["gidMappings"] = list(idMapping), list(idMapping)
+	f["uidMappings"], f["gidMappings"] = checked(list(idMapping), checkMappings), checked(list(idMapping), checkMappings)
 	f["sysctl"] = strMap
 	f["annotations"] = checked(&schema{kind: kStrMap}, checkAnnotations)
 	f["runtime"] = runtimeSchema
