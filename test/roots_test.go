@@ -31,8 +31,7 @@ services:
   - name: reads
     image: keelson/busybox
     readonly: true
-    command: ["sleep", "1000000"]
-`
+    command: ["sleep", "1000000"]` + mappedService
 
 // The image as a squashfs on a disk. The kernel has squashfs as a module, so an initramfs of another kind comes
 // first, as distributions have one: it loads the module, mounts the disk and starts the /init of that root.
@@ -150,6 +149,7 @@ func diskRoot(m *vm) {
 	m.await(`init .*root is a disk, \d+ mounts`)
 	m.await(`once .*\| the one-shot wrote`)
 	m.await(`reads .*running`)
+	m.await(mappedSays)
 	m.await(`boot complete`)
 	m.lacks("handed over")
 	m.lacks("ERROR")
@@ -318,6 +318,7 @@ func layByHand(t *testing.T, root string) {
 "mkdir":[],"interfaces":[],"bindNS":{},"namespace":""}`, own, lower)
 	}
 	const first, second, service = "containers/onboot/000-once", "containers/onboot/001-shares", "containers/services/reads"
+	const mapped = "containers/services/mapped"
 	copyTree(filepath.Join(build, "images/busybox"), filepath.Join(root, first, "lower"))
 	empty(first+"/tmp", first+"/rootfs", second+"/tmp", second+"/rootfs", service+"/rootfs")
 	write(first+"/config.json", config(false, `{"destination":"/letters","type":"bind","source":"/containers/volumes/letters/merged","options":["rw","rbind","rshared"]},`,
@@ -328,5 +329,10 @@ func layByHand(t *testing.T, root string) {
 	copyTree(filepath.Join(build, "images/busybox"), filepath.Join(root, service, "rootfs"))
 	write(service+"/config.json", config(true, "", `"sleep","1000000"`))
 	write(service+"/runtime.json", fmt.Sprintf(`{"mounts":[{"destination":"/%[1]s/rootfs","type":"bind","source":"/%[1]s/rootfs","options":["bind"]}]}`, service))
+	empty(mapped+"/tmp", mapped+"/rootfs")
+	const users = `[{"hostID":200000,"containerID":0,"size":65536}]`
+	write(mapped+"/config.json", strings.Replace(config(false, "", `"sh","-c","touch /etc/shadow; ls -ln /etc/shadow >/dev/stderr; exec sleep 1000000"`),
+		`"linux":{"resources":{},"namespaces":[`, `"annotations":{"keelson.console":"true"},"linux":{"resources":{},"uidMappings":`+users+`,"gidMappings":`+users+`,"namespaces":[{"type":"user"},`, 1))
+	write(mapped+"/runtime.json", overlay(mapped, first+"/lower"))
 	empty("containers/volumes/letters/lower", "containers/volumes/letters/tmp", "containers/volumes/letters/merged")
 }

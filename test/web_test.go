@@ -144,6 +144,7 @@ func TestStockRuntime(t *testing.T) {
 		swap: map[string]string{
 			"init:\n  - keelson/init\n": "init:\n  - keelson/init\n  - keelson/stock-runtime\n",
 			"\nfiles:\n":                ledger + "\nfiles:\n",
+			"\nservices:\n":             "\nservices:\n" + mappedService,
 		},
 		Config: qemu.Config{Ports: []int{80, 6379}, MemoryMB: 768},
 	})
@@ -153,6 +154,7 @@ func TestStockRuntime(t *testing.T) {
 	}
 	m.page(80)
 	m.ping(6379)
+	m.await(mappedSays)
 	m.lean(m.supervisor(0))
 
 	was := m.service("web")
