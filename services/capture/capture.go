@@ -133,6 +133,15 @@ func held(fifo string) bool {
 func (s *Stream) Path() string { return s.src.Pipe }
 
 // run moves what comes until the stream is closed.
+// intact reports whether the FIFO that is read is still at its path.
+func (s *Stream) intact() bool {
+	var there, ours unix.Stat_t
+	if unix.Stat(s.src.Pipe, &there) != nil || unix.Fstat(s.fifo, &ours) != nil {
+		return false
+	}
+	return there.Dev == ours.Dev && there.Ino == ours.Ino
+}
+
 func (s *Stream) run() {
 	defer close(s.done)
 	var w weight

@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"keelson/services/spool"
 )
 
@@ -400,6 +402,26 @@ func TestOutputIsOneTail(t *testing.T) {
 			t.Errorf("%s: %q, %v", name, data, err)
 		}
 	}
+}
+
+// Pipes that somebody has removed, or put others in their place, are not what is read.
+func TestIntact(t *testing.T) {
+	dir := t.TempDir()
+	o, err := machine(t, dir, 1<<30).OpenOutput(OutputConfig{Source: "web", Pipes: filepath.Join(dir, "io"), Base: filepath.Join(dir, "log", "web"), Warn: t.Logf})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, stderr := o.Paths()
+	if !o.Intact() {
+		t.Error("new pipes are not intact")
+	}
+	if err := os.Remove(stderr); err != nil || o.Intact() {
+		t.Errorf("a pipe is gone and nobody notices (%v)", err)
+	}
+	if err := unix.Mkfifo(stderr, 0o600); err != nil || o.Intact() {
+		t.Errorf("a pipe is another and nobody notices (%v)", err)
+	}
+	o.Close(false)
 }
 
 // A mark is still where it was for the next supervisor, unless what was kept has gone.

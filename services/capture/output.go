@@ -48,6 +48,9 @@ func (o *Output) Paths() (stdout, stderr string) {
 	return o.stdout.Path(), o.stderr.Path()
 }
 
+// Intact reports whether both pipes are still where Paths says.
+func (o *Output) Intact() bool { return o.stdout.intact() && o.stderr.intact() }
+
 // Mark makes Tail and Watch begin here.
 func (o *Output) Mark() { o.outMark, o.errMark = o.stdout.Mark(), o.stderr.Mark() }
 

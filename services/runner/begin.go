@@ -36,8 +36,12 @@ func (s *Service) begin(ctx context.Context) {
 
 // openOutput opens the log pipes, if they are not open.
 func (s *Service) openOutput() {
-	if s.output != nil {
+	if s.output != nil && s.output.Intact() {
 		return
+	}
+	if s.output != nil { // somebody has removed the pipes, as ctr task rm does
+		s.output.Close(false)
+		s.output = nil
 	}
 	output, err := s.cfg.OpenOutput(s.b)
 	if err == nil {
@@ -118,7 +122,7 @@ func (s *Service) adopted(ctx context.Context, a adoption) {
 		s.applyWaiting("found waiting by a restarted supervisor")
 		s.clear(ctx, a)
 	case m.State == lifecycle.Backoff:
-		s.backoff(max(m.RetryAt-s.cfg.Now(), 0), "found in backoff by a restarted supervisor")
+		s.backoff(m.RetryAt, "found in backoff by a restarted supervisor")
 		s.remove(ctx, func() {}) // should the last one have died before it could
 	case m.State == lifecycle.Stopping && m.Follow == followStart:
 		s.applyWaiting("its restart was cut short")

@@ -28,6 +28,8 @@ type Console interface {
 // Output is where a service's output goes; *capture.Output is one.
 type Output interface {
 	Paths() (stdout, stderr string)
+	// Intact reports whether what Paths names is still there.
+	Intact() bool
 	Mark() // Tail and watches begin here
 	// Marked is where they begin, and MarkAt makes them begin there in a next supervisor.
 	Marked() [2]int64

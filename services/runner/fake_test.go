@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -40,6 +41,8 @@ type life struct {
 	starts, adopts, removals int
 	line                     func([]byte)
 	marked                   [2]int64
+	broken                   atomic.Bool // its pipes are gone
+	opened                   int
 	acted                    []policy.Action
 }
 
@@ -54,7 +57,7 @@ func newLife(t *testing.T, annotations map[string]string) *life {
 		Tasks: l, Console: l, MemoryDir: t.TempDir(), Now: l.now, After: time.After,
 		Jitter:     func() float64 { return 0 },
 		Act:        func(a policy.Action, _ string) { l.mu.Lock(); l.acted = append(l.acted, a); l.mu.Unlock() },
-		OpenOutput: func(*bundle.Bundle) (Output, error) { return l, nil },
+		OpenOutput: func(*bundle.Bundle) (Output, error) { l.broken.Store(false); l.opened++; return l, nil },
 	}
 	l.onStart = func(_ context.Context, n int) (task.Task, error) { return tasktest.New(100 + n), nil }
 	l.onAdopt = func(context.Context, int, pidfd.Identity) (task.Task, *task.Exit, error) { return nil, nil, nil }
@@ -116,6 +119,7 @@ func (l *life) Remove(context.Context, *bundle.Bundle) {
 
 func (l *life) Paths() (string, string) { return "out", "err" }
 func (l *life) Mark()                   {}
+func (l *life) Intact() bool            { return !l.broken.Load() }
 func (l *life) Marked() [2]int64        { return [2]int64{1, 2} }
 func (l *life) MarkAt(mark [2]int64)    { l.marked = mark }
 func (l *life) Drain()                  {}

@@ -98,6 +98,34 @@ func TestARestartWaitsForTheRemoval(t *testing.T) {
 	})
 }
 
+// Pipes that somebody has removed would let no start succeed any more.
+func TestPipesThatAreGoneAreMadeAnew(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLife(t, nil)
+		var first *tasktest.Task
+		l.onStart = func(_ context.Context, n int) (task.Task, error) {
+			if l.broken.Load() {
+				return nil, errors.New("no such file or directory")
+			}
+			f := tasktest.New(100 + n)
+			if n == 1 {
+				first = f
+			}
+			return f, nil
+		}
+		l.run()
+		l.broken.Store(true)
+		first.Ends(1)
+		l.until(time.Second)
+		l.is(lifecycle.Ready, 2)
+		if l.opened != 2 {
+			t.Errorf("its output was opened %d times", l.opened)
+		}
+		l.svc.Leave()
+		l.ends(time.Second)
+	})
+}
+
 func TestStopWhileStarting(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLife(t, nil)

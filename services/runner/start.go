@@ -244,7 +244,7 @@ func (s *Service) decide(say, cause string, success bool, well time.Duration) {
 	}
 	if d.Event == lifecycle.RetrySet {
 		tell(s.name, "%s; restart %d in %s", say, count, roundDelay(d.Delay))
-		s.backoff(d.Delay, cause)
+		s.backoff(s.cfg.Now()+d.Delay, cause)
 		return
 	}
 	tell(s.name, "%s; %s", say, d.Reason)
@@ -255,10 +255,9 @@ func (s *Service) decide(say, cause string, success bool, well time.Duration) {
 }
 
 // backoff arms the timer of the next start.
-func (s *Service) backoff(delay time.Duration, cause string) {
-	at := s.cfg.Now() + delay
+func (s *Service) backoff(at time.Duration, cause string) {
 	s.set(func(p *public) { p.retryAt = at })
-	s.retry, s.due = s.cfg.After(delay), false
+	s.retry, s.due = s.cfg.After(max(at-s.cfg.Now(), 0)), false
 	s.apply(lifecycle.RetrySet, cause)
 }
 

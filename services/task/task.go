@@ -134,6 +134,9 @@ func (r *Runtime) start(ctx context.Context, b *bundle.Bundle, io Streams) (*run
 	}
 
 	pid, err := r.create(ctx, b, io, opts)
+	if err != nil && r.clearRemains(b, err) {
+		pid, err = r.create(ctx, b, io, opts)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("create the task: %w", err)
 	}
