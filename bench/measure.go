@@ -19,7 +19,7 @@ import (
 )
 
 // bound is how long one measured boot may take on the host.
-const bound = 10 * time.Minute
+const bound = 30 * time.Minute
 
 // megabyte is what sizes and memory are told in.
 const megabyte = 1e6

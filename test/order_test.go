@@ -26,7 +26,7 @@ init:
 onboot:
   - name: disk
     image: keelson/busybox
-    command: ["sh", "-c", "mke2fs /dev/vda >/dev/null && mkdir -p /var/lib/disk && mount -t ext4 /dev/vda /var/lib/disk"]
+    command: ["sh", "-c", "for disk in vda:disk vdb:second; do mke2fs /dev/${disk%:*} >/dev/null && mkdir -p /var/lib/${disk#*:} && mount -t ext4 /dev/${disk%:*} /var/lib/${disk#*:}; done"]
     capabilities: [all]
     binds: ["/dev:/dev:rbind,rslave", "/var/lib:/var/lib:rshared,rbind"]
     devices: [{path: all, type: b}]
@@ -66,6 +66,11 @@ services:
     image: keelson/busybox
     command: ["sh", "-c", "trap '' TERM; while :; do sleep 1; done"]
     annotations: {keelson.stop.timeout: 1h, keelson.requires: frozen}
+  - name: stuck
+    image: keelson/busybox
+    command: ["sh", "-c", "while ! [ -e /run/write ]; do sleep 1; done; exec touch /disk/stuck"]
+    binds: ["/var/lib/second:/disk", "/run:/run"]
+    annotations: {keelson.stop.timeout: 1s}
   - name: frozen
     image: keelson/busybox
     command: ["sh", "-c", "fsfreeze --freeze /disk && echo frozen >/dev/ttyS0; exec tee /disk/file </dev/zero >/dev/null"]
@@ -86,7 +91,7 @@ onshutdown:
 			"linux":{"namespaces":[{"type":"pid"},{"type":"mount"}]},"annotations":{` + annotations + `}}`
 	}
 	drive := disk(t, 8<<20)
-	m := boot(t, setup{yaml: yaml, agent: true, Config: qemu.Config{Drives: []string{drive}, MemoryMB: 512}, files: []file{
+	m := boot(t, setup{yaml: yaml, agent: true, Config: qemu.Config{Drives: []string{drive, disk(t, 8<<20)}, MemoryMB: 512}, files: []file{
 		text("containers/services/circle/config.json", config(`"keelson.after":"ring"`)),
 		text("containers/services/ring/config.json", config(`"keelson.requires":"circle,nowhere"`)),
 	}})
@@ -155,6 +160,31 @@ onshutdown:
 	if state := m.service("frozen").State; state != "D" {
 		t.Errorf("frozen is in state %s: it does not test what it is there for", state)
 	}
+
+	// One that cannot even be killed is not waited for, nor started beside itself, whoever supervises; and it is told
+	// why. Its end is taken note of when it comes.
+	stuck := m.service("stuck").PID
+	m.sh("fsfreeze --freeze /proc/1/root/var/lib/second && touch /proc/1/root/run/write")
+	m.until("stuck is stuck", func() bool { return m.service("stuck").State == "D" })
+	if answer := m.sh("guestagent http POST " + control + " /v1/services/stuck/stop || true"); !strings.Contains(answer, "stuck in the kernel") {
+		t.Errorf("the answer to who wants it stopped: %s", answer)
+	}
+	from = m.Console.Len()
+	m.await(`stuck +ERROR: cannot be killed: its processes are stuck in the kernel`)
+	supervisor = m.supervisor(0).PID
+	m.kill(supervisor, syscall.SIGKILL)
+	m.supervisor(supervisor)
+	m.awaitFrom(from, `keelson +supervisor is back`)
+	m.sh("guestagent http POST " + control + " /v1/services/stuck/start >/dev/null 2>&1 &") // answered when it has come to something
+	m.until("that it is stuck is told", func() bool {
+		s := m.status("stuck")
+		return s.State == "stopping" && s.PID == stuck && len(s.Problems) == 1 && strings.Contains(s.Problems[0], "stuck in the kernel")
+	})
+	m.sh("rm /proc/1/root/run/write && fsfreeze --unfreeze /proc/1/root/var/lib/second")
+	if now := m.serviceAfter("stuck", stuck); now.PID == stuck {
+		t.Errorf("stuck is still process %d", stuck)
+	}
+	m.is("stuck", "ready")
 
 	if err := m.PressPower(m.ctx); err != nil {
 		t.Fatal(err)

@@ -227,6 +227,8 @@ func (m *vm) readyRows(t *testing.T) {
 	if s := m.status("silent"); s.State != "running" || s.Status != "" {
 		t.Errorf("silent: %+v", s)
 	}
+	// Without keelson.console nothing of its output is on the console.
+	m.lacks("| almost accepting")
 	// A readiness that never comes is a failed start.
 	m.await(`not-ready .*ERROR: not ready within 3s: connect 127\.0\.0\.1:9: connection refused`)
 	if s := m.is("not-ready", "failed"); s.Restarts != 1 || s.PID != 0 {
@@ -236,6 +238,9 @@ func (m *vm) readyRows(t *testing.T) {
 
 func (m *vm) healthRows(t *testing.T) {
 	m = m.on(t)
+	// All of this has its own clock: that of the machine may be set meanwhile.
+	m.sh("date -s '2031-01-01 00:00:00'")
+	defer m.sh("date -s '2001-01-01 00:00:00'")
 	// Each is made ill, killed for it and restarted, and is well again.
 	for name, ill := range map[string]func(pid int){
 		"page": func(pid int) { m.sh(fmt.Sprintf("rm /proc/%d/root/w/page", pid)) },
@@ -267,9 +272,16 @@ func (m *vm) healthRows(t *testing.T) {
 	m.await(`quiet .*ERROR: unhealthy: notify failed twice, .*has not said WATCHDOG=1 for 2s`)
 	m.is("quiet", "failed")
 	// Within its grace a failure does not count. The command that was cut is gone, with its child.
-	s := m.status("check-hangs")
-	if s.State != "ready" || s.Restarts != 0 || s.Health == nil || !strings.Contains(s.Health.Reason, "no answer within 2s") {
+	var s api.Service
+	m.until("a check hangs", func() bool {
+		s = m.status("check-hangs")
+		return s.Health != nil && strings.Contains(s.Health.Reason, "no answer within 2s")
+	})
+	if s.State != "ready" || s.Restarts != 0 || s.Health.Failures != 0 {
 		t.Errorf("check-hangs: %+v", s)
+	}
+	if s := m.status("seldom"); s.State != "ready" || s.Restarts != 0 || s.Health == nil || s.Health.At != 0 {
+		t.Errorf("seldom is checked once an hour: %+v", s)
 	}
 	m.oneCheckAtMost()
 }
@@ -291,7 +303,9 @@ func (m *vm) oneCheckAtMost() {
 func (m *vm) supervisorRows(t *testing.T) {
 	m = m.on(t)
 	m.request("after-never", "stop")
-	names := []string{"always", "failing", "never", "db", "app", "front", "needs-never", "after-never", "says-so", "silent", "line", "not-ready", "page", "watchdog", "hangs", "own"}
+	m.sh("guestagent http POST " + control + " /v1/services/deaf/stop >/dev/null 2>&1 &") // answered when it has stopped
+	m.is("deaf", "stopping")
+	names := []string{"always", "failing", "never", "later", "deaf", "seldom", "db", "app", "front", "needs-never", "after-never", "says-so", "silent", "line", "not-ready", "page", "watchdog", "hangs", "own"}
 	before := map[string]api.Service{}
 	for _, name := range names {
 		before[name] = m.status(name)
@@ -308,12 +322,20 @@ func (m *vm) supervisorRows(t *testing.T) {
 	for _, name := range names {
 		was := before[name]
 		now := m.is(name, was.State)
-		if now.PID != was.PID || now.Restarts != was.Restarts || now.StartedAt != was.StartedAt || now.ReadyAt != was.ReadyAt {
+		if now.PID != was.PID || now.Restarts != was.Restarts || now.StartedAt != was.StartedAt || now.ReadyAt != was.ReadyAt || now.RetryAt != was.RetryAt {
 			t.Errorf("%s: was %+v\nis %+v", name, was, now)
 		}
 	}
 	if s := m.status("says-so"); s.Status != "serving on all floors" {
 		t.Errorf("says-so says %q", s.Status)
+	}
+	// Who was asked to stop is stopped, also where that took two supervisors.
+	from = m.Console.Len()
+	m.kill(m.status("deaf").PID, syscall.SIGKILL)
+	m.is("deaf", "stopped")
+	m.awaitFrom(from, `deaf .*stopped in`)
+	if s := m.status("later"); s.State != "backoff" || s.Restarts != 1 || s.RetryAt == 0 {
+		t.Errorf("later: %+v", s)
 	}
 	// The sockets are the new supervisor's.
 	m.until("watchdog is heard", func() bool {
@@ -362,7 +384,8 @@ func (m *vm) stopRows(t *testing.T) {
 			m.kill(shim.PID, syscall.SIGKILL)
 		}
 	}
-	m.await(`front .*(killed by SIGKILL|exit code was lost)`)
+	// It had been well for long, so it is started again at once.
+	m.await(`front .*(killed by SIGKILL|exit code was lost).*; restart 1 in 0s`)
 	if err := m.AwaitAgent(m.ctx); err != nil { // it was in that one too
 		t.Fatal(err)
 	}
@@ -374,8 +397,16 @@ func (m *vm) stopRows(t *testing.T) {
 // TestThreeTier boots the example that people copy.
 func TestThreeTier(t *testing.T) {
 	t.Parallel()
-	m := boot(t, setup{file: "three-tier.yml", agent: true, Config: qemu.Config{Ports: []int{80}}})
+	// There is a watchdog, which is not keelson's business here.
+	m := boot(t, setup{file: "three-tier.yml", agent: true, swap: map[string]string{"keelson/kernel\n": "keelson/kernel-watchdog\n"},
+		Config: qemu.Config{Ports: []int{80}, Watchdog: true, CmdlineAdd: "keelson.watchdog=off"}})
 	m.booted()
+	if state := m.read("/sys/class/watchdog/watchdog0/state"); state != "inactive\n" {
+		t.Errorf("the watchdog is %s", state)
+	}
+	if machine, err := m.Output(m.ctx, "guestagent", "http", "GET", control, "/v1/machine"); err != nil || !strings.Contains(machine, `"watchdog":"off (keelson.watchdog=off)"`) {
+		t.Errorf("the machine: %s, %v", machine, err)
+	}
 	m.inOrder(`db .*ready in`, `app .*ready in`, `proxy .*ready in`)
 	if page := m.page(80); !strings.HasPrefix(page, "visit ") {
 		t.Errorf("the page is %q", page)
