@@ -87,7 +87,8 @@ func TestPolicy(t *testing.T) {
 	files = append(files, lone("chicken", `"keelson.after":"egg"`)...)
 	files = append(files, lone("egg", `"keelson.requires":"chicken"`)...)
 	files = append(files, lone("lost", `"keelson.requires":"nobody"`)...)
-	m := boot(t, setup{file: "policy.yml", agent: true, files: files, Config: qemu.Config{MemoryMB: 1024}})
+	m := boot(t, setup{file: "policy.yml", agent: true, files: files, Config: qemu.Config{MemoryMB: 1024},
+		swap: map[string]string{"init:\n  - keelson/init\n": "init:\n  - keelson/init\n  - keelson/ctr\n"}})
 	if err := m.AwaitAgent(m.ctx); err != nil { // the boot is complete only when all are ready
 		t.Fatal(err)
 	}
@@ -98,6 +99,7 @@ func TestPolicy(t *testing.T) {
 	t.Run("Health", m.healthRows)
 	t.Run("Supervisor", m.supervisorRows)
 	t.Run("Stop", m.stopRows)
+	t.Run("Forgotten", m.forgottenRows)
 }
 
 // on returns the machine for a part of the test.
@@ -391,6 +393,84 @@ func (m *vm) stopRows(t *testing.T) {
 	}
 	if now := m.status("own"); now.PID != own.PID || now.State != "ready" {
 		t.Errorf("own: was %+v\nis %+v", own, now)
+	}
+}
+
+// forgottenRows takes away what containerd knows, and what the supervisor does.
+func (m *vm) forgottenRows(t *testing.T) {
+	m = m.on(t)
+	ctr := func(argv ...string) error {
+		result, err := m.ExecIn(m.ctx, 1, append([]string{"/usr/bin/ctr", "-n", "services.linuxkit"}, argv...)...)
+		if err == nil && result.Exit != 0 {
+			err = fmt.Errorf("ctr %s: %s%s", argv, result.Stdout, result.Stderr)
+		}
+		return err
+	}
+	// A container that somebody else removes has ended, and comes back.
+	was := m.is("own", "ready")
+	from := m.Console.Len()
+	// What of this fails has been done by the supervisor, which was quicker.
+	_ = ctr("task", "rm", "--force", "own")
+	_ = ctr("container", "rm", "own")
+	m.awaitFrom(from, `own .*(killed by SIGKILL|exit code was lost).*; restart \d+ in`)
+	m.until("own is back", func() bool { s := m.status("own"); return s.State == "ready" && s.PID != was.PID })
+	// The same while the supervisor does not look.
+	was = m.is("own", "ready")
+	from = m.Console.Len()
+	supervisor := m.supervisor(0).PID
+	m.kill(supervisor, syscall.SIGSTOP)
+	for _, argv := range [][]string{{"task", "kill", "--signal", "SIGKILL", "own"}, {"task", "rm", "--force", "own"}, {"container", "rm", "own"}} {
+		if err := ctr(argv...); err != nil {
+			t.Error(err)
+		}
+	}
+	m.kill(supervisor, syscall.SIGCONT)
+	m.awaitFrom(from, `own .*(killed by SIGKILL|exit code was lost).*; restart \d+ in`)
+	m.until("own is back", func() bool { s := m.status("own"); return s.State == "ready" && s.PID != was.PID })
+
+	// A folder that containerd left behind, of a task that it does not know, is in nobody's way.
+	m.request("own", "stop")
+	m.is("own", "stopped")
+	m.sh("mkdir -p /proc/1/root/run/containerd/state/io.containerd.runtime.v2.task/services.linuxkit/own/rootfs")
+	m.request("own", "start")
+	m.is("own", "ready")
+
+	// What the supervisor remembers is damaged: that is said, and what runs goes on.
+	for _, name := range []string{"says-so", "file"} {
+		m.goes(name)
+		m.is(name, "ready")
+	}
+	m.healthy("page")
+	names := []string{"says-so", "page", "file", "own"}
+	before := m.pids(names...)
+	damaged := []string{"boot.json", "timeline.json", "services/says-so.json", "services/page.json", "services/file.json"}
+	for _, name := range damaged {
+		if err := m.WriteFile(m.ctx, "/run/keelson/"+name, `{"state":"fai`); err != nil {
+			t.Fatal(err)
+		}
+	}
+	from = m.Console.Len()
+	m.kill(supervisor, syscall.SIGKILL)
+	m.supervisor(supervisor)
+	for _, name := range names {
+		m.awaitFrom(from, name+` .*still running`)
+	}
+	for _, name := range damaged {
+		m.awaitFrom(from, `warning: read /run/keelson/`+name+`: .*set aside as /run/keelson/`+name+`\.corrupt`)
+		if data := m.read("/run/keelson/" + name + ".corrupt"); data != `{"state":"fai` {
+			t.Errorf("%s was set aside as %q", name, data)
+		}
+	}
+	for _, name := range names {
+		m.is(name, "ready")
+	}
+	if now := m.pids(names...); fmt.Sprint(now) != fmt.Sprint(before) {
+		t.Errorf("processes before %v, after %v", before, now)
+	}
+	for _, line := range m.Console.Lines(from) {
+		if strings.Contains(line, "onboot") || strings.Contains(line, "boot complete") {
+			t.Errorf("the boot was repeated: %q", line)
+		}
 	}
 }
 
