@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -120,7 +121,7 @@ services:
   - name: quiet
     image: keelson/busybox
     readonly: true
-    command: ["sh", "-c", "for i in $(seq 1 50); do echo quiet $i; usleep 100000; done; exec sleep 1000000"]
+    command: ["sh", "-c", "for i in $(seq 1 50); do read -r up rest </proc/uptime; echo quiet $i at $up; usleep 100000; done; exec sleep 1000000"]
     annotations: {keelson.console: "true"}
 `)
 	for i := range 10 {
@@ -132,7 +133,7 @@ services:
 	}
 	m := boot(t, setup{yaml: yaml.String(), agent: true, Config: qemu.Config{MemoryMB: 256}})
 	m.booted()
-	m.await(`quiet .*\| quiet 50$`)
+	m.await(`quiet .*\| quiet 50 at`)
 	m.await(`flood0 .*warning: \d+ bytes of its std(out|err) were dropped \(keelson\.log: drop\)`)
 	m.until("the floods' oldest output has gone", func() bool {
 		_, err := m.Stat(m.ctx, "/run/keelson/log/_flood9/stdout/00000000000000000000")
@@ -148,6 +149,11 @@ services:
 	}
 	if lines := strings.Count(m.read("/var/log/quiet.out.log"), "\n"); lines != 50 {
 		t.Errorf("the quiet one's file has %d lines", lines)
+	}
+	// It is heard at once: half of its lines are in the log before the machine, ten times as busy as it can be, has gone on
+	// for two seconds.
+	if median := m.heardAfter("quiet"); median > 2*time.Second {
+		t.Errorf("the quiet one's lines are in the log %v after it has written them", median)
 	}
 	m.until("what was dropped is noted where it would have been", func() bool {
 		return strings.Contains(m.sh(`cat /proc/1/root/var/log/flood0.*log* 2>/dev/null | grep -ao 'bytes are missing here: keelson.log is drop' | head -n 1`), "drop")
@@ -166,6 +172,31 @@ services:
 	m.lacks("has not stopped 10s after SIGTERM")
 }
 
+// heardAfter is the median of how long after it was written a line of a service was logged; the time at which it was is
+// the line's last word.
+func (m *vm) heardAfter(service string) time.Duration {
+	m.t.Helper()
+	var all []time.Duration
+	for line := range strings.Lines(m.sh("chroot /proc/1/root /usr/bin/service logs -o json " + service)) {
+		r, _, err := logs.Decode([]byte(line))
+		if err != nil {
+			m.t.Fatal(err)
+		}
+		if r.Gap { // the oldest goes first, whoever has written too much
+			continue
+		}
+		words := strings.Fields(string(r.Text))
+		wrote, err := time.ParseDuration(words[len(words)-1] + "s")
+		if err != nil {
+			m.t.Fatalf("%q: %v", r.Text, err)
+		}
+		all = append(all, r.At-wrote)
+	}
+	slices.Sort(all)
+	m.t.Logf("of %d lines the first was logged after %v, half of them after %v, all after %v", len(all), all[0], all[len(all)/2], all[len(all)-1])
+	return all[len(all)/2]
+}
+
 // testReadOnlyDisk makes the disk of the logs read-only, which needs their files to be closed, and writable again.
 func testReadOnlyDisk(t *testing.T, m *vm) {
 	from := m.Console.Len()
@@ -175,11 +206,11 @@ func testReadOnlyDisk(t *testing.T, m *vm) {
 	})
 	m.write(101)
 	m.awaitFrom(from, `counter .*warning: open /var/log/counter\S*: read-only file system; what comes is kept in memory`)
-	m.write(102) // it is not held up
+	m.goesOn(102, 120)
 	m.overLogs("mount", "-o", "remount,rw", "/var/log")
 	m.awaitFrom(from, `counter .*warning: /var/log/counter\S* is written again; nothing is missing in it`)
 	m.until("the file has caught up", func() bool {
-		return strings.HasPrefix(m.sh("tail -n 1 /proc/1/root/var/log/counter.out.log"), "102000 out")
+		return strings.HasPrefix(m.sh("tail -n 1 /proc/1/root/var/log/counter.out.log"), "120000 out")
 	})
 }
 
@@ -188,14 +219,14 @@ func testReadOnlyDisk(t *testing.T, m *vm) {
 func testFullDisk(t *testing.T, m *vm) {
 	from := m.Console.Len()
 	m.overLogs("mount", "-t", "tmpfs", "-o", "size=64k", "none", "/var/log")
-	m.write(103)
+	m.write(121)
 	m.awaitFrom(from, `counter .*warning: write /var/log/counter\S*: no space left on device; what comes is kept in memory`)
-	m.write(104) // it is not held up
+	m.goesOn(122, 140)
 	m.overLogs("mount", "-o", "remount,size=64m", "/var/log")
-	m.write(105)
+	m.write(141)
 	m.awaitFrom(from, `counter .*warning: /var/log/counter\S* is written again; nothing is missing in it`)
 	m.until("the file has caught up", func() bool {
-		return strings.HasPrefix(m.sh("tail -n 1 /proc/1/root/var/log/counter.out.log"), "105000 out")
+		return strings.HasPrefix(m.sh("tail -n 1 /proc/1/root/var/log/counter.out.log"), "141000 out")
 	})
 }
 
@@ -203,6 +234,18 @@ func testFullDisk(t *testing.T, m *vm) {
 func (m *vm) write(k int) {
 	m.t.Helper()
 	m.sh(fmt.Sprintf("echo %d >/proc/1/root/run/test/go", k))
+}
+
+// goesOn has it write more than its pipes have room for and than a file may be behind, and sees that it is not held up.
+func (m *vm) goesOn(from, to int) {
+	m.t.Helper()
+	for k := from; k <= to; k++ {
+		m.write(k)
+	}
+	m.until("the counter goes on", func() bool {
+		last := m.sh("chroot /proc/1/root /usr/bin/service logs -o raw -n 1 --stream=stdout counter")
+		return strings.HasPrefix(last, fmt.Sprintf("%d000 out", to))
+	})
 }
 
 // overLogs runs a program in the container whose mounts over /var/log are the machine's too.
