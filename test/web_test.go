@@ -144,7 +144,24 @@ func TestStockRuntime(t *testing.T) {
 		swap: map[string]string{
 			"init:\n  - keelson/init\n": "init:\n  - keelson/init\n  - keelson/stock-runtime\n",
 			"\nfiles:\n":                ledger + "\nfiles:\n",
-			"\nservices:\n":             "\nservices:\n" + mappedService,
+			// What is asked and told across the runtime's borders: commands in a container, and a socket in it.
+			"\nservices:\n": `
+services:
+  - name: asked
+    image: keelson/busybox
+    command: ["sleep", "1000000"]
+    annotations:
+      keelson.shim: own
+      keelson.ready: "exec:sh -c 'test -e /bin/sh'"
+      keelson.health: "exec:sh -c 'if [ -e /ill ]; then echo it says so; exit 3; fi'"
+      keelson.health.interval: 500ms
+      keelson.health.timeout: 1m
+      keelson.health.retries: "1"
+  - name: tells
+    image: keelson/guestagent
+    command: ["guestagent", "notify", "-stay", "READY=1", "STATUS=up and running"]
+    annotations: {keelson.ready: notify, keelson.shim: own}
+` + mappedService,
 		},
 		Config: qemu.Config{Ports: []int{80, 6379}, MemoryMB: 768},
 	})
@@ -195,6 +212,17 @@ func TestStockRuntime(t *testing.T) {
 	m.ping(6379)
 	// The stock shim copies from a pipe of its own, with a buffer of 32 KiB.
 	t.Run("deaths", func(t *testing.T) { testDeaths(t, &vm{m.Machine, t, m.ctx}, pipeBytes+32<<10) })
+
+	if s := m.is("tells", "ready"); s.Status != "up and running" {
+		t.Errorf("tells: %+v", s)
+	}
+	asked := m.healthy("asked")
+	from = m.Console.Len()
+	m.sh(fmt.Sprintf("touch /proc/%d/root/ill", asked.PID))
+	m.awaitFrom(from, `asked .*ERROR: unhealthy: .*exited with code 3: it says so`)
+	if now := m.healthy("asked"); now.PID == asked.PID {
+		t.Errorf("asked was not restarted: %+v", now)
+	}
 
 	if err := m.PressKeys(m.ctx, "ctrl", "alt", "delete"); err != nil {
 		t.Fatal(err)
