@@ -18,11 +18,16 @@ import (
 // waiting for nothing. Then the signal goes to the container's other processes,
 // whose end usually brings the first one's about; where there are none, nobody
 // has heard it.
+//
+// That is seen before the signal is sent: many a handler begins by taking itself
+// away, so that a second signal would end a process that does not come to its end.
 func (t *running) Stop(sig unix.Signal) (heard bool, err error) {
+	deaf, err := deafTo(fmt.Sprintf("/proc/%d/status", t.PID()), sig)
+	t.deaf = err == nil && deaf
 	if err := t.process.Signal(sig); err != nil {
 		return false, err
 	}
-	if deaf, err := deafTo(fmt.Sprintf("/proc/%d/status", t.PID()), sig); err != nil || !deaf {
+	if !t.deaf {
 		return true, nil // gone, or it gets the signal
 	}
 	for _, pid := range t.others() {
@@ -33,9 +38,12 @@ func (t *running) Stop(sig unix.Signal) (heard bool, err error) {
 	return heard, nil
 }
 
-// Alone reports whether the signal has done all it can: the first process does not
-// hear it, and there are no others whose end it may wait for.
+// Alone reports whether the signal has done all it can: the first process did not
+// hear it and does not, and there are no others whose end it may wait for.
 func (t *running) Alone(sig unix.Signal) bool {
+	if !t.deaf {
+		return false // it may have taken its handler away and be at its last work
+	}
 	deaf, err := deafTo(fmt.Sprintf("/proc/%d/status", t.PID()), sig)
 	return err == nil && deaf && len(t.others()) == 0
 }

@@ -1,12 +1,18 @@
 package task
 
 import (
+	"bufio"
+	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
+	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"keelson/internal/pidfd"
 )
 
 func TestDeafTo(t *testing.T) {
@@ -61,5 +67,67 @@ func TestMachineProcesses(t *testing.T) {
 	}
 	if name := pidNamespace(os.Getpid()); name == "" || name != pidNamespace(os.Getppid()) {
 		t.Errorf("a process is in %q, its parent in %q", name, pidNamespace(os.Getppid()))
+	}
+}
+
+// firstOfNamespace runs a shell script as the first process of a pid namespace, as it
+// would be a container's. The script writes a line when it is ready to be stopped.
+func firstOfNamespace(t *testing.T, script string) (task *running, lines *bufio.Reader) {
+	t.Helper()
+	cmd := exec.Command("/bin/sh", "-c", script)
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Cloneflags:  unix.CLONE_NEWUSER | unix.CLONE_NEWPID,
+		UidMappings: []syscall.SysProcIDMap{{HostID: os.Getuid(), Size: 1}},
+		GidMappings: []syscall.SysProcIDMap{{HostID: os.Getgid(), Size: 1}},
+	}
+	if _, err := cmd.StdinPipe(); err != nil { // stays open: what reads it waits
+		t.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		if errors.Is(err, syscall.EPERM) || errors.Is(err, syscall.EINVAL) || errors.Is(err, syscall.ENOSPC) {
+			t.Skipf("this kernel gives no user namespace: %v", err)
+		}
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
+	process, err := pidfd.Open(cmd.Process.Pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(process.Close)
+	lines = bufio.NewReader(out)
+	if _, err := lines.ReadString('\n'); err != nil {
+		t.Fatal(err)
+	}
+	return &running{process: process, runtime: &Runtime{}}, lines
+}
+
+// A handler that begins by taking itself away leaves a process that looks as if it had
+// never had one; it is doing what it was asked for.
+func TestStopOfOneThatTakesItsHandlerAway(t *testing.T) {
+	task, lines := firstOfNamespace(t, `trap 'trap - TERM; echo draining; while :; do read x; done' TERM; echo up; while :; do read x; done`)
+	heard, err := task.Stop(unix.SIGTERM)
+	if !heard || err != nil {
+		t.Fatalf("heard %v, %v", heard, err)
+	}
+	if line, err := lines.ReadString('\n'); line != "draining\n" {
+		t.Fatalf("it said %q, %v", line, err)
+	}
+	if task.Alone(unix.SIGTERM) {
+		t.Error("it is at its last work, and counts as one that does not hear")
+	}
+}
+
+func TestStopOfOneThatDoesNotHear(t *testing.T) {
+	task, _ := firstOfNamespace(t, `echo up; while :; do read x; done`)
+	if heard, err := task.Stop(unix.SIGTERM); heard || err != nil {
+		t.Errorf("heard %v, %v", heard, err)
+	}
+	if !task.Alone(unix.SIGTERM) {
+		t.Error("what does not hear and has nobody beside it is not alone")
 	}
 }
