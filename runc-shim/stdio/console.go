@@ -111,7 +111,7 @@ func (s *Streams) connect(c *Console) error {
 			defer s.copying.Done()
 			defer out.Close()
 			buf := make([]byte, 4096)
-			if _, err := io.CopyBuffer(struct{ io.Writer }{out}, struct{ io.Reader }{c.master}, buf); err != nil && !errors.Is(err, os.ErrClosed) {
+			if _, err := io.CopyBuffer(struct{ io.Writer }{out}, struct{ io.Reader }{c.master}, buf); err != nil && !errors.Is(err, os.ErrClosed) && !hungUp(err) {
 				slog.Warn("copy from terminal", "id", s.config.ID, "error", err)
 			}
 		}()
@@ -138,6 +138,13 @@ func (s *Streams) connect(c *Console) error {
 		_, _ = io.CopyBuffer(struct{ io.Writer }{c.master}, struct{ io.Reader }{in}, buf)
 	}()
 	return nil
+}
+
+// hungUp reports whether an error is a terminal's end: a read of one that no process
+// has open any more fails with EIO.
+func hungUp(err error) bool {
+	failed, ok := errors.AsType[*os.PathError](err)
+	return ok && failed.Op == "read" && failed.Err == unix.EIO
 }
 
 // openPolled opens path for the shim itself to write to: nonblocking, so that

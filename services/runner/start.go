@@ -144,7 +144,7 @@ func (s *Service) decideStart(cause string) (news bool) {
 // holdTask begins to wait for a running task.
 func (s *Service) holdTask(ctx context.Context, t task.Task) {
 	s.task = t
-	s.signalled, s.alone = false, false
+	s.signalled, s.alone, s.deaf = false, false, false
 	exits := make(chan task.Exit, 1)
 	s.exits = exits
 	id := t.Identity()

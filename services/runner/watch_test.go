@@ -105,6 +105,36 @@ func TestReadyAtALineOfItsOutput(t *testing.T) {
 	})
 }
 
+// That a service had to be killed at once while it was unhealthy is not said of the next
+// one, which hears its stop signal.
+func TestWhatCouldNotHearIsSaidOfItAlone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLife(t, map[string]string{"keelson.health": "tcp:80", "keelson.health.interval": "10s", "keelson.health.retries": "1"})
+		l.cfg.Probe = func(_ context.Context, _ policy.Probe, tk task.Task) error {
+			if tk.PID() == 101 {
+				return errors.New("refused")
+			}
+			return nil
+		}
+		l.onStart = func(_ context.Context, n int) (task.Task, error) {
+			f := tasktest.New(100 + n)
+			if n == 1 {
+				f.OnStop = func(*tasktest.Task) bool { return false }
+			}
+			return f, nil
+		}
+		l.run()
+		l.until(15 * time.Second)
+		l.is(lifecycle.Ready, 2)
+		l.svc.Leave()
+		l.ends(15 * time.Second)
+		lines := l.Shown()
+		if last := lines[len(lines)-1]; last != "15s web: stopped in 0.000s (killed by SIGTERM)" {
+			t.Errorf("its stop is told as %q", last)
+		}
+	})
+}
+
 // A probe that hangs is cut, and one that does not even then end holds up nothing.
 func TestAProbeThatHangsIsCut(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
