@@ -30,8 +30,8 @@ type Task interface {
 	Wait(ctx context.Context) (Exit, error)
 	// Stop sends the stop signal and reports whether anybody will hear it.
 	Stop(sig unix.Signal) (heard bool, err error)
-	// Alone reports whether only the first process is left, and it could not hear the
-	// signal of the last Stop.
+	// Alone reports whether only the first process is left, and has started no others
+	// since it was last asked, and could not hear the signal of the last Stop.
 	Alone(sig unix.Signal) bool
 	// Signal sends a signal to the first process.
 	Signal(sig unix.Signal) error
@@ -45,7 +45,9 @@ type running struct {
 	runtime *Runtime
 	process *pidfd.Process
 	watch   *resources.Watch
-	deaf    bool // the first process could not hear the last Stop; of the caller of Stop and Alone
+	// Of the caller of Stop and Alone.
+	deaf   bool   // the first process could not hear the last Stop
+	reaped string // what it had waited for at the last look, "" before the first
 }
 
 // Exit is how a task ended.

@@ -2,6 +2,7 @@ package task
 
 import (
 	"bufio"
+	"bytes"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -23,7 +24,7 @@ import (
 // away, so that a second signal would end a process that does not come to its end.
 func (t *running) Stop(sig unix.Signal) (heard bool, err error) {
 	deaf, err := deafTo(fmt.Sprintf("/proc/%d/status", t.PID()), sig)
-	t.deaf = err == nil && deaf
+	t.deaf, t.reaped = err == nil && deaf, ""
 	if err := t.process.Signal(sig); err != nil {
 		return false, err
 	}
@@ -39,13 +40,32 @@ func (t *running) Stop(sig unix.Signal) (heard bool, err error) {
 }
 
 // Alone reports whether the signal has done all it can: the first process did not
-// hear it and does not, and there are no others whose end it may wait for.
+// hear it and does not, and there are no others whose end it may wait for, nor were
+// there any since the last look: a script may be at its last commands.
 func (t *running) Alone(sig unix.Signal) bool {
 	if !t.deaf {
 		return false // it may have taken its handler away and be at its last work
 	}
 	deaf, err := deafTo(fmt.Sprintf("/proc/%d/status", t.PID()), sig)
-	return err == nil && deaf && len(t.others()) == 0
+	was := t.reaped
+	t.reaped = reaped(t.PID())
+	return err == nil && deaf && len(t.others()) == 0 && (was == "" || was == t.reaped)
+}
+
+// reaped is a figure that grows with each child of a process that it has waited for:
+// how many pages those have touched (cminflt of proc_pid_stat(5)).
+func reaped(pid int) string {
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return ""
+	}
+	// The name, field 2, may hold blanks and parentheses itself.
+	fields := strings.Fields(string(data[bytes.LastIndexByte(data, ')')+1:]))
+	const field = 11 - 3
+	if len(fields) <= field {
+		return ""
+	}
+	return fields[field]
 }
 
 // others returns the processes of the container but for its first one.

@@ -3,6 +3,7 @@ package task
 import (
 	"bufio"
 	"errors"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -72,7 +73,7 @@ func TestMachineProcesses(t *testing.T) {
 
 // firstOfNamespace runs a shell script as the first process of a pid namespace, as it
 // would be a container's. The script writes a line when it is ready to be stopped.
-func firstOfNamespace(t *testing.T, script string) (task *running, lines *bufio.Reader) {
+func firstOfNamespace(t *testing.T, script string) (task *running, in io.Writer, lines *bufio.Reader) {
 	t.Helper()
 	cmd := exec.Command("/bin/sh", "-c", script)
 	cmd.SysProcAttr = &syscall.SysProcAttr{
@@ -80,7 +81,8 @@ func firstOfNamespace(t *testing.T, script string) (task *running, lines *bufio.
 		UidMappings: []syscall.SysProcIDMap{{HostID: os.Getuid(), Size: 1}},
 		GidMappings: []syscall.SysProcIDMap{{HostID: os.Getgid(), Size: 1}},
 	}
-	if _, err := cmd.StdinPipe(); err != nil { // stays open: what reads it waits
+	in, err := cmd.StdinPipe() // stays open: what reads it waits
+	if err != nil {
 		t.Fatal(err)
 	}
 	out, err := cmd.StdoutPipe()
@@ -103,13 +105,13 @@ func firstOfNamespace(t *testing.T, script string) (task *running, lines *bufio.
 	if _, err := lines.ReadString('\n'); err != nil {
 		t.Fatal(err)
 	}
-	return &running{process: process, runtime: &Runtime{}}, lines
+	return &running{process: process, runtime: &Runtime{}}, in, lines
 }
 
 // A handler that begins by taking itself away leaves a process that looks as if it had
 // never had one; it is doing what it was asked for.
 func TestStopOfOneThatTakesItsHandlerAway(t *testing.T) {
-	task, lines := firstOfNamespace(t, `trap 'trap - TERM; echo draining; while :; do read x; done' TERM; echo up; while :; do read x; done`)
+	task, _, lines := firstOfNamespace(t, `trap 'trap - TERM; echo draining; while :; do read x; done' TERM; echo up; while :; do read x; done`)
 	heard, err := task.Stop(unix.SIGTERM)
 	if !heard || err != nil {
 		t.Fatalf("heard %v, %v", heard, err)
@@ -123,11 +125,23 @@ func TestStopOfOneThatTakesItsHandlerAway(t *testing.T) {
 }
 
 func TestStopOfOneThatDoesNotHear(t *testing.T) {
-	task, _ := firstOfNamespace(t, `echo up; while :; do read x; done`)
+	task, in, lines := firstOfNamespace(t, `echo up; while read x; do /bin/true; echo ran; done`)
 	if heard, err := task.Stop(unix.SIGTERM); heard || err != nil {
 		t.Errorf("heard %v, %v", heard, err)
 	}
 	if !task.Alone(unix.SIGTERM) {
 		t.Error("what does not hear and has nobody beside it is not alone")
+	}
+	if _, err := io.WriteString(in, "\n"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := lines.ReadString('\n'); err != nil {
+		t.Fatal(err)
+	}
+	if task.Alone(unix.SIGTERM) {
+		t.Error("what has run a command since the last look was not alone")
+	}
+	if !task.Alone(unix.SIGTERM) {
+		t.Error("what has run nothing more is not alone")
 	}
 }
