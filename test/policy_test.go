@@ -386,9 +386,9 @@ func (m *vm) stopRows(t *testing.T) {
 			m.kill(shim.PID, syscall.SIGKILL)
 		}
 	}
-	// It had been well for long, so it is started again at once.
-	m.await(`front .*(killed by SIGKILL|exit code was lost).*; restart 1 in 0s`)
-	if err := m.AwaitAgent(m.ctx); err != nil { // it was in that one too
+	// The agent was in that one too. It had been well for long, so it is started again at once.
+	m.await(`agent .*(killed by SIGKILL|exit code was lost).*; restart 1 in 0s`)
+	if err := m.AwaitAgent(m.ctx); err != nil {
 		t.Fatal(err)
 	}
 	if now := m.status("own"); now.PID != own.PID || now.State != "ready" {
