@@ -309,4 +309,31 @@ services:
 		m.await(`fails .*\| why I fail`)
 		m.await(`init .*poweroff asked for`)
 	})
+	// The other ends that each may ask for.
+	for _, c := range []struct {
+		section, annotations, says string
+		end                        qemu.End // "" for a machine that is there still
+	}{
+		{"onboot", "keelson.on-failure: poweroff", "powering off", qemu.PowerOff},
+		{"onboot", "keelson.on-failure: halt", "halting", ""},
+		{"services", "keelson.restart: never, keelson.on-failure: reboot", "rebooting", qemu.Reboot},
+		{"services", "keelson.restart: never, keelson.on-failure: halt", "halting", ""},
+	} {
+		t.Run(c.section+" "+c.says, func(t *testing.T) {
+			m := boot(t, setup{Config: qemu.Config{MemoryMB: 256}, yaml: `
+kernel: {image: keelson/kernel-lean, cmdline: "console=ttyS0 quiet"}
+init: [keelson/init]
+` + c.section + `:
+  - name: fails
+    image: keelson/busybox
+    readonly: true
+    command: ["false"]
+    annotations: {` + c.annotations + `}
+`})
+			m.await(`init .*unmounted [1-9]\d* file systems, ` + c.says)
+			if c.end != "" {
+				m.end(c.end)
+			}
+		})
+	}
 }

@@ -134,6 +134,15 @@ func (m *vm) restartRows(t *testing.T) {
 	if s := m.is("no-start", "failed"); s.Restarts != 1 {
 		t.Errorf("no-start: %+v", s)
 	}
+	// Restarts that the window of the limit has left behind do not count.
+	var s api.Service
+	m.until("seldom-enough has been restarted three times", func() bool {
+		s = m.status("seldom-enough")
+		return s.Restarts == 3 || s.State == "failed"
+	})
+	if s.State == "failed" {
+		t.Errorf("seldom-enough: %+v", s)
+	}
 	// A person may start what has failed.
 	from := m.Console.Len()
 	m.sh("guestagent http POST " + control + " /v1/services/failing/start || true")
@@ -282,6 +291,9 @@ func (m *vm) healthRows(t *testing.T) {
 	if s.State != "ready" || s.Restarts != 0 || s.Health.Failures != 0 {
 		t.Errorf("check-hangs: %+v", s)
 	}
+	if s := m.is("graced", "failed"); s.LastExit == nil || s.LastExit.Ran < 3*time.Second {
+		t.Errorf("graced: %+v", s)
+	}
 	if s := m.status("seldom"); s.State != "ready" || s.Restarts != 0 || s.Health == nil || s.Health.At != 0 {
 		t.Errorf("seldom is checked once an hour: %+v", s)
 	}
@@ -307,7 +319,7 @@ func (m *vm) supervisorRows(t *testing.T) {
 	m.request("after-never", "stop")
 	m.sh("guestagent http POST " + control + " /v1/services/deaf/stop >/dev/null 2>&1 &") // answered when it has stopped
 	m.is("deaf", "stopping")
-	names := []string{"always", "failing", "never", "later", "deaf", "seldom", "db", "app", "front", "needs-never", "after-never", "says-so", "silent", "line", "not-ready", "page", "watchdog", "hangs", "own"}
+	names := []string{"always", "failing", "never", "later", "deaf", "seldom", "db", "app", "front", "needs-never", "after-never", "says-so", "silent", "extends", "line", "not-ready", "page", "watchdog", "hangs", "own"}
 	before := map[string]api.Service{}
 	for _, name := range names {
 		before[name] = m.status(name)
@@ -362,9 +374,17 @@ func (m *vm) supervisorRows(t *testing.T) {
 
 func (m *vm) stopRows(t *testing.T) {
 	m = m.on(t)
+	// What asked for more time to be ready still has it, long after its keelson.ready.timeout.
+	if s := m.is("extends", "running"); s.Restarts != 0 {
+		t.Errorf("extends: %+v", s)
+	}
+	m.goes("extends")
+	m.is("extends", "ready")
 	m.request("interrupted", "stop")
 	m.await(`interrupted .*\| asked with INT`)
 	m.await(`interrupted .*stopped in .*exited with code 0`)
+	m.request("labelled", "stop")
+	m.await(`labelled .*\| asked with USR1`)
 	m.request("stubborn", "stop")
 	m.await(`stubborn .*warning: has not stopped 1s after SIGTERM: killed`)
 	m.is("stubborn", "stopped")
