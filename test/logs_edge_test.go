@@ -240,6 +240,7 @@ func TestMemlogdOfTheImage(t *testing.T) {
 	for _, line := range []string{"onboot.000-first.out: out of the first", "talker.out: out of the talker", "talker: err of the talker"} {
 		m.until(line+" has arrived", func() bool { return strings.Contains(m.read("/run/memlogd.received"), line+"\n") })
 	}
+	m.until("the service's file has its line as well", func() bool { return strings.Contains(m.read("/var/log/talker.out.log"), "out of the talker\n") })
 	// linuxkit.runc_debug=1: the runtime tells what it does.
 	m.until("the runtime tells what it does", func() bool {
 		return regexp.MustCompile(`level=DEBUG msg=task call=Start id=talker`).MatchString(m.read("/var/log/containerd.stderr.log"))

@@ -33,6 +33,17 @@ services:
     readonly: true
     command: ["sleep", "1000000"]` + mappedService
 
+// linkedService is of an image where a file has two names (linkedImage), and has users of its own.
+const linkedService = `
+  - name: linked
+    image: ./linked.tar
+    command: ["/bin/sh", "-c", "/bin/busybox ls -ln /bin/* >/dev/stderr; exec /bin/busybox sleep 1000000"]
+    userns: new
+    uidMappings: [{containerID: 0, hostID: 200000, size: 65536}]
+    gidMappings: [{containerID: 0, hostID: 200000, size: 65536}]
+    annotations: {keelson.console: "true"}
+`
+
 // The image as a squashfs on a disk. The kernel has squashfs as a module, so an initramfs of another kind comes
 // first, as distributions have one: it loads the module, mounts the disk and starts the /init of that root.
 func TestSquashfsRoot(t *testing.T) {
@@ -47,16 +58,19 @@ func TestSquashfsRoot(t *testing.T) {
 }
 
 // The image as an ext4 file system on a disk that the kernel finds by itself, without an initramfs. Nobody writes
-// to it, so the image stays what was built.
+// to it, so the image stays what was built. The kernel's overlay has an index, as some have it by default, which only
+// a root on a disk can have.
 func TestExt4Root(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	yaml := strings.Replace(smallImage, "quiet", "quiet root=/dev/nvme0n1", 1)
+	linkedImage(t, dir)
+	yaml := strings.Replace(smallImage, "quiet", "quiet root=/dev/nvme0n1 overlay.index=on", 1) + linkedService
 	prefix := buildTwice(t, dir, "kernel+ext4", yaml, "small-ext4.img")
 	image := prefix + "-ext4.img"
 	hostTool(t, "e2fsprogs", "e2fsck", "-fn", image)
 	was := sum(t, image)
 	m := start(t, qemu.Config{Kernel: prefix + "-kernel", Cmdline: cmdlineOf(t, prefix), Args: nvme(image)})
+	linkedRoot(m)
 	diskRoot(m)
 	if sum(t, image) != was {
 		t.Error("the machine wrote to its root")
@@ -101,6 +115,30 @@ func buildTwice(t *testing.T, dir, format, yaml string, same ...string) (prefix 
 		t.Errorf("the same image gave another %s", format)
 	}
 	return filepath.Join(dir, "small")
+}
+
+// linkedImage makes linked.tar, an image whose one file has two names.
+func linkedImage(t *testing.T, dir string) {
+	t.Helper()
+	bin := filepath.Join(dir, "linked", "bin")
+	data, err := os.ReadFile(filepath.Join(buildDir(t), "images/busybox/bin/busybox"))
+	if err == nil {
+		err = os.MkdirAll(bin, 0o755)
+	}
+	if err == nil {
+		err = os.WriteFile(filepath.Join(bin, "busybox"), data, 0o755)
+	}
+	if err == nil {
+		err = os.Link(filepath.Join(bin, "busybox"), filepath.Join(bin, "sh"))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	root, image := filepath.Join(dir, "linked-root.tar"), filepath.Join(dir, "linked.tar")
+	hostTool(t, "tar", "tar", "-C", filepath.Dir(bin), "--owner=0", "--group=0", "-cf", root, ".")
+	if output, err := mkimage(t, "import", "--output", image, "linked", root); err != nil {
+		t.Fatalf("mkimage: %v\n%s", err, output)
+	}
 }
 
 func sum(t *testing.T, path string) string {
@@ -158,6 +196,14 @@ func diskRoot(m *vm) {
 	}
 	m.end(qemu.PowerOff)
 	m.lacks("are left")
+}
+
+// linkedRoot is what a container with users of its own must see of a file with two names.
+func linkedRoot(m *vm) {
+	m.t.Helper()
+	for _, name := range []string{"busybox", "sh"} {
+		m.await(`linked .*\| -rwxr-xr-x +\d 0 +0 .*/bin/` + name)
+	}
 }
 
 // foreignInitrd makes an initramfs of busybox that loads the modules named, mounts a device as the root and starts

@@ -144,8 +144,10 @@ func makeCopy(ctx context.Context, dir, image string, m *Mapping) error {
 	if err := os.Chmod(filepath.Join(dir, half), root.Mode()&(fs.ModePerm|fs.ModeSetgid|fs.ModeSticky)); err != nil {
 		return fmt.Errorf("make the folder of a mapped image: %w", err)
 	}
+	// With an index, as some kernels have it by default, all names of a file get their new owner
+	// with the first one, and nobody would know with the second that it is the new one.
 	over := mounts.Entry{Source: "overlay", Target: filepath.Join(dir, merged), Type: "overlay", Options: []string{
-		"lowerdir=" + image, "upperdir=" + filepath.Join(dir, half), "workdir=" + filepath.Join(dir, work), Metacopy,
+		"lowerdir=" + image, "upperdir=" + filepath.Join(dir, half), "workdir=" + filepath.Join(dir, work), Metacopy, "index=off",
 	}}
 	if _, err := over.Ensure(); err != nil {
 		return fmt.Errorf("it takes an overlay with metacopy (Linux 4.19) to map an image: %w", err)

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
+	"strings"
 )
 
 // Section is a named part of a unified kernel image.
@@ -53,6 +55,9 @@ func UKI(stub []byte, sections []Section) ([]byte, error) {
 	var address uint32 // where the next section lies in memory
 	for i := range count {
 		h := out[table+i*sectionSize:]
+		if name := strings.TrimRight(string(h[:8]), "\x00"); slices.ContainsFunc(sections, func(s Section) bool { return s.Name == name }) {
+			return nil, fmt.Errorf("the stub has a section %s already: it is a finished program, not what one begins with", name)
+		}
 		address = max(address, le.Uint32(h[12:])+le.Uint32(h[8:]))
 	}
 	added := uint32(0)

@@ -44,9 +44,10 @@ func TestUKIRefuses(t *testing.T) {
 		stub     []byte
 		sections []Section
 	}{
-		"no EFI program": {[]byte("\x7fELF"), nil},
-		"no room":        {imagetest.Stub(), make([]Section, 20)},
-		"too long":       {imagetest.Stub(), []Section{{".much-too-long", nil}}},
+		"no EFI program":          {[]byte("\x7fELF"), nil},
+		"no room":                 {imagetest.Stub(), make([]Section, 20)},
+		"a section .text already": {imagetest.Stub(), []Section{{".text", nil}}},
+		"too long":                {imagetest.Stub(), []Section{{".much-too-long", nil}}},
 	} {
 		if _, err := UKI(in.stub, in.sections); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("got %v, want %q", err, want)
