@@ -109,20 +109,21 @@ func (s *Service) adopted(ctx context.Context, a adoption) {
 		s.apply(lifecycle.StopBegun, "asked to stop")
 		s.clear(ctx, a)
 	case m.State == lifecycle.Failed:
-		s.apply(lifecycle.GaveUp, "found failed by a restarted supervisor")
+		s.found(lifecycle.GaveUp, "found failed by a restarted supervisor")
 		s.failed() // should the last one have died before it could ask
 		s.clear(ctx, a)
 	case s.startAsked && (m.State == lifecycle.Stopped || m.State == lifecycle.Failed):
 		s.applyWaiting("asked to start")
 		s.clear(ctx, a)
 	case m.State == lifecycle.Stopped:
-		s.apply(lifecycle.Ended, "found stopped by a restarted supervisor")
+		s.found(lifecycle.Ended, "found stopped by a restarted supervisor")
 		s.clear(ctx, a)
 	case m.State == lifecycle.Waiting:
 		s.applyWaiting("found waiting by a restarted supervisor")
 		s.clear(ctx, a)
 	case m.State == lifecycle.Backoff:
-		s.backoff(m.RetryAt, "found in backoff by a restarted supervisor")
+		s.retryAt(m.RetryAt)
+		s.found(lifecycle.RetrySet, "found in backoff by a restarted supervisor")
 		s.remove(ctx, func() {}) // should the last one have died before it could
 	case m.State == lifecycle.Stopping && m.Follow == followStart:
 		s.applyWaiting("its restart was cut short")

@@ -230,6 +230,33 @@ func TestAskedToStopIsRemembered(t *testing.T) {
 	})
 }
 
+// Why a service does not run, and since when, is told the same by every next supervisor.
+func TestCauseAndTimeOutliveTheSupervisor(t *testing.T) {
+	for state, last := range map[lifecycle.State]time.Duration{
+		lifecycle.Backoff: 2 * time.Second, lifecycle.Stopped: 2 * time.Second, lifecycle.Failed: 2 * time.Second,
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			l := newLife(t, nil)
+			l.cfg.Resumed = true
+			l.remember(memory{State: state, Cause: "killed by SIGKILL", Since: last, RetryAt: 2 * time.Hour})
+			l.onAdopt = func(context.Context, int, pidfd.Identity) (task.Task, *task.Exit, error) { return nil, nil, nil }
+			time.Sleep(time.Hour)
+			for range 2 {
+				l.run()
+				l.is(state, 0)
+				if i := l.svc.Info(); i.Cause != "killed by SIGKILL" || i.Since != last {
+					t.Errorf("%s since %v: %q", state, i.Since, i.Cause)
+				}
+				l.cancel()
+				<-l.svc.Over()
+				if m := l.remembers(); m.State != state || m.Cause != "killed by SIGKILL" || m.Since != last {
+					t.Errorf("remembered is %+v", m)
+				}
+			}
+		})
+	}
+}
+
 // More time that a service has asked for is its own under the next supervisor, too.
 func TestExtendedTimeIsRemembered(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -15,6 +15,8 @@ import (
 // memory is what the next supervisor has to know of a service.
 type memory struct {
 	State     lifecycle.State    `json:"state"`
+	Cause     string             `json:"cause,omitempty"` // of the move to it
+	Since     time.Duration      `json:"since,omitempty"`
 	Restarts  lifecycle.Restarts `json:"restarts"`
 	Process   pidfd.Identity     `json:"process"`
 	StartedAt time.Duration      `json:"started_at"`
@@ -77,14 +79,25 @@ func (s *Service) apply(e lifecycle.Event, cause string) { s.applyAll(move{e, ca
 // applyAll makes moves at the same moment and remembers where they led. A move
 // the table does not have is a defect: it is said, and the service goes on from
 // where it was.
-func (s *Service) applyAll(moves ...move) {
-	now := s.cfg.Now()
+func (s *Service) applyAll(moves ...move) { s.applyAt(s.cfg.Now(), moves...) }
+
+// found makes the move back to the state that an earlier supervisor remembered, with
+// the cause and the time that it had; otherwise is the cause where there is none.
+func (s *Service) found(e lifecycle.Event, otherwise string) {
+	if m := s.remembered; m.Cause != "" {
+		s.applyAt(m.Since, move{e, m.Cause})
+		return
+	}
+	s.apply(e, otherwise)
+}
+
+func (s *Service) applyAt(at time.Duration, moves ...move) {
 	var events []api.Event
 	var refused []error
 	s.mu.Lock()
 	for _, m := range moves {
 		from := s.machine.State()
-		if err := s.machine.Apply(m.event, m.cause, now); err != nil {
+		if err := s.machine.Apply(m.event, m.cause, at); err != nil {
 			refused = append(refused, fmt.Errorf("%w (%s)", err, m.cause))
 			continue
 		}
@@ -132,6 +145,9 @@ func (s *Service) save() {
 		StartedAt: p.startedAt, ReadyAt: p.readyAt, WellSince: p.wellSince, ReadyBy: p.readyBy, Mark: p.mark, RetryAt: p.retryAt,
 		With: p.with, Down: p.down, Sick: p.sick, Status: p.status, Health: p.health, LastExit: p.lastExit,
 		Follow: s.follow, StopCause: s.stopCause, KilledFor: s.killedFor,
+	}
+	if moves := s.machine.Moves(); len(moves) > 0 {
+		m.Cause, m.Since = moves[len(moves)-1].Cause, moves[len(moves)-1].At
 	}
 	s.mu.Unlock()
 	if m.State == lifecycle.Unknown { // what was remembered still holds

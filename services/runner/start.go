@@ -256,9 +256,14 @@ func (s *Service) decide(say, cause string, success bool, well time.Duration) {
 
 // backoff arms the timer of the next start.
 func (s *Service) backoff(at time.Duration, cause string) {
+	s.retryAt(at)
+	s.apply(lifecycle.RetrySet, cause)
+}
+
+// retryAt sets when the next start is due.
+func (s *Service) retryAt(at time.Duration) {
 	s.set(func(p *public) { p.retryAt = at })
 	s.retry, s.due = s.cfg.After(max(at-s.cfg.Now(), 0)), false
-	s.apply(lifecycle.RetrySet, cause)
 }
 
 // failed does what the user asked for should the service fail for good.
