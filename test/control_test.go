@@ -69,6 +69,7 @@ func TestService(t *testing.T) {
 	// The boot goes on as long as one service is on its way, and the machine answers.
 	d.expect(0, `^web is ready\n`, "service", "wait", "web", "db", "chained", "stubborn", "--timeout=3m")
 	d.expect(0, `Machine: booting\n`, "service", "status")
+	d.until("never runs", func() bool { return d.status("never").State == "running" })
 	d.expect(0, `(?s)^NAME +STATE .*never +running +.*ready when file:/nothing`, "service", "list")
 	d.expect(0, ``, "service", "stop", "never")
 	m.booted()
