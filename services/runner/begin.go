@@ -148,6 +148,9 @@ func (s *Service) adoptedTask(ctx context.Context, t task.Task) {
 		s.beganNow()
 	}
 	wasReady := same && m.ReadyAt > 0
+	if same && m.Heard {
+		s.stopHeard, s.stopBegan, s.killAt = true, m.StopBegan, m.KillAt
+	}
 	s.mu.Lock()
 	s.startBegan = s.pub.startedAt
 	s.mu.Unlock()

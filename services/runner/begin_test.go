@@ -230,6 +230,85 @@ func TestAskedToStopIsRemembered(t *testing.T) {
 	})
 }
 
+// A handler may take itself away as it begins: a second signal would cut short what it does, and the service count as
+// one that cannot hear. What is left of its time goes on as well, with what it has asked for.
+func TestAStopThatWasHeardGoesOnUnderTheNextSupervisor(t *testing.T) {
+	var sick atomic.Bool
+	for _, tc := range []struct {
+		name  string
+		begin func(*life) // at 1 s
+		more  time.Duration
+		ends  time.Duration // by itself; 0 is never
+		over  time.Duration
+		line  string
+	}{
+		{"asked to stop", func(l *life) { _ = l.svc.Stop("asked to stop") }, 0, 0, 11 * time.Second, "11s web: stopped in 10.000s (killed by SIGKILL)"},
+		{"asked to stop, does", func(l *life) { _ = l.svc.Stop("asked to stop") }, 0, 8 * time.Second, 8 * time.Second, "8s web: stopped in 7.000s (exited with code 0)"},
+		{"asked to stop, takes more time", func(l *life) { _ = l.svc.Stop("asked to stop") }, 20 * time.Second, 0, 22 * time.Second, "22s web: stopped in 21.000s (killed by SIGKILL)"},
+		{"asked to restart", func(l *life) { _ = l.svc.Restart("asked to restart") }, 0, 8 * time.Second, 8 * time.Second, "8s web: stopped in 7.000s (exited with code 0): asked to restart"},
+		{"unhealthy", func(*life) { sick.Store(true) }, 0, 0, 12500 * time.Millisecond, "12.5s web: ERROR: killed by SIGKILL after 12.5s, for it was unhealthy; restart 1 in "},
+		{"the machine goes down", func(l *life) { l.svc.Leave() }, 0, 8 * time.Second, 8 * time.Second, "8s web: stopped in 7.000s (exited with code 0)"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				l, said := talks(t, map[string]string{"keelson.ready": "notify", "keelson.health": "tcp:80", "keelson.health.interval": "2s", "keelson.health.retries": "1"})
+				l.cfg.Probe = func(context.Context, policy.Probe, task.Task) error {
+					if sick.Load() {
+						return errors.New("refused")
+					}
+					return nil
+				}
+				sick.Store(false)
+				signals := 0
+				f := tasktest.New(101)
+				f.OnStop = func(*tasktest.Task) bool { signals++; return signals == 1 }
+				l.onStart = func(_ context.Context, n int) (task.Task, error) {
+					if n > 1 {
+						return tasktest.New(100 + n), nil
+					}
+					return f, nil
+				}
+				l.onAdopt = func(context.Context, int, pidfd.Identity) (task.Task, *task.Exit, error) { return f, nil, nil }
+				l.run()
+				l.until(500 * time.Millisecond)
+				said <- Message{Ready: true}
+				l.until(time.Second)
+				tc.begin(l)
+				l.until(2 * time.Second)
+				if tc.more > 0 {
+					said <- Message{Stopping: true, ExtendTimeout: tc.more}
+				}
+				leaving := tc.name == "the machine goes down"
+				for _, at := range []time.Duration{4 * time.Second, 6 * time.Second} { // and twice
+					l.until(at)
+					l.cancel()
+					<-l.svc.Over()
+					l.cfg.Resumed, l.cfg.Leaving = true, leaving
+					l.run()
+					if leaving {
+						l.svc.Leave()
+						synctest.Wait()
+					}
+				}
+				if tc.ends > 0 {
+					l.until(tc.ends)
+					f.Ends(0)
+				}
+				l.until(tc.over + 50*time.Millisecond)
+				if signals != 1 {
+					t.Errorf("it was signalled %d times", signals)
+				}
+				if l.Count(tc.line) != 1 || l.Count("no handler") > 0 {
+					t.Errorf("the console shows\n\t%s", strings.Join(l.Shown(), "\n\t"))
+				}
+				l.svc.Leave()
+				<-l.svc.Over()
+				l.cancel()
+			})
+		})
+	}
+}
+
 // Why a service does not run, and since when, is told the same by every next supervisor.
 func TestCauseAndTimeOutliveTheSupervisor(t *testing.T) {
 	for state, last := range map[lifecycle.State]time.Duration{

@@ -118,7 +118,8 @@ func (s *Service) heard(m Message) {
 			s.watch.limit = s.cfg.After(m.ExtendTimeout)
 			s.saveSoon()
 		case s.kill != nil && now+m.ExtendTimeout > s.stopBegan+s.b.Service.StopTimeout && !s.leaving:
-			s.kill = s.cfg.After(m.ExtendTimeout)
+			s.killBy(m.ExtendTimeout)
+			s.saveSoon()
 		}
 	}
 	if m.Ready && s.watch.probe.Kind == policy.ProbeNotify && !s.watch.health {

@@ -35,6 +35,11 @@ type memory struct {
 	Follow    follow `json:"follow,omitempty"`
 	StopCause string `json:"stop_cause,omitempty"`
 	KilledFor string `json:"killed_for,omitempty"`
+	// Heard says that its task was sent the stop signal and gets it. It is not sent again: a
+	// handler may have taken itself away, and a second signal would cut its work short.
+	Heard     bool          `json:"heard,omitempty"`
+	StopBegan time.Duration `json:"stop_began,omitempty"`
+	KillAt    time.Duration `json:"kill_at,omitempty"` // when its time to stop is over
 }
 
 func (s *Service) memoryPath() string {
@@ -145,6 +150,9 @@ func (s *Service) save() {
 		StartedAt: p.startedAt, ReadyAt: p.readyAt, WellSince: p.wellSince, ReadyBy: p.readyBy, Mark: p.mark, RetryAt: p.retryAt,
 		With: p.with, Down: p.down, Sick: p.sick, Status: p.status, Health: p.health, LastExit: p.lastExit,
 		Follow: s.follow, StopCause: s.stopCause, KilledFor: s.killedFor,
+	}
+	if s.stopHeard {
+		m.Heard, m.StopBegan, m.KillAt = true, s.stopBegan, s.killAt
 	}
 	if moves := s.machine.Moves(); len(moves) > 0 {
 		m.Cause, m.Since = moves[len(moves)-1].Cause, moves[len(moves)-1].At

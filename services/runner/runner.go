@@ -96,6 +96,7 @@ type Service struct {
 	watch     watch // of readiness and health
 	follow    follow
 	signalled bool // the stop signal was sent
+	stopHeard bool // and somebody gets it; also of a task that an earlier supervisor sent it to
 	alone     bool // only a process that cannot hear it was left at the last look
 
 	remembered  memory // of the earlier supervisor
@@ -103,14 +104,15 @@ type Service struct {
 	adoptError  string // the last one, not to be said again
 	startBegan  time.Duration
 	stopBegan   time.Duration
-	stopCause   string // why it stops, where nobody asked
-	killedFor   string // why it is killed, while it is unhealthy
-	due         bool   // the backoff is over
-	afterRemove func() // what the loop does once the removal is done
-	deaf        bool   // it was killed because it cannot hear the stop signal
-	lastFailure string // the last failed start, not to be told at length again
-	memoryError string // the last one, not to be said again
-	outputError string // the last one, not to be said again
+	killAt      time.Duration // when it is killed that has heard the stop signal
+	stopCause   string        // why it stops, where nobody asked
+	killedFor   string        // why it is killed, while it is unhealthy
+	due         bool          // the backoff is over
+	afterRemove func()        // what the loop does once the removal is done
+	deaf        bool          // it was killed because it cannot hear the stop signal
+	lastFailure string        // the last failed start, not to be told at length again
+	memoryError string        // the last one, not to be said again
+	outputError string        // the last one, not to be said again
 	// What a person asked for before it was known what runs.
 	startAsked, restartAsked bool
 	saidWaiting              string // the last hopeless wait that was said

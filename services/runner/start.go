@@ -144,7 +144,7 @@ func (s *Service) decideStart(cause string) (news bool) {
 // holdTask begins to wait for a running task.
 func (s *Service) holdTask(ctx context.Context, t task.Task) {
 	s.task = t
-	s.signalled, s.alone, s.deaf = false, false, false
+	s.signalled, s.stopHeard, s.alone, s.deaf = false, false, false, false
 	exits := make(chan task.Exit, 1)
 	s.exits = exits
 	id := t.Identity()
@@ -162,7 +162,7 @@ func (s *Service) exited(ctx context.Context, e task.Exit) {
 	failedSince := s.watch.failedSince
 	s.endWatch()
 	s.exits, s.kill, s.died, s.again, s.look = nil, nil, nil, nil, nil
-	s.task, s.signalled = nil, false
+	s.task, s.signalled, s.stopHeard = nil, false, false
 	now := s.cfg.Now()
 	var ran, well time.Duration
 	s.set(func(p *public) {

@@ -3,6 +3,7 @@ package runner
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -38,7 +39,10 @@ func (s *Service) stop(cause string, then follow) {
 	}
 	s.endWatch()
 	s.setFollow(then)
-	s.stopBegan, s.stopCause, s.killedFor = s.cfg.Now(), cause, "" // until the signal is sent
+	s.stopCause, s.killedFor = cause, ""
+	if !s.stopHeard {
+		s.stopBegan = s.cfg.Now() // until the signal is sent
+	}
 	s.apply(lifecycle.StopBegun, cause)
 	if s.starts != nil {
 		s.cancelStart()
@@ -54,13 +58,19 @@ func (s *Service) setFollow(f follow) {
 
 // signalStop sends the stop signal and arms the bound after which it is killed.
 // A service that cannot hear the signal is killed at once, unless it is so
-// young that it may not have come to installing its handler.
+// young that it may not have come to installing its handler. One that an earlier
+// supervisor has sent it to, and that heard it, has what is left of its time.
 func (s *Service) signalStop() {
+	if s.stopHeard && !s.signalled {
+		s.signalled = true
+		s.kill = s.cfg.After(max(s.killAt-s.cfg.Now(), 0))
+		return
+	}
 	if !s.signalled {
 		s.signalled, s.stopBegan = true, s.cfg.Now()
 	}
 	if s.kill == nil {
-		s.kill = s.cfg.After(s.b.Service.StopTimeout)
+		s.killBy(s.b.Service.StopTimeout)
 	}
 	heard, err := s.task.Stop(s.b.Service.StopSignal)
 	if err != nil {
@@ -71,6 +81,8 @@ func (s *Service) signalStop() {
 	s.mu.Unlock()
 	switch {
 	case heard:
+		s.stopHeard = true
+		s.save()
 		s.look = s.cfg.After(aloneBound)
 	case err != nil:
 	case age < handlerBound:
@@ -79,6 +91,12 @@ func (s *Service) signalStop() {
 		s.deaf, s.kill = true, nil
 		s.killAll()
 	}
+}
+
+// killBy arms the bound after which a service that stops is killed.
+func (s *Service) killBy(d time.Duration) {
+	s.killAt = s.cfg.Now() + d
+	s.kill = s.cfg.After(d)
 }
 
 // lookAlone kills what cannot end by itself: a first process that has no handler for
