@@ -98,17 +98,17 @@ lint: $(STAMP)/go | host-build ## gofmt, go vet, staticcheck
 .PHONY: unit
 unit: export KEELSON_BUSYBOX = $(CURDIR)/$(B)/images/busybox/bin/busybox
 unit: export KEELSON_STOCK = $(CURDIR)/$(BIN)/stock
-unit: $(STAMP)/go $(B)/images/busybox/bin/busybox $(STOCK_BIN) | host-build ## the unit tests, with the race detector
+unit: $(STAMP)/go $(B)/images/busybox/bin/busybox $(STOCK_BIN) | host-build host-tests ## the unit tests, with the race detector
 	$(GO) test -race $(call tags,$(SERVICE_TAGS)) $(PACKAGES)
 	CGO_ENABLED=1 $(GO) test -race $(call tags,$(SHIM_TAGS)) ./runc-shim/...
 
 .PHONY: reproducible
-reproducible: image $(B)/demo/minimal-initrd.img | host-vm ## build a copy of the tree in another folder and compare (FULL=1: Go's cache is not used either)
+reproducible: image $(B)/demo/minimal-initrd.img | host-tests ## build a copy of the tree in another folder and compare (FULL=1: Go's cache is not used either)
 	$(IMAGES)/reproducible.sh $(B) $(GO) $(FULL)
 
 .PHONY: vmtest
 vmtest bench: export KEELSON_BUILD = $(CURDIR)/$(B)
-vmtest: build images | host-vm ## the tests that boot virtual machines (RUN=regexp for some of them)
+vmtest: build images | host-vm host-tests ## the tests that boot virtual machines (RUN=regexp for some of them)
 	$(GO) test -tags vm -count=1 -parallel 2 -timeout 40m $(if $(RUN),-run '$(RUN)' -v) ./internal/qemu ./test
 
 .PHONY: bench
@@ -125,11 +125,13 @@ distclean: ## remove build/ altogether
 
 # What this machine must have.
 
-.PHONY: host-build host-vm
+.PHONY: host-build host-vm host-tests
 host-build:
 	@$(IMAGES)/host.sh build
 host-vm:
 	@$(IMAGES)/host.sh vm
+host-tests:
+	@$(IMAGES)/host.sh tests
 
 $(STAMP)/go: $(IMAGES)/go.sh go.mod
 	@mkdir -p $(@D)

@@ -1,6 +1,6 @@
 #!/bin/sh
-# host.sh build|vm...: sees to it that this machine has what building the tree, and running virtual
-# machines, needs. Says nothing and changes nothing where all is there.
+# host.sh build|vm|tests...: sees to it that this machine has what building the tree, running virtual
+# machines and testing needs. Says nothing and changes nothing where all is there.
 set -eu
 . "$(dirname "$0")/debian.sh"
 
@@ -8,8 +8,9 @@ set -eu
 for what in "$@"; do
 	case $what in
 	build) need gcc libc6-dev pkgconf libseccomp-dev ;;
-	# The firmware, the stub and the tools are for images that boot from disks.
-	vm) need qemu-system-x86 ovmf systemd-boot-efi squashfs-tools e2fsprogs xorriso dosfstools fdisk ;;
+	vm) need qemu-system-x86 ;;
+	# The firmware, the stub and the tools are for images that boot from disks; curl asks what the docs ask.
+	tests) need ovmf systemd-boot-efi squashfs-tools e2fsprogs xorriso dosfstools fdisk curl ;;
 	*) die "host.sh: no such part: $what" ;;
 	esac
 done
