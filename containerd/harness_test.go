@@ -24,6 +24,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"keelson/internal/nstest"
+	"keelson/internal/pidfd"
 )
 
 // asDaemon in the environment makes the test binary the daemon itself, so
@@ -358,12 +359,8 @@ func (m *machine) ctr(args ...string) string {
 
 // alive is whether a process runs; one that waits to be reaped does not.
 func alive(pid uint32) bool {
-	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return false
-	}
-	_, state, _ := strings.Cut(string(data), ") ")
-	return !strings.HasPrefix(state, "Z") && !strings.HasPrefix(state, "X")
+	state, err := pidfd.Stat(int(pid), 3)
+	return err == nil && state != "Z" && state != "X"
 }
 
 // eventually waits for something that is told by no event.

@@ -73,7 +73,7 @@ func (e Entry) hint(err error, o Options) string {
 // missingFolder finds the folder named in overlay's options that is not there:
 // the kernel says only that something is missing.
 func missingFolder(data string) string {
-	for _, word := range splitWords(data) {
+	for _, word := range Words(data) {
 		key, value, _ := strings.Cut(word, "=")
 		switch key {
 		case "lowerdir", "upperdir", "workdir":

@@ -50,8 +50,8 @@ func FuzzParse(f *testing.F) {
 		if o.Flags&(unix.MS_SHARED|unix.MS_PRIVATE|unix.MS_SLAVE|unix.MS_UNBINDABLE) != 0 {
 			t.Errorf("propagation among the flags: %#x", o.Flags)
 		}
-		if got := strings.Join(splitWords(s), ","); got != s {
-			t.Errorf("splitWords lost something of %q: %q", s, got)
+		if got := strings.Join(Words(s), ","); got != s {
+			t.Errorf("Words lost something of %q: %q", s, got)
 		}
 	})
 }

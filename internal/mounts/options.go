@@ -88,30 +88,28 @@ var userspace = map[string]bool{
 func Parse(words []string) Options {
 	var o Options
 	var data []string
-	for _, item := range words {
-		for _, word := range splitWords(item) {
-			if f, ok := flags[word]; ok {
-				if f.clear {
-					o.Flags &^= f.bits
-				} else {
-					o.Flags |= f.bits
-				}
-				continue
+	for _, word := range Words(words...) {
+		if f, ok := flags[word]; ok {
+			if f.clear {
+				o.Flags &^= f.bits
+			} else {
+				o.Flags |= f.bits
 			}
-			if bits, ok := atimes[word]; ok {
-				o.Flags = o.Flags&^atime | bits
-				continue
-			}
-			if bits, ok := propagation[word]; ok {
-				o.Propagation = append(o.Propagation, bits)
-				continue
-			}
-			if userspace[word] || strings.HasPrefix(word, "x-") || strings.HasPrefix(word, "comment=") {
-				o.NoFail = o.NoFail || word == "nofail"
-				continue
-			}
-			data = append(data, word)
+			continue
 		}
+		if bits, ok := atimes[word]; ok {
+			o.Flags = o.Flags&^atime | bits
+			continue
+		}
+		if bits, ok := propagation[word]; ok {
+			o.Propagation = append(o.Propagation, bits)
+			continue
+		}
+		if userspace[word] || strings.HasPrefix(word, "x-") || strings.HasPrefix(word, "comment=") {
+			o.NoFail = o.NoFail || word == "nofail"
+			continue
+		}
+		data = append(data, word)
 	}
 	o.Data = strings.Join(data, ",")
 	return o
@@ -121,35 +119,36 @@ func Parse(words []string) Options {
 // folders overlay wants to find.
 func OverlayFolders(words []string) []string {
 	var dirs []string
-	for _, item := range words {
-		for _, word := range splitWords(item) {
-			key, dir, _ := strings.Cut(word, "=")
-			if (key == "upperdir" || key == "workdir") && dir != "" {
-				dirs = append(dirs, dir)
-			}
+	for _, word := range Words(words...) {
+		key, dir, _ := strings.Cut(word, "=")
+		if (key == "upperdir" || key == "workdir") && dir != "" {
+			dirs = append(dirs, dir)
 		}
 	}
 	return dirs
 }
 
-// splitWords splits at the commas that separate words: a comma within double
-// quotes (SELinux contexts) or after a backslash (overlay's lowerdir) is part of
-// its word.
-func splitWords(s string) []string {
+// Words returns option words one by one, where an item may hold several. It splits
+// at the commas that separate words: a comma within double quotes (SELinux contexts)
+// or after a backslash (overlay's lowerdir) is part of its word.
+func Words(items ...string) []string {
 	var words []string
-	start, quoted := 0, false
-	for i := 0; i < len(s); i++ {
-		switch s[i] {
-		case '\\':
-			i++
-		case '"':
-			quoted = !quoted
-		case ',':
-			if !quoted {
-				words = append(words, s[start:i])
-				start = i + 1
+	for _, s := range items {
+		start, quoted := 0, false
+		for i := 0; i < len(s); i++ {
+			switch s[i] {
+			case '\\':
+				i++
+			case '"':
+				quoted = !quoted
+			case ',':
+				if !quoted {
+					words = append(words, s[start:i])
+					start = i + 1
+				}
 			}
 		}
+		words = append(words, s[start:])
 	}
-	return append(words, s[start:])
+	return words
 }

@@ -4,6 +4,7 @@
 package pidfd
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -85,20 +86,28 @@ func (p *Process) Identity() (Identity, error) {
 	return Identity{p.PID, start}, nil
 }
 
-// startTime reads when a process was started; see proc_pid_stat(5).
+// startTime reads when a process was started.
 func startTime(pid int) (uint64, error) {
-	path := fmt.Sprintf("/proc/%d/stat", pid)
-	data, err := os.ReadFile(path)
+	text, err := Stat(pid, 22)
 	if err != nil {
 		return 0, err
 	}
-	// The name, field 2, may hold blanks and parentheses itself.
-	fields := strings.Fields(string(data[strings.LastIndexByte(string(data), ')')+1:]))
-	const field = 22 - 3
-	if len(fields) <= field {
-		return 0, fmt.Errorf("%s: too short", path)
+	return strconv.ParseUint(text, 10, 64)
+}
+
+// Stat reads a field of /proc/PID/stat, by its number in proc_pid_stat(5): 3 or more.
+func Stat(pid, field int) (string, error) {
+	path := fmt.Sprintf("/proc/%d/stat", pid)
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return "", err
 	}
-	return strconv.ParseUint(fields[field], 10, 64)
+	// The name, field 2, may hold blanks and parentheses itself.
+	fields := strings.Fields(string(data[bytes.LastIndexByte(data, ')')+1:]))
+	if len(fields) <= field-3 {
+		return "", fmt.Errorf("%s: too short", path)
+	}
+	return fields[field-3], nil
 }
 
 // Wait returns nil once the process has ended, whoever reaps it, or the

@@ -3,7 +3,9 @@ package pidfd
 import (
 	"context"
 	"errors"
+	"os"
 	"os/exec"
+	"strconv"
 	"testing"
 	"time"
 
@@ -68,6 +70,9 @@ func TestIdentityIsOfOneProcess(t *testing.T) {
 	id, err := p.Identity()
 	if err != nil || id.PID != cmd.Process.Pid || id.Start == 0 {
 		t.Fatal(id, err)
+	}
+	if parent, err := Stat(id.PID, 4); err != nil || parent != strconv.Itoa(os.Getpid()) {
+		t.Errorf("its parent is %q: %v", parent, err)
 	}
 	same, err := OpenSame(id)
 	if err != nil {

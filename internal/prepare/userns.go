@@ -62,7 +62,7 @@ func mountMapped(ctx context.Context, b *bundle.Bundle, m specs.Mount) error {
 	users := userns.Of(b.Spec)
 	e := toEntry(m)
 	e.Target = Root(b)
-	e.Options = words(e.Options)
+	e.Options = mounts.Words(e.Options...)
 	if e.IsBind() {
 		rest := slices.DeleteFunc(e.Options, func(o string) bool { return o == "bind" || o == "rbind" || o == "rw" })
 		e = mounts.Entry{Source: "overlay", Target: e.Target, Type: "overlay", Options: append(rest, "lowerdir="+e.Source)}
@@ -96,15 +96,6 @@ func mountMapped(ctx context.Context, b *bundle.Bundle, m specs.Mount) error {
 	}
 	_, err := e.Ensure()
 	return err
-}
-
-// words returns options one by one.
-func words(options []string) []string {
-	var all []string
-	for _, o := range options {
-		all = append(all, strings.Split(o, ",")...)
-	}
-	return all
 }
 
 // giveToRoot gives a file to the container's root.

@@ -2,7 +2,6 @@ package task
 
 import (
 	"bufio"
-	"bytes"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -10,6 +9,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"keelson/internal/pidfd"
 )
 
 // Stop sends the stop signal and reports whether anybody will hear it.
@@ -53,19 +54,10 @@ func (t *running) Alone(sig unix.Signal) bool {
 }
 
 // reaped is a figure that grows with each child of a process that it has waited for:
-// how many pages those have touched (cminflt of proc_pid_stat(5)).
+// how many pages those have touched, cminflt.
 func reaped(pid int) string {
-	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return ""
-	}
-	// The name, field 2, may hold blanks and parentheses itself.
-	fields := strings.Fields(string(data[bytes.LastIndexByte(data, ')')+1:]))
-	const field = 11 - 3
-	if len(fields) <= field {
-		return ""
-	}
-	return fields[field]
+	pages, _ := pidfd.Stat(pid, 11) // "" of one that has ended
+	return pages
 }
 
 // others returns the processes of the container but for its first one.
