@@ -165,43 +165,51 @@ func buildImage(ctx context.Context, log io.Writer, file, prefix, format string,
 	return writeKernelInitrd(ctx, ui, res, prefix, flags.compress)
 }
 
-// ramfs is what lets a root on the initramfs take more than half of the memory.
-const ramfs = "rootfstype=ramfs"
+// cmdline adds what lets a root on the initramfs take more than half of the memory,
+// unless the user chose a type.
+func cmdline(s string) string { return withWords(s, "rootfstype=ramfs") }
 
-// cmdline adds rootfstype=ramfs unless the user chose a type.
-func cmdline(s string) string {
-	for _, word := range strings.Fields(s) {
-		if strings.HasPrefix(word, "rootfstype=") {
-			return s
+// withWords adds words to a command line that has none with the same key.
+func withWords(line string, words ...string) string {
+	for _, add := range words {
+		key, _, _ := strings.Cut(add, "=")
+		if !slices.ContainsFunc(strings.Fields(line), func(word string) bool { w, _, _ := strings.Cut(word, "="); return w == key }) {
+			line += " " + add
 		}
 	}
-	return strings.TrimSpace(s + " " + ramfs)
+	return strings.TrimSpace(line)
 }
 
 func writeKernelInitrd(ctx context.Context, ui *reporter, res *assemble.Result, prefix, compress string) ([]string, error) {
-	var files []string
-	if res.Kernel != nil {
-		name := prefix + "-kernel"
-		if err := copyFile(name, res.Kernel); err != nil {
-			return nil, err
-		}
-		files = append(files, name)
-	}
-	name := prefix + "-initrd.img"
-	err := output.ToFile(name, func(w *os.File) error { return writeInitrd(ctx, ui, res, name, compress, w) })
-	if err != nil {
-		return nil, err
-	}
-	files = append(files, name)
-	name = prefix + "-cmdline"
-	return append(files, name), writeText(name, cmdline(res.Cmdline))
+	name := initrdFile(prefix)
+	return writeBeside(res, prefix, name, cmdline(res.Cmdline), func(f *os.File) error {
+		return writeInitrd(ctx, ui, res, name, compress, f)
+	})
 }
 
-func writeText(name, text string) error {
-	return output.ToFile(name, func(w *os.File) error {
-		_, err := io.WriteString(w, text)
+// initrdFile is the file that kernel+initrd writes the root to.
+func initrdFile(prefix string) string { return prefix + "-initrd.img" }
+
+// writeBeside makes the file name of what write gives, the root, and beside it what
+// boots it: PREFIX-kernel, if the image has one, and PREFIX-cmdline.
+func writeBeside(res *assemble.Result, prefix, name, cmdline string, write func(*os.File) error) ([]string, error) {
+	var files []string
+	if res.Kernel != nil {
+		kernel := prefix + "-kernel"
+		if err := copyFile(kernel, res.Kernel); err != nil {
+			return nil, err
+		}
+		files = append(files, kernel)
+	}
+	if err := output.ToFile(name, write); err != nil {
+		return nil, err
+	}
+	words := prefix + "-cmdline"
+	err := output.ToFile(words, func(f *os.File) error {
+		_, err := f.WriteString(cmdline)
 		return err
 	})
+	return append(files, name, words), err
 }
 
 // writeInitrd writes the root, with the microcode in front; file is for whom it is.

@@ -23,13 +23,7 @@ func diskFile(prefix, format string) string { return prefix + "-" + diskType(for
 // diskCmdline adds where the root is and what to run of it, as far as the user
 // has not said it.
 func diskCmdline(s, fstype string) string {
-	for _, add := range []string{"root=/dev/vda", "rootfstype=" + fstype, "rootwait", "ro", "init=/init"} {
-		key, _, _ := strings.Cut(add, "=")
-		if !slices.ContainsFunc(strings.Fields(s), func(word string) bool { w, _, _ := strings.Cut(word, "="); return w == key }) {
-			s += " " + add
-		}
-	}
-	return strings.TrimSpace(s)
+	return withWords(s, "root=/dev/vda", "rootfstype="+fstype, "rootwait", "ro", "init=/init")
 }
 
 // writeDisk writes the root as a file system, PREFIX-TYPE.img, with PREFIX-kernel
@@ -43,24 +37,13 @@ func writeDisk(ctx context.Context, ui *reporter, res *assemble.Result, prefix, 
 		}
 		write = func(f *os.File, count func(n int)) error { return squashfs(ctx, tool, f, res, count) }
 	}
-	var files []string
-	if res.Kernel != nil {
-		if err := copyFile(prefix+"-kernel", res.Kernel); err != nil {
-			return nil, err
-		}
-		files = append(files, prefix+"-kernel")
-	}
 	name := diskFile(prefix, format)
-	err := output.ToFile(name, func(f *os.File) error {
+	return writeBeside(res, prefix, name, diskCmdline(res.Cmdline, diskType(format)), func(f *os.File) error {
 		_, total := res.Root.Size()
 		count, done := ui.bar("write "+filepath.Base(name), total)
 		defer done()
 		return write(f, count)
 	})
-	if err != nil {
-		return nil, err
-	}
-	return append(files, name, prefix+"-cmdline"), writeText(prefix+"-cmdline", diskCmdline(res.Cmdline, diskType(format)))
 }
 
 // squashfsTool makes a squashfs of a tar on its standard input, owners included,

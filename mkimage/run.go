@@ -125,17 +125,11 @@ func bootable() []string {
 func setFiles(m *vm.Machine, prefix, format, appended string) error {
 	switch format {
 	case formatKernelInitrd:
-		m.Initrd = prefix + "-initrd.img"
-		if err := built(prefix+"-kernel", m.Initrd); err != nil {
-			return err
-		}
-		return setKernel(m, prefix, appended)
+		m.Initrd = initrdFile(prefix)
+		return setKernel(m, prefix, m.Initrd, appended)
 	case formatSquashfs, formatExt4:
 		m.RootDisk = diskFile(prefix, format)
-		if err := built(prefix+"-kernel", m.RootDisk); err != nil {
-			return err
-		}
-		return setKernel(m, prefix, appended)
+		return setKernel(m, prefix, m.RootDisk, appended)
 	}
 	if appended != "" {
 		return fmt.Errorf("--append: with --format %s the command line is in the program", format)
@@ -166,12 +160,18 @@ func built(files ...string) error {
 	return nil
 }
 
-func setKernel(m *vm.Machine, prefix, appended string) error {
-	line, err := os.ReadFile(prefix + "-cmdline")
+// setKernel has the machine boot the kernel of a build whose root is the file root,
+// with more words on its command line.
+func setKernel(m *vm.Machine, prefix, root, appended string) error {
+	m.Kernel = prefix + "-kernel"
+	words := prefix + "-cmdline"
+	if err := built(m.Kernel, root, words); err != nil {
+		return err
+	}
+	line, err := os.ReadFile(words)
 	if err != nil {
 		return err
 	}
-	m.Kernel = prefix + "-kernel"
 	m.Cmdline = strings.TrimSpace(strings.TrimSpace(string(line)) + " " + appended)
 	return nil
 }

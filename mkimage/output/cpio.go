@@ -22,12 +22,11 @@ import (
 // cpioWriter writes the format that the kernel unpacks an initramfs from:
 // Documentation/driver-api/early-userspace/buffer-format.rst, magic 070701.
 type cpioWriter struct {
-	w   io.Writer
+	padWriter
 	ino uint32
-	off int64 // bytes written, for padding
 }
 
-func newCpio(w io.Writer) *cpioWriter { return &cpioWriter{w: w} }
+func newCpio(w io.Writer) *cpioWriter { return &cpioWriter{padWriter: padWriter{w: w}} }
 
 var cpioTypes = map[byte]int64{
 	tar.TypeReg:     unix.S_IFREG,
@@ -110,21 +109,6 @@ func (c *cpioWriter) header(h cpioHeader) error {
 		return err
 	}
 	return c.pad()
-}
-
-// Write counts what goes through, for the padding.
-func (c *cpioWriter) Write(b []byte) (int, error) {
-	n, err := c.w.Write(b)
-	c.off += int64(n)
-	return n, err
-}
-
-func (c *cpioWriter) pad() error {
-	if odd := c.off % 4; odd != 0 {
-		_, err := c.Write(make([]byte, 4-odd))
-		return err
-	}
-	return nil
 }
 
 // Close writes the trailer. It does not close what is below.

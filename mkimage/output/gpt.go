@@ -26,23 +26,30 @@ func EFIDisk(w io.Writer, program []byte) error {
 	if err != nil {
 		return err
 	}
+	end := gptAlign + alignUp(e.sectors(), gptAlign)
+	// Behind it is room for the copy of the table at the very end.
+	return e.writeDisk(w, program, gptAlign, end, end+gptAlign, func([]byte) {})
+}
+
+// writeDisk writes a disk of size sectors with a GPT and the partition, from sector
+// start to before end. What lies in front of the partition is given to more, which may
+// write where the table is not.
+func (e esp) writeDisk(w io.Writer, program []byte, start, end, size int64, more func(head []byte)) error {
 	sum := sha256.Sum256(program)
-	end := gptAlign + alignUp64(e.sectors(), gptAlign)
-	size := end + gptAlign // room for the copy of the table at the very end
-	front, back := gpt(size, gptAlign, end, sum)
-	if _, err := w.Write(front); err != nil {
+	front, back := gpt(size, start, end, sum)
+	head := make([]byte, start*sector)
+	copy(head, front)
+	more(head)
+	if _, err := w.Write(head); err != nil {
 		return err
 	}
-	if err := zeros(w, gptAlign*sector-int64(len(front))); err != nil {
+	if err := e.write(w, program, start, binary.LittleEndian.Uint32(sum[28:])); err != nil {
 		return err
 	}
-	if err := e.write(w, program, gptAlign, binary.LittleEndian.Uint32(sum[28:])); err != nil {
+	if err := zeros(w, (size-start-e.sectors())*sector-int64(len(back))); err != nil {
 		return err
 	}
-	if err := zeros(w, (size-gptAlign-e.sectors())*sector-int64(len(back))); err != nil {
-		return err
-	}
-	_, err = w.Write(back)
+	_, err := w.Write(back)
 	return err
 }
 
@@ -94,4 +101,4 @@ func guid(b []byte) []byte {
 	return g
 }
 
-func alignUp64(n, to int64) int64 { return (n + to - 1) / to * to }
+func alignUp[T int | int64 | uint32](n, to T) T { return (n + to - 1) / to * to }

@@ -1,7 +1,6 @@
 package output
 
 import (
-	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
 	"io"
@@ -34,26 +33,13 @@ func EFICD(w io.Writer, program []byte) error {
 	if bytes > math.MaxUint32 {
 		return fmt.Errorf("%d bytes: a CD holds no file of 4 GiB or more", bytes)
 	}
-	sum := sha256.Sum256(program)
 	start := int64(isoESP * perISO)
 	end := start + e.sectors()
-	size := alignUp64(end+gptBack, gptAlign) // sectors of a disk
-	front, back := gpt(size, start, end, sum)
-	head := make([]byte, isoESP*isoSector)
-	copy(head, front)
-	isoDescriptors(head, uint32(size/perISO), uint32(bytes))
-	isoBootCatalog(head[isoCatalog*isoSector:], e.sectors())
-	if _, err := w.Write(head); err != nil {
-		return err
-	}
-	if err := e.write(w, program, start, binary.LittleEndian.Uint32(sum[28:])); err != nil {
-		return err
-	}
-	if err := zeros(w, (size-end)*sector-int64(len(back))); err != nil {
-		return err
-	}
-	_, err = w.Write(back)
-	return err
+	size := alignUp(end+gptBack, gptAlign) // sectors of a disk
+	return e.writeDisk(w, program, start, end, size, func(head []byte) {
+		isoDescriptors(head, uint32(size/perISO), uint32(bytes))
+		isoBootCatalog(head[isoCatalog*isoSector:], e.sectors())
+	})
 }
 
 // isoDescriptors fills in the volume's descriptors, its table of folders, and
@@ -104,7 +90,7 @@ func isoDescriptors(b []byte, blocks, espBytes uint32) {
 
 // isoEntry is an entry of a folder, dated 1970; flags is 2 for a folder.
 func isoEntry(name string, at, size uint32, flags byte) []byte {
-	b := make([]byte, (33+len(name)+1)/2*2)
+	b := make([]byte, alignUp(33+len(name), 2))
 	b[0] = byte(len(b))
 	both32(b[2:], at)
 	both32(b[10:], size)

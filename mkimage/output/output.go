@@ -112,8 +112,8 @@ func compressor(w io.Writer, name string) (io.WriteCloser, error) {
 	return nil, fmt.Errorf("compression %q: must be one of %v", name, Compressions)
 }
 
-// padWriter rounds what it wrote up to the 4 bytes that the kernel wants
-// between the archives of one initrd.
+// padWriter rounds what it wrote up to the 4 bytes that the kernel wants between
+// the parts of an archive, and between the archives of one initrd.
 type padWriter struct {
 	w io.Writer
 	n int64

@@ -98,5 +98,3 @@ func ukiFits(size int64) error {
 	}
 	return nil
 }
-
-func alignUp(n, to uint32) uint32 { return (n + to - 1) / to * to }
