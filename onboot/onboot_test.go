@@ -13,90 +13,66 @@ import (
 	"testing/synctest"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"keelson/internal/bundle"
 	"keelson/internal/pidfd"
 	"keelson/internal/policy"
 	"keelson/services/task"
+	"keelson/services/task/tasktest"
 )
 
-// fakeTask is a one-shot's task in a test's words: how long it runs, with what
-// status it ends, and what it makes of signals.
-type fakeTask struct {
-	runs    time.Duration // 0 is until it is ended
-	status  int
-	ignores bool // SIGTERM
-	deaf    bool
-	stuck   bool // in the kernel
+// one is a start of a one-shot, and the task that comes of it.
+type one func() *tasktest.Task
 
-	end  chan int
-	once sync.Once
-}
-
-func (f *fakeTask) start() *fakeTask {
-	f.end = make(chan int, 1)
-	if f.runs > 0 {
-		time.AfterFunc(f.runs, func() { f.ends(f.status) })
-	}
-	return f
-}
-
-func (f *fakeTask) ends(status int)          { f.once.Do(func() { f.end <- status }) }
-func (f *fakeTask) PID() int                 { return 50 }
-func (f *fakeTask) Identity() pidfd.Identity { return pidfd.Identity{} }
-
-func (f *fakeTask) Wait(ctx context.Context) (task.Exit, error) {
-	select {
-	case status := <-f.end:
-		return task.Exit{Status: status, Known: true}, nil
-	case <-ctx.Done():
-		return task.Exit{}, ctx.Err()
+// ends is one that ends by itself.
+func ends(after time.Duration, status int) one {
+	return func() *tasktest.Task {
+		f := tasktest.New(50)
+		time.AfterFunc(after, func() { f.Ends(status) })
+		return f
 	}
 }
 
-func (f *fakeTask) Alone(unix.Signal) bool { return false }
-
-func (f *fakeTask) Stop(unix.Signal) (bool, error) {
-	if !f.ignores && !f.deaf {
-		f.ends(128 + 15)
+// stays is one that goes on until it is ended, if it lets itself be.
+func stays(changes ...func(*tasktest.Task)) one {
+	return func() *tasktest.Task {
+		f := tasktest.New(50)
+		for _, change := range changes {
+			change(f)
+		}
+		return f
 	}
-	return !f.deaf, nil
 }
 
-func (f *fakeTask) Signal(unix.Signal) error { return nil }
-
-func (f *fakeTask) Kill() error {
-	if !f.stuck {
-		f.ends(128 + 9)
-	}
-	return nil
-}
+// What a task makes of signals.
+func ignores(f *tasktest.Task) { f.OnStop = func(*tasktest.Task) bool { return true } }
+func deaf(f *tasktest.Task)    { f.OnStop = func(*tasktest.Task) bool { return false } }
+func stuck(f *tasktest.Task)   { f.OnKill = nil } // in the kernel
 
 // boot is a run of one-shots in a world of fakes: their container runtime, their
 // console, what is remembered of them.
 type boot struct {
 	Runner
+	*tasktest.Console
 	begin time.Time
 	dir   string // of the image
 
-	tasks    map[string][]*fakeTask // by the bundle's name, one for each start
-	found    map[string]*fakeTask   // what an earlier supervisor left running
-	foundEnd map[string]*task.Exit  // or what had ended
-	away     time.Duration          // until containerd answers
+	tasks    map[string][]one      // by the bundle's name, one for each start
+	found    map[string]one        // what an earlier supervisor left running
+	foundEnd map[string]*task.Exit // or what had ended
+	away     time.Duration         // until containerd answers
 
-	mu    sync.Mutex
-	did   []string // starts and removals
-	lines []string
-	done  map[string]error // nil if it has not failed
+	mu   sync.Mutex
+	did  []string         // starts and removals
+	done map[string]error // nil if it has not failed
 }
 
 func newBoot(t *testing.T) *boot {
 	b := &boot{
 		begin: time.Now(), dir: t.TempDir(),
-		tasks: map[string][]*fakeTask{}, found: map[string]*fakeTask{}, foundEnd: map[string]*task.Exit{},
+		tasks: map[string][]one{}, found: map[string]one{}, foundEnd: map[string]*task.Exit{},
 		done: map[string]error{},
 	}
+	b.Console = &tasktest.Console{Now: b.now}
 	b.Runner = Runner{
 		Tasks: b, Console: b, Progress: b, Now: b.now,
 		OpenOutput: func(*bundle.Bundle, func(string)) (Output, error) { return output{}, nil },
@@ -105,7 +81,7 @@ func newBoot(t *testing.T) *boot {
 }
 
 // add puts a one-shot into the image, with what each of its starts comes to.
-func (b *boot) add(t *testing.T, name, annotations string, starts ...*fakeTask) {
+func (b *boot) add(t *testing.T, name, annotations string, starts ...one) {
 	t.Helper()
 	dir := filepath.Join(b.dir, "onboot", name)
 	if err := os.MkdirAll(dir, 0o755); err != nil {
@@ -142,7 +118,7 @@ func (b *boot) Start(_ context.Context, c *bundle.Bundle, _ task.Streams) (task.
 		return nil, errors.New(c.Name + ": no such command")
 	}
 	b.tasks[c.Name] = starts[1:]
-	return starts[0].start(), nil
+	return starts[0](), nil
 }
 
 func (b *boot) Adopt(_ context.Context, c *bundle.Bundle, _ pidfd.Identity) (task.Task, *task.Exit, error) {
@@ -151,7 +127,7 @@ func (b *boot) Adopt(_ context.Context, c *bundle.Bundle, _ pidfd.Identity) (tas
 	}
 	if f := b.found[c.Name]; f != nil {
 		delete(b.found, c.Name)
-		return f.start(), nil, nil
+		return f(), nil, nil
 	}
 	e := b.foundEnd[c.Name]
 	delete(b.foundEnd, c.Name)
@@ -162,16 +138,7 @@ func (b *boot) Remove(_ context.Context, c *bundle.Bundle) { b.act("remove", c.N
 func (b *boot) Done(id string) bool                        { _, done := b.done[id]; return done }
 func (b *boot) SetDone(id string, failed error)            { b.done[id] = failed }
 
-func (b *boot) say(mark, name, format string, a ...any) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.lines = append(b.lines, fmt.Sprintf("%v %s: %s%s", b.now(), name, mark, fmt.Sprintf(format, a...)))
-}
-
-func (b *boot) Line(name, format string, a ...any)  { b.say("", name, format, a...) }
-func (b *boot) Warn(name, format string, a ...any)  { b.say("warning: ", name, format, a...) }
-func (b *boot) Error(name, format string, a ...any) { b.say("ERROR: ", name, format, a...) }
-func (b *boot) Output(name, line string)            { b.say("| ", name, "%s", line) }
+func (b *boot) Output(name, line string) { b.Line(name, "| %s", line) }
 
 type output struct{}
 
@@ -191,9 +158,9 @@ func equal(t *testing.T, what string, got, want []string) {
 func TestOneAfterTheOtherInOrder(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBoot(t)
-		b.add(t, "010-last", "", &fakeTask{runs: time.Second})
-		b.add(t, "000-first", "", &fakeTask{runs: 2 * time.Second})
-		b.add(t, "001-fails", `"keelson.console":"false"`, &fakeTask{runs: time.Second, status: 3})
+		b.add(t, "010-last", "", ends(time.Second, 0))
+		b.add(t, "000-first", "", ends(2*time.Second, 0))
+		b.add(t, "001-fails", `"keelson.console":"false"`, ends(time.Second, 3))
 		b.add(t, "002-missing", "")
 		action, err := b.run(t, context.Background())
 		if err != nil || action != policy.ActionContinue {
@@ -201,7 +168,7 @@ func TestOneAfterTheOtherInOrder(t *testing.T) {
 		}
 		equal(t, "done", b.did, []string{
 			"start 000-first", "remove 000-first", "start 001-fails", "remove 001-fails", "start 002-missing", "start 010-last", "remove 010-last"})
-		equal(t, "the console", b.lines, []string{
+		equal(t, "the console", b.Shown(), []string{
 			"2s first: onboot 1 of 4: done in 2.000s",
 			"3s fails: ERROR: onboot 2 of 4: exited with code 3 after 1.000s; going on",
 			"3s fails: | last words",
@@ -223,14 +190,14 @@ func TestOneAfterTheOtherInOrder(t *testing.T) {
 
 func TestTimeout(t *testing.T) {
 	for name, tc := range map[string]struct {
-		task *fakeTask
+		task one
 		want string
 	}{
-		"ends at SIGTERM":   {&fakeTask{}, "1s web: ERROR: onboot 1 of 1: not done after 1s (keelson.timeout), killed by SIGTERM; going on"},
-		"ignores SIGTERM":   {&fakeTask{ignores: true}, "3s web: ERROR: onboot 1 of 1: not done after 1s (keelson.timeout), killed by SIGKILL; going on"},
-		"cannot hear it":    {&fakeTask{deaf: true}, "1s web: ERROR: onboot 1 of 1: not done after 1s (keelson.timeout), killed by SIGKILL; going on"},
-		"cannot be killed":  {&fakeTask{ignores: true, stuck: true}, "5s web: ERROR: onboot 1 of 1: it cannot be killed: its processes are stuck in the kernel; going on"},
-		"done just in time": {&fakeTask{runs: 900 * time.Millisecond}, "900ms web: onboot 1 of 1: done in 0.900s"},
+		"ends at SIGTERM":   {stays(), "1s web: ERROR: onboot 1 of 1: not done after 1s (keelson.timeout), killed by SIGTERM; going on"},
+		"ignores SIGTERM":   {stays(ignores), "3s web: ERROR: onboot 1 of 1: not done after 1s (keelson.timeout), killed by SIGKILL; going on"},
+		"cannot hear it":    {stays(deaf), "1s web: ERROR: onboot 1 of 1: not done after 1s (keelson.timeout), killed by SIGKILL; going on"},
+		"cannot be killed":  {stays(ignores, stuck), "5s web: ERROR: onboot 1 of 1: it cannot be killed: its processes are stuck in the kernel; going on"},
+		"done just in time": {ends(900*time.Millisecond, 0), "900ms web: onboot 1 of 1: done in 0.900s"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -239,7 +206,7 @@ func TestTimeout(t *testing.T) {
 				if action, err := b.run(t, context.Background()); err != nil || action != policy.ActionContinue {
 					t.Errorf("%v, %v", action, err)
 				}
-				equal(t, "the console", b.lines, []string{tc.want})
+				equal(t, "the console", b.Shown(), []string{tc.want})
 			})
 		})
 	}
@@ -249,11 +216,11 @@ func TestTimeout(t *testing.T) {
 func TestStillRunning(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBoot(t)
-		b.add(t, "000-web", "", &fakeTask{runs: 40 * time.Second})
+		b.add(t, "000-web", "", ends(40*time.Second, 0))
 		if action, err := b.run(t, context.Background()); err != nil || action != policy.ActionContinue {
 			t.Errorf("%v, %v", action, err)
 		}
-		equal(t, "the console", b.lines, []string{
+		equal(t, "the console", b.Shown(), []string{
 			"10s web: onboot 1 of 1: still running after 10s",
 			"30s web: onboot 1 of 1: still running after 30s",
 			"40s web: onboot 1 of 1: done in 40.000s",
@@ -263,14 +230,14 @@ func TestStillRunning(t *testing.T) {
 
 func TestRetry(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		fails := func() *fakeTask { return &fakeTask{runs: time.Second, status: 1} }
+		fails := ends(time.Second, 1)
 		b := newBoot(t)
-		b.add(t, "000-web", `"keelson.on-failure":"retry:3"`, fails(), fails(), &fakeTask{runs: time.Second})
-		b.add(t, "001-never", `"keelson.on-failure":"retry:1"`, fails(), fails())
+		b.add(t, "000-web", `"keelson.on-failure":"retry:3"`, fails, fails, ends(time.Second, 0))
+		b.add(t, "001-never", `"keelson.on-failure":"retry:1"`, fails, fails)
 		if action, err := b.run(t, context.Background()); err != nil || action != policy.ActionContinue {
 			t.Errorf("%v, %v", action, err)
 		}
-		equal(t, "the console", b.lines, []string{
+		equal(t, "the console", b.Shown(), []string{
 			"1s web: ERROR: onboot 1 of 2: exited with code 1 after 1.000s; try 2 of 4 in 100ms",
 			"2.1s web: ERROR: onboot 1 of 2: exited with code 1 after 1.000s; try 3 of 4 in 200ms",
 			"3.3s web: onboot 1 of 2: done in 1.000s",
@@ -283,8 +250,8 @@ func TestRetry(t *testing.T) {
 func TestAFailureMayEndTheMachine(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBoot(t)
-		b.add(t, "000-web", `"keelson.on-failure":"poweroff"`, &fakeTask{runs: time.Second, status: 1}, &fakeTask{runs: time.Second, status: 1})
-		b.add(t, "001-behind", "", &fakeTask{runs: time.Second})
+		b.add(t, "000-web", `"keelson.on-failure":"poweroff"`, ends(time.Second, 1), ends(time.Second, 1))
+		b.add(t, "001-behind", "", ends(time.Second, 0))
 		for range 2 { // a supervisor that dies before it could ask tries again
 			if action, err := b.run(t, context.Background()); err != nil || action != policy.ActionPoweroff {
 				t.Errorf("%v, %v", action, err)
@@ -304,8 +271,8 @@ func TestABundleThatCannotBeUsedIsNotTried(t *testing.T) {
 		if action, err := b.run(t, context.Background()); err != nil || action != policy.ActionContinue || len(b.did) > 0 {
 			t.Errorf("%v, %v, %q", action, err, b.did)
 		}
-		if len(b.lines) != 1 || !strings.Contains(b.lines[0], "runtime.json:1: mounts is a number, want a list; going on") {
-			t.Errorf("the console shows %q", b.lines)
+		if len(b.Shown()) != 1 || !strings.Contains(b.Shown()[0], "runtime.json:1: mounts is a number, want a list; going on") {
+			t.Errorf("the console shows %q", b.Shown())
 		}
 	})
 }
@@ -318,15 +285,15 @@ func TestARestartedSupervisorGoesOnWhereTheLastOneWas(t *testing.T) {
 		b.SetDone("onboot.000-over", nil)
 		b.add(t, "000-over", "")
 		b.add(t, "001-runs", "")
-		b.found["001-runs"] = &fakeTask{runs: time.Second}
-		b.add(t, "002-ended", `"keelson.on-failure":"retry:1"`, &fakeTask{runs: time.Second})
+		b.found["001-runs"] = ends(time.Second, 0)
+		b.add(t, "002-ended", `"keelson.on-failure":"retry:1"`, ends(time.Second, 0))
 		b.foundEnd["002-ended"] = &task.Exit{Status: 4, Known: true}
-		b.add(t, "003-next", "", &fakeTask{runs: time.Second})
+		b.add(t, "003-next", "", ends(time.Second, 0))
 		if action, err := b.run(t, context.Background()); err != nil || action != policy.ActionContinue {
 			t.Errorf("%v, %v", action, err)
 		}
 		equal(t, "done", b.did, []string{"remove 001-runs", "remove 002-ended", "start 002-ended", "remove 002-ended", "start 003-next", "remove 003-next"})
-		equal(t, "the console", b.lines, []string{
+		equal(t, "the console", b.Shown(), []string{
 			"0s runs: warning: it is not known whether it runs: containerd is not running; asking again",
 			"4s runs: onboot 2 of 4: done in 4.000s",
 			"4s ended: ERROR: onboot 3 of 4: exited with code 4 after 0.000s; try 2 of 2 in 100ms",
@@ -343,23 +310,23 @@ func TestStopDuringARun(t *testing.T) {
 		after   time.Duration
 	}{
 		"while it runs": {
-			func(t *testing.T, b *boot) { b.add(t, "000-web", "", &fakeTask{}) },
+			func(t *testing.T, b *boot) { b.add(t, "000-web", "", stays()) },
 			[]string{"start 000-web", "remove 000-web"}, 0,
 		},
 		"of one that ignores it": {
-			func(t *testing.T, b *boot) { b.add(t, "000-web", "", &fakeTask{ignores: true}) },
+			func(t *testing.T, b *boot) { b.add(t, "000-web", "", stays(ignores)) },
 			[]string{"start 000-web", "remove 000-web"}, stopGrace,
 		},
 		"before a retry": {
 			func(t *testing.T, b *boot) {
-				b.add(t, "000-web", `"keelson.on-failure":"retry:1"`, &fakeTask{runs: time.Minute - 50*time.Millisecond, status: 1}, &fakeTask{})
+				b.add(t, "000-web", `"keelson.on-failure":"retry:1"`, ends(time.Minute-50*time.Millisecond, 1), stays())
 			},
 			[]string{"start 000-web", "remove 000-web"}, 0,
 		},
 		"while it is not known whether it runs": {
 			func(t *testing.T, b *boot) {
 				b.Resumed, b.away = true, time.Hour
-				b.add(t, "000-web", "", &fakeTask{})
+				b.add(t, "000-web", "", stays())
 			},
 			nil, 0,
 		},
@@ -368,7 +335,7 @@ func TestStopDuringARun(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				b := newBoot(t)
 				tc.prepare(t, b)
-				b.add(t, "001-behind", "", &fakeTask{})
+				b.add(t, "001-behind", "", stays())
 				ctx, cancel := context.WithCancel(context.Background())
 				time.AfterFunc(time.Minute, cancel)
 				if _, err := b.run(t, ctx); !errors.Is(err, context.Canceled) {

@@ -102,11 +102,8 @@ func TestPolicy(t *testing.T) {
 	t.Run("Forgotten", m.forgottenRows)
 }
 
-// on returns the machine for a part of the test.
-func (m *vm) on(t *testing.T) *vm { return &vm{m.Machine, t, m.ctx} }
-
 func (m *vm) restartRows(t *testing.T) {
-	m = m.on(t)
+	m = m.in(t)
 	// The delays double up to the last, give or take a tenth.
 	delay := regexp.MustCompile(`restart (\d) in (\S+)$`)
 	for i, want := range []time.Duration{200, 400, 800, 1600, 1600} {
@@ -150,7 +147,7 @@ func (m *vm) restartRows(t *testing.T) {
 }
 
 func (m *vm) orderRows(t *testing.T) {
-	m = m.on(t)
+	m = m.in(t)
 	if s := m.is("db", "running"); s.PID == 0 || s.ReadyAt != 0 {
 		t.Errorf("db has not opened its port and is %+v", s)
 	}
@@ -207,7 +204,7 @@ func (m *vm) orderRows(t *testing.T) {
 }
 
 func (m *vm) readyRows(t *testing.T) {
-	m = m.on(t)
+	m = m.in(t)
 	for _, name := range []string{"says-so", "command", "file", "line"} {
 		if s := m.is(name, "running"); s.ReadyAt != 0 {
 			t.Errorf("%s is ready before it is: %+v", name, s)
@@ -248,7 +245,7 @@ func (m *vm) readyRows(t *testing.T) {
 }
 
 func (m *vm) healthRows(t *testing.T) {
-	m = m.on(t)
+	m = m.in(t)
 	// All of this has its own clock: that of the machine may be set meanwhile.
 	m.sh("date -s '2031-01-01 00:00:00'")
 	defer m.sh("date -s '2001-01-01 00:00:00'")
@@ -315,7 +312,7 @@ func (m *vm) oneCheckAtMost() {
 }
 
 func (m *vm) supervisorRows(t *testing.T) {
-	m = m.on(t)
+	m = m.in(t)
 	m.request("after-never", "stop")
 	m.sh("guestagent http POST " + control + " /v1/services/deaf/stop >/dev/null 2>&1 &") // answered when it has stopped
 	m.is("deaf", "stopping")
@@ -373,7 +370,7 @@ func (m *vm) supervisorRows(t *testing.T) {
 }
 
 func (m *vm) stopRows(t *testing.T) {
-	m = m.on(t)
+	m = m.in(t)
 	// What asked for more time to be ready still has it, long after its keelson.ready.timeout.
 	if s := m.is("extends", "running"); s.Restarts != 0 {
 		t.Errorf("extends: %+v", s)
@@ -418,7 +415,7 @@ func (m *vm) stopRows(t *testing.T) {
 
 // forgottenRows takes away what containerd knows, and what the supervisor does.
 func (m *vm) forgottenRows(t *testing.T) {
-	m = m.on(t)
+	m = m.in(t)
 	ctr := func(argv ...string) error {
 		result, err := m.ExecIn(m.ctx, 1, append([]string{"/usr/bin/ctr", "-n", "services.linuxkit"}, argv...)...)
 		if err == nil && result.Exit != 0 {

@@ -114,7 +114,7 @@ func TestUserNamespaces(t *testing.T) {
 // users is a machine with containers in user namespaces.
 type users struct{ *vm }
 
-func (u *users) in(t *testing.T) *users { return &users{&vm{u.Machine, t, u.ctx}} }
+func (u *users) in(t *testing.T) *users { return &users{u.vm.in(t)} }
 
 // inside runs a script in a service's container with "service exec", and returns its exit code and what it wrote.
 func (u *users) inside(name, script string) (code int, output string) {

@@ -166,6 +166,27 @@ func (m *machine) run(t *testing.T, args ...string) (code int, out, errs string)
 	return code, stdout.String(), stderr.String()
 }
 
+// follow runs a command that goes on until it is interrupted. Its lines must be these; then is told of each as it comes.
+func (m *machine) follow(t *testing.T, command string, want []string, then func(line string)) {
+	t.Helper()
+	r, w := io.Pipe()
+	ctx, cancel := context.WithCancel(t.Context())
+	a := &app{ctx: ctx, out: w, err: io.Discard, client: &client{socket: m.socket}}
+	ended := make(chan int, 1)
+	go func() { ended <- a.main(strings.Fields(command)) }()
+	lines := bufio.NewScanner(r)
+	for _, line := range want {
+		if !lines.Scan() || lines.Text() != line {
+			t.Fatalf("got %q, want %q: %v", lines.Text(), line, lines.Err())
+		}
+		then(line)
+	}
+	cancel()
+	if code := <-ended; code != 0 {
+		t.Errorf("interrupted, it ends with %d", code)
+	}
+}
+
 func TestList(t *testing.T) {
 	m := start(t)
 	code, out, _ := m.run(t, "list")
@@ -409,17 +430,8 @@ func TestLogsAreFollowedAcrossASupervisor(t *testing.T) {
 	}
 	rec(1*time.Second, "before")
 	rec(1*time.Second, "one")
-	r, w := io.Pipe()
-	ctx, cancel := context.WithCancel(t.Context())
-	a := &app{ctx: ctx, out: w, err: io.Discard, client: &client{socket: m.socket}}
-	ended := make(chan int, 1)
-	go func() { ended <- a.main([]string{"logs", "-f", "-n", "1", "-o", "raw"}) }()
-	lines := bufio.NewScanner(r)
-	for _, text := range []string{"one", "two", "also two", "two as well", "three"} {
-		if !lines.Scan() || lines.Text() != text {
-			t.Fatalf("got %q, want %q: %v", lines.Text(), text, lines.Err())
-		}
-		switch text {
+	m.follow(t, "logs -f -n 1 -o raw", []string{"one", "two", "also two", "two as well", "three"}, func(line string) {
+		switch line {
 		case "one":
 			rec(2*time.Second, "two")
 			rec(2*time.Second, "also two")
@@ -429,11 +441,7 @@ func TestLogsAreFollowedAcrossASupervisor(t *testing.T) {
 			m.listen(t)
 			rec(3*time.Second, "three")
 		}
-	}
-	cancel()
-	if code := <-ended; code != 0 {
-		t.Errorf("interrupted, it ends with %d", code)
-	}
+	})
 }
 
 func TestEvents(t *testing.T) {
@@ -459,32 +467,23 @@ func TestEventsAreFollowedAcrossACut(t *testing.T) {
 	}
 	at(1*time.Second, "one")
 	at(2*time.Second, "two")
-	r, w := io.Pipe()
-	ctx, cancel := context.WithCancel(t.Context())
-	a := &app{ctx: ctx, out: w, err: io.Discard, client: &client{socket: m.socket}}
-	ended := make(chan int, 1)
-	go func() { ended <- a.main([]string{"events", "-f", "web"}) }()
-	lines := bufio.NewScanner(r)
-	for _, want := range []string{"one", "two", "three", "four"} {
-		if !lines.Scan() || !strings.HasSuffix(lines.Text(), want) {
-			t.Fatalf("got %q, want %s: %v", lines.Text(), want, lines.Err())
-		}
-		switch want {
-		case "two": // we were too slow
+	var want []string
+	for i, cause := range []string{"one", "two", "three", "four"} {
+		want = append(want, fmt.Sprintf("    %d.000  state      web           ready: %s", i+1, cause))
+	}
+	m.follow(t, "events -f web", want, func(line string) {
+		switch line {
+		case want[1]: // we were too slow
 			m.server.Close()
 			m.listen(t)
 			at(3*time.Second, "three")
-		case "three": // the supervisor was started again
+		case want[2]: // the supervisor was started again
 			m.server.Close()
 			m.hub = events.New(func() time.Duration { return now })
 			m.listen(t)
 			at(4*time.Second, "four")
 		}
-	}
-	cancel()
-	if code := <-ended; code != 0 {
-		t.Errorf("interrupted, it ends with %d", code)
-	}
+	})
 }
 
 func TestCompare(t *testing.T) {
