@@ -129,6 +129,13 @@ func TestErrors(t *testing.T) {
 		{"interface without name", image("    runtime:\n      interfaces:\n        - add: veth\n"), []string{"t.yml:6: services[0].runtime.interfaces[0]: has no name:, which it needs"}},
 		{"namespace", image("    runtime:\n      namespace: a/b\n"), []string{`t.yml:5: services[0].runtime.namespace: "a/b" is no containerd namespace: letters and digits, single . _ - between them`}},
 
+		{"user namespace", image("    userns: banana\n"), []string{`t.yml:4: services[0].userns: is "banana", must be host, new, or the absolute path of a namespace`}},
+		{"network of nobody", image("    net: bridge\n"), []string{`t.yml:4: services[0].net: is "bridge", must be host, new, or the absolute path of a namespace`}},
+		{"none is for networks", image("    ipc: none\n"), []string{`t.yml:4: services[0].ipc: is "none", must be host, new, or the absolute path of a namespace`}},
+		{"relative path", image("    uts: run/uts\n"), []string{`t.yml:4: services[0].uts: is "run/uts", must be host, new, or the absolute path of a namespace`}},
+		{"processes of another", image("    pid: web\n"), []string{`t.yml:4: services[0].pid: is "web", must be host, new, or the absolute path of a namespace; a container's is joined by the path that its runtime.bindNS keeps it at`}},
+		{"namespaces that there are", image("    net: none\n    ipc: root\n    uts: new\n    pid: /proc/1/ns/pid\n    userns: ''\n"), nil},
+
 		{"file without path", "files:\n  - contents: a\n", []string{"t.yml:2: files[0]: has no path:, which it needs"}},
 		{"file at the root", "files:\n  - path: /\n    directory: true\n", []string{`t.yml:2: files[0].path: is "/", must be the path of a file`}},
 		{"file without contents", "files:\n  - path: a\n", []string{"t.yml:2: files[0]: has nothing to put there; give contents:, source:, metadata:, symlink: or directory: true"}},

@@ -52,6 +52,28 @@ func checkNamespace(c *checker, field string, v *value) {
 	}
 }
 
+// namespaceWords are what stands for a namespace that is made or is the machine's; a
+// path is one that is there already.
+var namespaceWords = map[string][]string{
+	"net": {"host", "root", "new", "none"}, "ipc": {"host", "root", "new"}, "uts": {"host", "root", "new"},
+	"pid": {"host", "root", "new"}, "userns": {"host", "root", "new"},
+}
+
+// checkJoined checks which namespace of a kind a container is in.
+func checkJoined(kind string) func(*checker, string, *value) {
+	return func(c *checker, field string, v *value) {
+		n := v.text()
+		if n == "" || strings.HasPrefix(n, "/") || slices.Contains(namespaceWords[kind], n) {
+			return
+		}
+		hint := ""
+		if slices.Contains(c.names, n) {
+			hint = "; a container's is joined by the path that its runtime.bindNS keeps it at"
+		}
+		c.add(v.line, field, "is %q, must be host, new, or the absolute path of a namespace%s", n, hint)
+	}
+}
+
 func checkVolumeName(c *checker, field string, v *value) {
 	if !volumeName.MatchString(v.text()) {
 		c.add(v.line, field, "%q is no name for a volume: small letters, digits, _ and - only", v.text())

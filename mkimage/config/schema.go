@@ -124,8 +124,11 @@ var (
 // containerFields are the keys of an image section that a label may have too.
 func containerFields() map[string]*schema {
 	f := fieldsOf(strs, []string{"command", "env", "maskedPaths", "readonlyPaths"})
-	for _, k := range []string{"cwd", "net", "pid", "ipc", "uts", "userns", "hostname", "cgroupsPath"} {
+	for _, k := range []string{"cwd", "hostname", "cgroupsPath"} {
 		f[k] = str()
+	}
+	for k := range namespaceWords {
+		f[k] = str(checkJoined(k))
 	}
 	for _, k := range []string{"capabilities", "capabilities.add", "ambient"} {
 		f[k] = checked(list(str()), checkCapabilities)
