@@ -34,7 +34,32 @@ var formats = []string{formatKernelInitrd, formatSquashfs, formatExt4, formatEFI
 // that boots into memory.
 var formatNames = map[string]string{"squashfs": formatSquashfs, "ext4": formatExt4, "iso-efi-initrd": formatISOEFI}
 
-// parseFormat checks what --format says and returns the format's own name.
+// parseFormats checks what --format says, each time that it is given, and returns
+// the formats' own names.
+func parseFormats(list []string) ([]string, error) {
+	if len(list) == 0 {
+		list = []string{""}
+	}
+	var all []string
+	besides := "" // the one that writes a command line beside it
+	for _, s := range list {
+		format, err := parseFormat(s)
+		switch {
+		case err != nil:
+			return nil, err
+		case slices.Contains(all, format):
+			continue
+		case strings.HasPrefix(format, "kernel+") && besides != "":
+			return nil, fmt.Errorf("--format %s, --format %s: each writes a NAME-cmdline of its own; build one after the other, with another -o or --name", besides, format)
+		case strings.HasPrefix(format, "kernel+"):
+			besides = format
+		}
+		all = append(all, format)
+	}
+	return all, nil
+}
+
+// parseFormat checks one format and returns its own name.
 func parseFormat(s string) (string, error) {
 	if name, ok := formatNames[s]; ok {
 		s = name
@@ -66,7 +91,8 @@ func (f *buildFlags) add(cmd *cobra.Command) {
 
 func buildCommand() *cobra.Command {
 	var flags buildFlags
-	var format, dir, name string
+	var given []string
+	var dir, name string
 	cmd := &cobra.Command{
 		Use:   "build [flags] IMAGE.yml",
 		Short: "Build what boots from an image YAML: kernel and initrd, EFI program, disk, tar",
@@ -86,18 +112,18 @@ than half of the memory; a disk's has what mounts it.
 Each image is looked for in the store, then in its registry. A path to a tarball
 (oci-archive:PATH, ./PATH) does as well. The same input gives the same bytes.`,
 		Example: `  mkimage build web.yml
-  mkimage build --format raw-efi -o build web.yml
+  mkimage build --format raw-efi --format tar -o build web.yml
   mkimage build --offline --compress gzip web.yml`,
 		Args: oneFile("an image YAML"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			format, err := parseFormat(format)
+			formats, err := parseFormats(given)
 			if err != nil {
 				return err
 			}
 			if name == "" {
 				name = baseName(args[0])
 			}
-			files, err := buildImage(cmd.Context(), cmd.ErrOrStderr(), args[0], filepath.Join(dir, name), format, flags)
+			files, err := buildImage(cmd.Context(), cmd.ErrOrStderr(), args[0], filepath.Join(dir, name), formats, flags)
 			if err != nil {
 				return err
 			}
@@ -108,7 +134,7 @@ Each image is looked for in the store, then in its registry. A path to a tarball
 		},
 	}
 	flags.add(cmd)
-	cmd.Flags().StringVar(&format, "format", formatKernelInitrd, "one of "+strings.Join(formats, ", "))
+	cmd.Flags().StringSliceVar(&given, "format", []string{formatKernelInitrd}, "one of "+strings.Join(formats, ", ")+"; may be repeated")
 	cmd.Flags().StringVarP(&dir, "dir", "o", ".", "folder for the result, made if it is missing")
 	cmd.Flags().StringVar(&name, "name", "", "name of the result (default: of the YAML, without .yml)")
 	return cmd
@@ -133,8 +159,9 @@ func baseName(file string) string {
 	return base
 }
 
-// buildImage builds file into files that begin with prefix and returns them.
-func buildImage(ctx context.Context, log io.Writer, file, prefix, format string, flags buildFlags) ([]string, error) {
+// buildImage builds file into files that begin with prefix, in each of the formats,
+// and returns them.
+func buildImage(ctx context.Context, log io.Writer, file, prefix string, formats []string, flags buildFlags) ([]string, error) {
 	if !slices.Contains(output.Compressions, flags.compress) {
 		return nil, fmt.Errorf("--compress %s: must be one of %s", flags.compress, strings.Join(output.Compressions, ", "))
 	}
@@ -142,8 +169,8 @@ func buildImage(ctx context.Context, log io.Writer, file, prefix, format string,
 	if err != nil {
 		return nil, err
 	}
-	if err := os.MkdirAll(filepath.Dir(prefix), 0o755); err != nil {
-		return nil, err
+	if err := output.Folder(filepath.Dir(prefix)); err != nil {
+		return nil, fmt.Errorf("-o: %w; name another folder", err)
 	}
 	ui := newReporter(log, flags.quiet)
 	resolver := &images.Resolver{Store: images.OpenStore(*flags.store), Pull: flags.pull, Offline: flags.offline, Progress: ui.bar}
@@ -154,6 +181,26 @@ func buildImage(ctx context.Context, log io.Writer, file, prefix, format string,
 	if err != nil {
 		return nil, err
 	}
+	var files []string
+	for _, format := range inOrder(formats) {
+		written, err := writeFormat(ctx, ui, res, prefix, format, flags)
+		if err != nil {
+			return nil, err
+		}
+		files = append(files, written...)
+	}
+	return files, nil
+}
+
+// inOrder is the formats with the tar last, as it puts the kernel into the root.
+func inOrder(formats []string) []string {
+	if rest := slices.DeleteFunc(slices.Clone(formats), func(f string) bool { return f == formatTar }); len(rest) < len(formats) {
+		return append(rest, formatTar)
+	}
+	return formats
+}
+
+func writeFormat(ctx context.Context, ui *reporter, res *assemble.Result, prefix, format string, flags buildFlags) ([]string, error) {
 	switch format {
 	case formatTar:
 		return writeTar(ctx, ui, res, prefix)

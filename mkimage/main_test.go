@@ -8,9 +8,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -203,6 +205,73 @@ func TestFormats(t *testing.T) {
 	}
 }
 
+// Of several formats each is written as if it were the only one, and named once.
+func TestSeveralFormats(t *testing.T) {
+	dir, store := project(t)
+	build := func(out string, formats ...string) (string, error) {
+		args := []string{"build", "--offline", "--store", store, "--efi-stub", stub(t, dir), "-o", out}
+		for _, f := range formats {
+			args = append(args, "--format", f)
+		}
+		printed, _, err := mkimage(t, append(args, filepath.Join(dir, "t.yml"))...)
+		return printed, err
+	}
+	alone := map[string]string{}
+	for _, format := range []string{"tar", "kernel+ext4", "raw-efi"} {
+		out := t.TempDir()
+		if _, err := build(out, format); err != nil {
+			t.Fatal(err)
+		}
+		maps.Copy(alone, sums(t, out))
+	}
+	out := t.TempDir()
+	printed, err := build(out, "tar", "ext4,raw-efi", "kernel+ext4")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := strings.Fields(strings.ReplaceAll(printed, out+"/", "")); !slices.Equal(got, []string{"t-kernel", "t-ext4.img", "t-cmdline", "t-efi.img", "t.tar"}) {
+		t.Errorf("wrote %q", got)
+	}
+	if got := sums(t, out); !maps.Equal(got, alone) {
+		t.Errorf("wrote %v, want %v", got, alone)
+	}
+	for want, formats := range map[string][]string{
+		"--format kernel+initrd, --format kernel+ext4: each writes a NAME-cmdline of its own; build one after the other, with another -o or --name": {"kernel+initrd", "ext4"},
+		"--format tarball: must be one of kernel+initrd, kernel+squashfs, kernel+ext4, efi, raw-efi, iso-efi, tar":                                  {"tar", "tarball"},
+		"--format : must be one of kernel+initrd, kernel+squashfs, kernel+ext4, efi, raw-efi, iso-efi, tar":                                         {""},
+	} {
+		if _, err := build(filepath.Join(dir, "out"), formats...); err == nil || err.Error() != want {
+			t.Errorf("%q:\ngot  %v\nwant %s", formats, err, want)
+		}
+	}
+}
+
+func TestAFolderThatTakesNoFiles(t *testing.T) {
+	dir, store := project(t)
+	yaml := filepath.Join(dir, "t.yml")
+	if err := os.MkdirAll(filepath.Join(dir, "out", "t.tar"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct{ out, want string }{
+		{yaml, "-o: " + yaml + " is a file, not a folder; name another folder"},
+		{filepath.Join(yaml, "sub"), "-o: " + yaml + " is a file, not a folder; name another folder"},
+		{"/proc", "-o: no file can be made in /proc: no such file or directory; name another folder"},
+		{"/proc/new", "-o: the folder /proc/new cannot be made: no such file or directory; name another folder"},
+		{filepath.Join(dir, "out"), "write " + filepath.Join(dir, "out", "t.tar") + ": a folder is there; remove it, or take another name"},
+	} {
+		_, _, err := mkimage(t, "build", "--offline", "--store", store, "--format", "tar", "-o", test.out, yaml)
+		// Who is not root hears something else of /proc.
+		if err == nil || strings.ReplaceAll(err.Error(), "permission denied", "no such file or directory") != test.want {
+			t.Errorf("-o %s:\ngot  %v\nwant %s", test.out, err, test.want)
+		}
+	}
+	file := filepath.Join(dir, "none", "x.tar")
+	want := "write " + file + ": the folder " + filepath.Join(dir, "none") + " is not there; make it first"
+	if _, _, err := mkimage(t, "import", "--output", file, "x", filepath.Join(dir, "app")); err == nil || err.Error() != want {
+		t.Errorf("got  %v\nwant %s", err, want)
+	}
+}
+
 func TestDiskCmdline(t *testing.T) {
 	for in, want := range map[string]string{
 		"":                     "root=/dev/vda rootfstype=ext4 rootwait ro init=/init",
@@ -282,6 +351,7 @@ func TestRunOfFormats(t *testing.T) {
 		{[]string{"--format", "tar"}, "--format tar: a tar is for other tools to make something of that boots"},
 		{[]string{"--format", "efi"}, "--format efi: a program is no machine; raw-efi and iso-efi are the disk and the CD that have it"},
 		{[]string{"--format", "disk"}, "--format disk: must be one of kernel+initrd, kernel+squashfs, kernel+ext4, efi, raw-efi, iso-efi, tar"},
+		{[]string{"--format", "raw-efi", "--format", "iso-efi"}, "--format raw-efi,iso-efi: a machine boots one; give it once"},
 		{[]string{"--format", "raw-efi", "--append", "quiet"}, "--append: with --format raw-efi the command line is in the program"},
 		{[]string{"--format", "raw-efi"}, "there is no " + prefix + "-efi.img; build it first (mkimage build), or give the .yml itself"},
 		{[]string{"--format", "ext4"}, "there is no " + prefix + "-kernel; build it first (mkimage build), or give the .yml itself"},

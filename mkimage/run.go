@@ -21,7 +21,8 @@ func runCommand() *cobra.Command {
 	var flags buildFlags
 	var machine vm.Machine
 	var ports, disks []string
-	var appended, format string
+	var given []string
+	var appended string
 	cmd := &cobra.Command{
 		Use:   "run [flags] IMAGE.yml|PREFIX",
 		Short: "Boot an image in QEMU, its console on this terminal",
@@ -41,10 +42,14 @@ DHCP) and a virtio random number source. It is emulated unless --kvm is given.`,
   mkimage run --disk data.img web.yml --qemu-arg=-snapshot`,
 		Args: oneFile("an image YAML or the prefix of a build"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			format, err := parseFormat(format)
+			formats, err := parseFormats(given)
 			if err != nil {
 				return err
 			}
+			if len(formats) != 1 {
+				return fmt.Errorf("--format %s: a machine boots one; give it once", strings.Join(formats, ","))
+			}
+			format := formats[0]
 			if reason := unbootable[format]; reason != "" {
 				return fmt.Errorf("--format %s: %s", format, reason)
 			}
@@ -76,7 +81,7 @@ DHCP) and a virtio random number source. It is emulated unless --kvm is given.`,
 				}
 				defer os.RemoveAll(dir)
 				prefix = filepath.Join(dir, baseName(args[0]))
-				if _, err := buildImage(cmd.Context(), cmd.ErrOrStderr(), args[0], prefix, format, flags); err != nil {
+				if _, err := buildImage(cmd.Context(), cmd.ErrOrStderr(), args[0], prefix, formats, flags); err != nil {
 					return err
 				}
 			}
@@ -91,7 +96,7 @@ DHCP) and a virtio random number source. It is emulated unless --kvm is given.`,
 	}
 	flags.add(cmd)
 	fl := cmd.Flags()
-	fl.StringVar(&format, "format", formatKernelInitrd, "what to build and boot: "+strings.Join(bootable(), ", "))
+	fl.StringSliceVar(&given, "format", []string{formatKernelInitrd}, "what to build and boot: "+strings.Join(bootable(), ", "))
 	fl.StringArrayVarP(&ports, "publish", "p", nil, "[ADDRESS:]HOST:GUEST[/udp], a port of this machine that leads to one of the guest; may be repeated")
 	fl.StringVar(&machine.Memory, "memory", "1024M", "memory of the machine")
 	fl.IntVar(&machine.CPUs, "cpus", 1, "number of CPUs")

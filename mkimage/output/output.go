@@ -5,12 +5,14 @@ import (
 	"bufio"
 	"compress/gzip"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
 
 	"github.com/klauspost/compress/zstd"
+	"golang.org/x/sys/unix"
 
 	"keelson/mkimage/tree"
 )
@@ -133,12 +135,45 @@ func (p *padWriter) pad() error {
 	return nil
 }
 
+// Folder makes a folder, unless it is there, and says at once if no file can be made
+// in it.
+func Folder(dir string) error {
+	err := os.MkdirAll(dir, 0o755)
+	var path *os.PathError
+	if errors.As(err, &path) {
+		if errors.Is(err, unix.ENOTDIR) {
+			return fmt.Errorf("%s is a file, not a folder", path.Path)
+		}
+		return fmt.Errorf("the folder %s cannot be made: %w", path.Path, path.Err)
+	}
+	f, err := create(filepath.Join(dir, "mkimage"))
+	if err != nil {
+		return err
+	}
+	f.Close()
+	return os.Remove(f.Name())
+}
+
+// create makes the file that becomes name.
+func create(name string) (*os.File, error) {
+	dir := filepath.Dir(name)
+	f, err := os.CreateTemp(dir, "."+filepath.Base(name)+".*")
+	var path *os.PathError
+	if errors.As(err, &path) {
+		if _, serr := os.Stat(dir); errors.Is(serr, os.ErrNotExist) {
+			return nil, fmt.Errorf("the folder %s is not there; make it first", dir)
+		}
+		return nil, fmt.Errorf("no file can be made in %s: %w", dir, path.Err)
+	}
+	return f, err
+}
+
 // ToFile makes the file name with what write gives, under a temporary name
 // until it is whole, so that a build that fails leaves no half image behind.
 func ToFile(name string, write func(*os.File) error) (err error) {
-	f, err := os.CreateTemp(filepath.Dir(name), "."+filepath.Base(name)+".*")
+	f, err := create(name)
 	if err != nil {
-		return err
+		return fmt.Errorf("write %s: %w", name, err)
 	}
 	defer func() {
 		if err != nil {
@@ -155,5 +190,11 @@ func ToFile(name string, write func(*os.File) error) (err error) {
 	if err := f.Close(); err != nil {
 		return fmt.Errorf("write %s: %w", name, err)
 	}
-	return os.Rename(f.Name(), name)
+	if err := os.Rename(f.Name(), name); err != nil {
+		if fi, serr := os.Stat(name); serr == nil && fi.IsDir() {
+			return fmt.Errorf("write %s: a folder is there; remove it, or take another name", name)
+		}
+		return err
+	}
+	return nil
 }
