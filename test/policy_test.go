@@ -316,6 +316,7 @@ func (m *vm) supervisorRows(t *testing.T) {
 	m.request("after-never", "stop")
 	m.sh("guestagent http POST " + control + " /v1/services/deaf/stop >/dev/null 2>&1 &") // answered when it has stopped
 	m.is("deaf", "stopping")
+	m.await(`deaf .*\| asked once`) // a second time would be its end
 	names := []string{"always", "failing", "never", "later", "deaf", "seldom", "db", "app", "front", "needs-never", "after-never", "says-so", "silent", "extends", "line", "not-ready", "page", "watchdog", "hangs", "own"}
 	before := map[string]api.Service{}
 	for _, name := range names {
