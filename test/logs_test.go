@@ -4,7 +4,6 @@ package test
 
 import (
 	"archive/tar"
-	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -38,11 +37,15 @@ func TestLogsSurvive(t *testing.T) {
 
 	supervisor, daemon := m.supervisor(0).PID, m.containerd(0).PID
 	for k := 1; k <= 100; k++ {
-		m.sh(fmt.Sprintf("echo %d >/proc/1/root/run/test/go", k))
-		if k%10 == 0 {
-			m.kill(daemon, syscall.SIGKILL)
+		if k%10 == 5 { // the worst of times: it has taken what was in the pipe
+			m.sh(fmt.Sprintf("guestagent cut %d /proc/1/root/run/keelson/io/counter/stdout /proc/1/root/run/test/go %d", supervisor, k))
+		} else {
+			m.sh(fmt.Sprintf("echo %d >/proc/1/root/run/test/go", k))
+			if k%10 == 0 {
+				m.kill(daemon, syscall.SIGKILL)
+			}
+			m.kill(supervisor, syscall.SIGKILL)
 		}
-		m.kill(supervisor, syscall.SIGKILL)
 		supervisor = m.supervisor(supervisor).PID
 		if k%10 == 0 {
 			daemon = m.containerd(daemon).PID
@@ -62,14 +65,7 @@ func TestLogsSurvive(t *testing.T) {
 			strings.HasPrefix(m.sh("tail -n 1 /proc/1/root/var/log/counter.log"), "100000 err") &&
 			strings.HasSuffix(m.sh("cat /proc/1/root/var/log/brief.out.log"), "5000\nthe last word")
 	})
-	// In the files, the old ones first.
-	for file, stream := range map[string]string{"counter.out.log": "out", "counter.log": "err"} {
-		got := m.sh(`cd /proc/1/root/var/log; for i in 9 8 7 6 5 4 3 2 1; do cat ` + file + `.$i 2>/dev/null; done | cat - ` + file + ` |
-			awk '$1 != NR || $2 != "` + stream + `" || length($3) != 32 { if (!bad) print "line", NR, "is", $0; bad = 1 } END { print NR, "lines" }'`)
-		if got != "100000 lines\n" {
-			t.Errorf("%s: %s", file, got)
-		}
-	}
+	m.whole(100000)
 	if got := m.sh("seq 1 5000 | cmp - /proc/1/root/var/log/brief.out.log 2>&1; true"); !strings.Contains(got, "EOF") {
 		t.Errorf("brief.out.log is not what was written: %s", got)
 	}
@@ -107,6 +103,8 @@ func TestLogsSurvive(t *testing.T) {
 
 	t.Run("read-only disk", func(t *testing.T) { testReadOnlyDisk(t, m) })
 	t.Run("full disk", func(t *testing.T) { testFullDisk(t, m) })
+	t.Run("small disk", func(t *testing.T) { testSmallDisk(t, m) })
+	t.Run("frozen disk", func(t *testing.T) { testFrozenDisk(t, m) })
 }
 
 // Ten services write as fast as they can, each to both of its streams, one of them with keelson.log: drop. A quiet one
@@ -206,9 +204,7 @@ func testReadOnlyDisk(t *testing.T, m *vm) {
 	m.goesOn(102, 120)
 	m.overLogs("mount", "-o", "remount,rw", "/var/log")
 	m.awaitFrom(from, `counter .*warning: /var/log/counter\S* is written again; nothing is missing in it`)
-	m.until("the file has caught up", func() bool {
-		return strings.HasPrefix(m.sh("tail -n 1 /proc/1/root/var/log/counter.out.log"), "120000 out")
-	})
+	m.caughtUp(120)
 }
 
 // testFullDisk mounts a small file system over the logs: it fills, the service runs on, and nothing is lost once
@@ -220,11 +216,109 @@ func testFullDisk(t *testing.T, m *vm) {
 	m.awaitFrom(from, `counter .*warning: write /var/log/counter\S*: no space left on device; what comes is kept in memory`)
 	m.goesOn(122, 140)
 	m.overLogs("mount", "-o", "remount,size=64m", "/var/log")
-	m.write(141)
 	m.awaitFrom(from, `counter .*warning: /var/log/counter\S* is written again; nothing is missing in it`)
-	m.until("the file has caught up", func() bool {
-		return strings.HasPrefix(m.sh("tail -n 1 /proc/1/root/var/log/counter.out.log"), "141000 out")
+	m.caughtUp(140)
+}
+
+// testSmallDisk mounts a file system over the logs that is smaller than what is to be written to it: of the old files so
+// many go that it does not become full. Then this one and the one of testFullDisk go, which needs the files to be closed,
+// and the disk below them gets what it has missed.
+func testSmallDisk(t *testing.T, m *vm) {
+	from := m.Console.Len()
+	m.overLogs("mount", "-t", "tmpfs", "-o", "size=8m", "none", "/var/log")
+	m.write(141)
+	m.caughtUp(141)
+	for _, line := range m.Console.Lines(from) {
+		if strings.Contains(line, "no space left on device") {
+			t.Errorf("old files do not make room for new ones: %s", line)
+		}
+	}
+	for range 2 {
+		m.until("nobody holds the file system", func() bool {
+			result, err := m.ExecIn(m.ctx, m.service("mounter").PID, "umount", "/var/log")
+			return err == nil && result.Exit == 0
+		})
+	}
+	m.write(142)
+	m.caughtUp(142)
+}
+
+// testFrozenDisk has the disk not answer. What writes goes on, as does everything else; once the disk answers its files
+// have what the ring has, and say how much that is not. Then it does not answer while the machine goes down.
+func testFrozenDisk(t *testing.T, m *vm) {
+	from := m.Console.Len()
+	m.overLogs("fsfreeze", "--freeze", "/var/log")
+	m.goesOn(143, 160)
+	m.awaitFrom(from, `counter .*warning: /var/log/counter\S*: its disk has not answered for 5s; what comes is kept in memory`)
+
+	// A neighbour starts, and gets more to say than the ring can hold, of which nothing can be made smaller.
+	m.sh("chroot /proc/1/root /usr/bin/service start brief")
+	const noise = 12 << 20
+	log := "cd /proc/1/root/var/log; for i in 9 8 7 6 5 4 3 2 1; do cat brief.out.log.$i 2>/dev/null; done | cat - brief.out.log | "
+	before := m.number(log + "wc -c")
+	m.sh(fmt.Sprintf("cd /proc/1/root/run/test; head -c %d /dev/urandom >noise; cat noise >/proc/%d/fd/1", noise, m.service("brief").PID))
+	m.awaitFrom(from, `brief .*warning: /var/log/brief\.out\.log: its disk has not answered for 5s; what comes is kept in memory`)
+	if list := m.sh("chroot /proc/1/root /usr/bin/service list"); len(regexp.MustCompile(`(?m)^(agent|brief|counter|mounter) +ready `).FindAllString(list, -1)) != 4 {
+		t.Errorf("while the disk does not answer there are the services\n%s", list)
+	}
+
+	m.overLogs("fsfreeze", "--unfreeze", "/var/log")
+	m.caughtUp(160)
+	m.whole(160000)
+	said := m.awaitFrom(from, `brief .*warning: /var/log/brief\.out\.log is written again; \d+ bytes are missing in it`)
+	missing, _ := strconv.Atoi(regexp.MustCompile(`(\d+) bytes`).FindStringSubmatch(said)[1])
+	note := fmt.Sprintf("[keelson: %d bytes are missing here: the file could not be written in time]\n", missing)
+	if got := m.sh(log + "grep -aoF '" + strings.TrimSpace(note) + "'; true"); got != note {
+		t.Errorf("the file of the neighbour says %q, not %q", got, note)
+	}
+	if got, want := m.number(log+"wc -c"), before+noise-missing+len(note); got != want {
+		t.Errorf("the file of the neighbour has %d bytes, not %d", got, want)
+	}
+	// What a write that was under way at first had in hand may stand before the note.
+	last := noise - missing - 256<<10
+	if last < 4<<20 {
+		t.Errorf("of %d bytes %d are missing, although the ring has room for 8 MiB", noise, missing)
+	}
+	if got, want := m.sh(fmt.Sprintf("%s tail -c %d | md5sum", log, last)), m.sh(fmt.Sprintf("tail -c %d /proc/1/root/run/test/noise | md5sum", last)); got != want {
+		t.Error("the end of the neighbour's file is not what was written")
+	}
+
+	m.overLogs("fsfreeze", "--freeze", "/var/log")
+	m.write(161)
+	m.sendLast(syscall.SIGUSR2)
+	m.end(qemu.PowerOff)
+	m.inOrder(`keelson .*stopping 4 services`, `keelson .*services stopped in`, `init .*powering off`)
+}
+
+// caughtUp waits until the counter's files have its k-th thousand lines.
+func (m *vm) caughtUp(k int) {
+	m.t.Helper()
+	m.until("the files have caught up", func() bool {
+		last := m.sh("cd /proc/1/root/var/log; tail -q -n 1 counter.out.log counter.log 2>/dev/null; true") // they may just be moved aside
+		return regexp.MustCompile(fmt.Sprintf(`^%d000 out .*\n%d000 err `, k, k)).MatchString(last)
 	})
+}
+
+// whole fails the test unless the counter's files, the old ones first, have so many lines, each once and in order.
+func (m *vm) whole(lines int) {
+	m.t.Helper()
+	for file, stream := range map[string]string{"counter.out.log": "out", "counter.log": "err"} {
+		got := m.sh(`cd /proc/1/root/var/log; for i in 9 8 7 6 5 4 3 2 1; do cat ` + file + `.$i 2>/dev/null; done | cat - ` + file + ` |
+			awk '$1 != NR || $2 != "` + stream + `" || length($3) != 32 { if (!bad) print "line", NR, "is", $0; bad = 1 } END { print NR, "lines" }'`)
+		if got != fmt.Sprintf("%d lines\n", lines) {
+			m.t.Errorf("%s: %s", file, got)
+		}
+	}
+}
+
+// number is what a shell script in the agent's container counts.
+func (m *vm) number(script string) int {
+	m.t.Helper()
+	n, err := strconv.Atoi(strings.TrimSpace(m.sh(script)))
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	return n
 }
 
 // write has the counter write its k-th thousand lines, and waits until it has.
@@ -236,9 +330,7 @@ func (m *vm) write(k int) {
 // goesOn has it write more than its pipes have room for and than a file may be behind, and sees that it is not held up.
 func (m *vm) goesOn(from, to int) {
 	m.t.Helper()
-	for k := from; k <= to; k++ {
-		m.write(k)
-	}
+	m.sh(fmt.Sprintf("seq %d %d >/proc/1/root/run/test/go", from, to))
 	m.until("the counter goes on", func() bool {
 		last := m.sh("chroot /proc/1/root /usr/bin/service logs -o raw -n 1 --stream=stdout counter")
 		return strings.HasPrefix(last, fmt.Sprintf("%d000 out", to))
@@ -261,7 +353,13 @@ func (m *vm) copyOfStore(sources ...string) *logs.Store {
 	for i := range sources {
 		sources[i] = "_" + sources[i]
 	}
-	archive := tar.NewReader(bytes.NewReader([]byte(m.sh("tar c -C /proc/1/root/run/keelson/log " + strings.Join(sources, " ")))))
+	var kept string
+	m.until("nothing of the store is made smaller while it is read", func() bool {
+		var err error
+		kept, err = m.Output(m.ctx, "/bin/sh", "-c", "tar c -C /proc/1/root/run/keelson/log "+strings.Join(sources, " "))
+		return err == nil
+	})
+	archive := tar.NewReader(strings.NewReader(kept))
 	for {
 		header, err := archive.Next()
 		if errors.Is(err, io.EOF) {

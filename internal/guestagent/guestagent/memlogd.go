@@ -43,6 +43,8 @@ func tool(args []string) (code int, ok bool) {
 		err = talk(args[2])
 	case len(args) > 2 && args[1] == "notify":
 		err = notify(args[2:])
+	case len(args) == 6 && args[1] == "cut":
+		err = cut(args[2], args[3], args[4], args[5])
 	case len(args) == 5 && args[1] == "http":
 		err = request(args[2], args[3], args[4])
 	default:
