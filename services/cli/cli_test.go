@@ -41,6 +41,7 @@ type machine struct {
 	socket   string
 	server   *control.Server
 	terminal bool
+	served   func() // called when a part of the logs was sent, if not nil
 }
 
 func (m *machine) note(format string, a ...any) {
@@ -135,7 +136,7 @@ func (m *machine) listen(t *testing.T) {
 		Boot:    func() api.Boot { return m.boot },
 		Figures: func(string) (api.Figures, error) { return api.Figures{Memory: 3 << 20, CPU: time.Second, Pids: 4}, nil },
 		Tail:    func(string, int) []string { return []string{"hello \x1b[2J"} },
-		Logs:    logs.Handler(m.store), Events: m.hub,
+		Logs:    m.logs(), Events: m.hub,
 		Power: func(action string) error { m.note("%s", action); return nil },
 		Exec: func(context.Context, api.Service, control.ExecRequest) (control.Process, error) {
 			return nil, errors.New("no such program: \"sh\"")
@@ -147,6 +148,26 @@ func (m *machine) listen(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(m.server.Close)
+}
+
+// logs answers as the store does, and tells of it.
+func (m *machine) logs() http.Handler {
+	h, served := logs.Handler(m.store), m.served
+	if served == nil {
+		return h
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { h.ServeHTTP(flushed{w, served}, r) })
+}
+
+// flushed is an answer that tells when a part of it was sent.
+type flushed struct {
+	http.ResponseWriter
+	tell func()
+}
+
+func (f flushed) Flush() {
+	f.ResponseWriter.(http.Flusher).Flush()
+	f.tell()
 }
 
 // run returns the exit code and what was written.
@@ -442,6 +463,95 @@ func TestLogsAreFollowedAcrossASupervisor(t *testing.T) {
 			rec(3*time.Second, "three")
 		}
 	})
+}
+
+// A connection that is cut while old lines are shown goes on with the next one of them, also of streams of which
+// nothing was shown yet, and whatever was asked for.
+func TestLogsAreCutInTheBacklog(t *testing.T) {
+	for _, args := range []string{"", "-n 1900", "--since 0.5", "-n 1900 -o json"} {
+		t.Run(args, func(t *testing.T) {
+			m := start(t)
+			long := strings.Repeat("x", 800)
+			say := func(i int, source string, stream logs.Stream, at time.Duration) {
+				m.store.Append(logs.Record{At: at, Source: source, Stream: stream, Text: fmt.Appendf(nil, "%s/%s %d %s", source, stream, i, long), Priority: logs.NoPriority})
+			}
+			var want []string
+			for i := range 2000 {
+				// A thousand at a time of one stream, many of them at the same time, in the end of one that is new.
+				source, stream := "web", logs.Stdout
+				switch {
+				case i >= 1990:
+					source, stream = "late", logs.Stderr
+				case i >= 1000:
+					source, stream = "db", logs.Stderr
+				}
+				say(i, source, stream, time.Second+time.Duration(i/8)*10*time.Millisecond)
+				if !strings.Contains(args, "-n") || i >= 100 {
+					want = append(want, fmt.Sprintf("%s/%s %d ", source, stream, i))
+				}
+			}
+			r, w := io.Pipe()
+			ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+			context.AfterFunc(ctx, func() { w.Close() })
+			a := &app{ctx: ctx, out: w, err: io.Discard, client: &client{socket: m.socket}}
+			ended := make(chan int, 1)
+			go func() { ended <- a.main(append([]string{"logs", "-f"}, strings.Fields(args)...)) }()
+			lines := bufio.NewScanner(r)
+			for i, text := range want {
+				if i == 10 || i == 300 || i == 1200 { // the supervisor dies and comes back
+					m.server.Close()
+					m.listen(t)
+				}
+				if !lines.Scan() || !strings.Contains(lines.Text(), text) || strings.Contains(lines.Text(), "position") {
+					t.Fatalf("line %d is %.80q, want %q: %v", i, lines.Text(), text, lines.Err())
+				}
+			}
+			say(2000, "web", logs.Stdout, 90*time.Second)
+			if !lines.Scan() || !strings.Contains(lines.Text(), "web/stdout 2000 ") {
+				t.Errorf("then comes %.80q", lines.Text())
+			}
+			cancel()
+			if code := <-ended; code != 0 {
+				t.Errorf("interrupted, it ends with %d", code)
+			}
+		})
+	}
+}
+
+// Who asked for nothing that was there is shown all that came since, also what came while the connection was cut.
+func TestLogsAreCutBeforeAnythingIsShown(t *testing.T) {
+	m := start(t)
+	say := func(source, text string, at time.Duration) {
+		m.store.Append(logs.Record{At: at, Source: source, Stream: logs.Stdout, Text: []byte(text), Priority: logs.NoPriority})
+	}
+	for i := range 100 {
+		say("web", "old", time.Duration(i/10)*time.Second)
+	}
+	say("db", "old", 5*time.Second)
+	served := make(chan struct{}, 10)
+	m.served = func() { served <- struct{}{} }
+	m.server.Close()
+	m.listen(t)
+	r, w := io.Pipe()
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	context.AfterFunc(ctx, func() { w.Close() })
+	a := &app{ctx: ctx, out: w, err: io.Discard, client: &client{socket: m.socket}}
+	ended := make(chan int, 1)
+	go func() { ended <- a.main([]string{"logs", "-f", "-n", "0", "-o", "raw"}) }()
+	<-served // what there was is passed over
+	m.server.Close()
+	say("web", "one", 9*time.Second) // of the time of the last one
+	say("db", "two", 9500*time.Millisecond)
+	say("new", "three", 10*time.Second)
+	m.listen(t)
+	lines := bufio.NewScanner(r)
+	for _, want := range []string{"one", "two", "three"} {
+		if !lines.Scan() || lines.Text() != want {
+			t.Fatalf("got %q, want %q: %v", lines.Text(), want, lines.Err())
+		}
+	}
+	cancel()
+	<-ended
 }
 
 func TestEvents(t *testing.T) {

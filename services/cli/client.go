@@ -121,14 +121,24 @@ func (c *client) dial(ctx context.Context) (net.Conn, error) {
 func (c *client) do(ctx context.Context, method, path string, query url.Values) (*http.Response, error) {
 	u := address(path)
 	u.RawQuery = query.Encode()
-	answer, _, err := c.exchange(ctx, method, u, nil, nil)
+	return c.answered(ctx, method, u, nil)
+}
+
+// askMuch gets what has more parameters than there may be room for in a URL.
+func (c *client) askMuch(ctx context.Context, path string, query url.Values) (*http.Response, error) {
+	return c.answered(ctx, http.MethodGet, address(path), []byte(query.Encode()))
+}
+
+// answered asks again where a supervisor died before it answered what changes nothing.
+func (c *client) answered(ctx context.Context, method string, u url.URL, body []byte) (*http.Response, error) {
+	answer, _, err := c.exchange(ctx, method, u, nil, body)
 	for began := time.Now(); method == http.MethodGet && cutShort(err) && time.Since(began) < reachBound; {
 		select {
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		case <-time.After(50 * time.Millisecond):
 		}
-		answer, _, err = c.exchange(ctx, method, u, nil, nil)
+		answer, _, err = c.exchange(ctx, method, u, nil, body)
 	}
 	if err != nil {
 		return nil, err

@@ -2,7 +2,6 @@ package cli
 
 import (
 	"bufio"
-	"cmp"
 	"encoding/json"
 	"errors"
 	"flag"
@@ -13,10 +12,8 @@ import (
 	"net/url"
 	"slices"
 	"strings"
-	"time"
 
 	"keelson/internal/api"
-	"keelson/internal/console"
 	"keelson/services/logs"
 )
 
@@ -85,14 +82,15 @@ func (a *app) logs(fs *flag.FlagSet, args []string) int {
 		return a.usage("logs", "%s", strings.NewReplacer("last: ", "-n: ", "since: ", "--since: ", "until: ", "--until: ", "stream: ", "--stream: ").Replace(err.Error()))
 	}
 	query.Follow, query.Events = *follow, *events
-	show := &logLines{a: a, format: *format, began: console.Now(), seen: map[stream]*place{}}
+	query.Positions = query.Follow
+	show := &logLines{a: a, format: *format}
 	return a.whole(query.Follow, func() error {
 		err := a.readLogs(query, show)
 		if r, ok := errors.AsType[*refusal](err); ok && r.status == http.StatusNotFound {
 			return a.unknownLog(r, names)
 		}
-		if errors.Is(err, errCut) {
-			query.Since, query.Last = logs.At(show.goOn()), 0
+		if errors.Is(err, errCut) && show.shown.Positions != nil {
+			query.Behind(show.shown)
 		}
 		return err
 	})
@@ -134,7 +132,7 @@ func (a *app) unknownLog(r *refusal, names []string) error {
 
 // readLogs shows what one connection gives.
 func (a *app) readLogs(query logs.Query, show *logLines) error {
-	answer, err := a.client.do(a.ctx, http.MethodGet, "/logs", query.Values())
+	answer, err := a.client.askMuch(a.ctx, "/logs", query.Values())
 	if err != nil {
 		return err
 	}
@@ -180,76 +178,32 @@ func eachLine(body io.Reader, endless bool, give func(line []byte) error) error 
 type logLines struct {
 	a      *app
 	format string
-	began  time.Duration
-	seen   map[stream]*place // how far each stream was shown
-	last   time.Duration     // the latest time that was shown
-	again  bool              // what comes may have been shown before
-}
-
-// stream is one of a source.
-type stream struct {
-	source string
-	name   logs.Stream
-}
-
-// place is a time, and so many of the records of just that time: a burst of lines has one time for all.
-type place struct {
-	at    time.Duration
-	count int
-	back  int // of them, those that came again
-}
-
-// overlap is how much is read again where the connection was cut: what came to one stream may have been on its way when
-// later lines of another were shown.
-const overlap = time.Second
-
-// goOn is the time from which to read on after a cut; what was shown already will not be again.
-func (l *logLines) goOn() time.Duration {
-	l.again = true
-	for _, p := range l.seen {
-		p.back = 0
-	}
-	return max(cmp.Or(l.last, l.began)-overlap, 0)
-}
-
-// old reports whether a record was shown before a cut, and takes note of one that was not.
-func (l *logLines) old(r logs.Record) bool {
-	key := stream{r.Source, r.Stream}
-	p := l.seen[key]
-	switch {
-	case p == nil && l.again && r.At < l.began: // it was there and not asked for
-		return true
-	case p == nil:
-		p = &place{}
-		l.seen[key] = p
-	case l.again && r.At < p.at:
-		return true
-	case l.again && r.At == p.at && p.back < p.count:
-		p.back++
-		return true
-	}
-	switch {
-	case r.At > p.at:
-		*p = place{at: r.At, count: 1, back: 1}
-	case r.At == p.at:
-		p.count++
-		p.back++
-	}
-	l.last = max(l.last, r.At)
-	return false
+	shown  logs.Begin // where to go on, if that was asked for and has been told
 }
 
 func (l *logLines) line(out *bufio.Writer, data []byte) error {
-	r, _, err := logs.Decode(data)
+	switch begin, ok, err := logs.DecodeBegin(data); {
+	case err != nil:
+		return err
+	case ok:
+		l.shown = begin
+		return nil
+	}
+	r, wall, err := logs.Decode(data)
 	if err != nil {
 		return err
 	}
-	if l.old(r) {
-		return nil
+	if l.shown.Positions != nil {
+		l.shown.Positions[logs.StreamID{Source: r.Source, Stream: r.Stream}] = r.Position
 	}
 	if l.format == "json" {
-		_, _ = out.Write(data)
-		return out.WriteByte('\n')
+		r.Position = logs.Position{} // ours, not asked for by whoever reads this
+		line, err := r.Encode(wall)
+		if err != nil {
+			return err
+		}
+		_, err = out.Write(line)
+		return err
 	}
 	if r.Dropped > 0 || r.DroppedBytes > 0 {
 		if l.format == "raw" { // nothing of ours stands among a container's bytes
@@ -304,13 +258,17 @@ func mark(r logs.Record) string {
 
 // missed says what is not there.
 func missed(r logs.Record) string {
+	lines := fmt.Sprintf("missed %d lines", r.Dropped)
 	switch {
 	case r.Dropped == 0:
 		return fmt.Sprintf("missed %s", bytesText(uint64(r.DroppedBytes)))
 	case r.Dropped == 1:
-		return fmt.Sprintf("missed 1 line (%s)", bytesText(uint64(r.DroppedBytes)))
+		lines = "missed 1 line"
 	}
-	return fmt.Sprintf("missed %d lines (%s)", r.Dropped, bytesText(uint64(r.DroppedBytes)))
+	if r.DroppedBytes > 0 {
+		lines += fmt.Sprintf(" (%s)", bytesText(uint64(r.DroppedBytes)))
+	}
+	return lines
 }
 
 // nameColour is the same for a name each time.

@@ -4,7 +4,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
+	"net/url"
 	"time"
 
 	"keelson/internal/api"
@@ -33,7 +35,11 @@ func Handler(s *Store) http.Handler {
 			refuse(http.StatusServiceUnavailable, fmt.Errorf("%d are reading logs, more cannot at the same time", maxReaders))
 			return
 		}
-		q, err := ParseQuery(r.URL.Query())
+		v, err := values(r)
+		var q Query
+		if err == nil {
+			q, err = ParseQuery(v)
+		}
 		if err != nil {
 			refuse(http.StatusBadRequest, err)
 			return
@@ -48,11 +54,24 @@ func Handler(s *Store) http.Handler {
 		flusher, _ := w.(http.Flusher)
 		err = s.read(r.Context(), q, func(rec Record) error {
 			start()
+			if !q.Positions {
+				rec.Position = Position{}
+			}
 			line, err := rec.Encode(s.wallAt(rec.At))
 			if err != nil {
 				return err
 			}
 			_, err = w.Write(line)
+			return err
+		}, func(begin Begin) error {
+			if !q.Positions {
+				return nil
+			}
+			start()
+			line, err := begin.encode()
+			if err == nil {
+				_, err = w.Write(line)
+			}
 			return err
 		}, func() {
 			start()
@@ -64,6 +83,30 @@ func Handler(s *Store) http.Handler {
 			refuse(http.StatusNotFound, unknown)
 		}
 	})
+}
+
+// values are a request's parameters: those of its URL, and of its body, as positions in
+// many streams are more than a URL has room for.
+func values(r *http.Request) (url.Values, error) {
+	v, err := url.ParseQuery(r.URL.RawQuery)
+	if err != nil {
+		return nil, fmt.Errorf("the query is none: %w", err)
+	}
+	if r.Body == nil {
+		return v, nil
+	}
+	body, err := io.ReadAll(r.Body) // bounded by whoever took it
+	if err != nil {
+		return nil, fmt.Errorf("read the body: %w", err)
+	}
+	more, err := url.ParseQuery(string(body))
+	if err != nil {
+		return nil, fmt.Errorf("the body is no query: %w", err)
+	}
+	for k, values := range more {
+		v[k] = append(v[k], values...)
+	}
+	return v, nil
 }
 
 // wallAt is what the wall clock would have shown at a time since the machine's

@@ -2,6 +2,7 @@ package logs
 
 import (
 	"fmt"
+	"math"
 	"net/url"
 	"slices"
 	"sort"
@@ -22,6 +23,10 @@ type Query struct {
 	Last    int  // the last so many before what follows; 0 is all, NoLines none
 	Follow  bool // go on with what comes, until the context ends
 	Events  bool // the machine's own console lines too
+	// After is how far an earlier reading came: of a stream that is in it what follows is
+	// given, whatever Last says.
+	After     Positions
+	Positions bool // for Handler: say where each record is, and where the first one is behind
 }
 
 // NoLines as Query.Last shows nothing that is there already.
@@ -68,7 +73,7 @@ func ParseMoment(text string) (Moment, error) {
 		if !(s >= 0 && s < 1e9) { // also not a number at all
 			return Moment{}, fmt.Errorf("%q is no time: %s", text, momentForms)
 		}
-		return Moment{set: true, text: text, at: time.Duration(s * float64(time.Second))}, nil
+		return Moment{set: true, text: text, at: time.Duration(math.Round(s * float64(time.Second)))}, nil
 	}
 	if d, err := time.ParseDuration(text); err == nil {
 		if d < 0 {
@@ -88,13 +93,18 @@ func ParseMoment(text string) (Moment, error) {
 }
 
 // queryKeys are the parameters a query may have.
-var queryKeys = []string{"events", "follow", "last", "since", "source", "stream", "until"}
+var queryKeys = []string{"after", "events", "follow", "last", "positions", "since", "source", "stream", "until"}
 
-// maxNames bounds the sources of one query.
-const maxNames = 1024
+// maxNames bounds the sources of one query, maxAfter its positions: more than there
+// are streams.
+const (
+	maxNames = 1024
+	maxAfter = 4096
+)
 
-// ParseQuery understands the parameters of GET /v1/logs: source and stream, each
-// any number of times; since and until; last; follow and events, each 1 or 0.
+// ParseQuery understands the parameters of GET /v1/logs: source, stream and after,
+// each any number of times; since and until; last; follow, events and positions, each
+// 1 or 0.
 func ParseQuery(v url.Values) (Query, error) {
 	var q Query
 	keys := make([]string, 0, len(v))
@@ -106,12 +116,23 @@ func ParseQuery(v url.Values) (Query, error) {
 		if !slices.Contains(queryKeys, k) {
 			return Query{}, fmt.Errorf("%q is no parameter of a log query: there are %s", k, strings.Join(queryKeys, ", "))
 		}
-		if k != "source" && k != "stream" && len(v[k]) > 1 {
+		if k != "source" && k != "stream" && k != "after" && len(v[k]) > 1 {
 			return Query{}, fmt.Errorf("%s is given %d times: once is enough", k, len(v[k]))
 		}
 	}
 	if len(v["source"]) > maxNames {
 		return Query{}, fmt.Errorf("%d sources are too many: %d at most, or none for all", len(v["source"]), maxNames)
+	}
+	if len(v["after"]) > maxAfter {
+		return Query{}, fmt.Errorf("after: %d positions are too many: %d at most", len(v["after"]), maxAfter)
+	}
+	for _, text := range v["after"] {
+		if q.After == nil {
+			q.After = Positions{}
+		}
+		if err := q.After.parse(text); err != nil {
+			return Query{}, fmt.Errorf("after: %w", err)
+		}
 	}
 	for _, name := range v["source"] {
 		if name == "" {
@@ -153,7 +174,7 @@ func ParseQuery(v url.Values) (Query, error) {
 	for _, b := range []struct {
 		key string
 		to  *bool
-	}{{"follow", &q.Follow}, {"events", &q.Events}} {
+	}{{"follow", &q.Follow}, {"events", &q.Events}, {"positions", &q.Positions}} {
 		switch v.Get(b.key) {
 		case "", "0", "false":
 		case "1", "true":
@@ -188,6 +209,12 @@ func (q Query) Values() url.Values {
 	}
 	if q.Events {
 		v.Set("events", "1")
+	}
+	if q.Positions {
+		v.Set("positions", "1")
+	}
+	for id, p := range q.After {
+		v.Add("after", id.String()+"@"+p.String())
 	}
 	return v
 }

@@ -22,11 +22,11 @@ const (
 // give returns an error, which is returned. It does not hold up whoever writes: a
 // reader that is slow is given records with Gap for what has gone meanwhile.
 func (s *Store) Read(ctx context.Context, q Query, give func(Record) error) error {
-	return s.read(ctx, q, give, func() {})
+	return s.read(ctx, q, give, func(Begin) error { return nil }, func() {})
 }
 
-// read is Read, and calls pause before it waits.
-func (s *Store) read(ctx context.Context, q Query, give func(Record) error, pause func()) error {
+// read is Read, and calls start before the first record is given, and pause before it waits.
+func (s *Store) read(ctx context.Context, q Query, give func(Record) error, start func(Begin) error, pause func()) error {
 	if err := s.known(&q); err != nil {
 		return err
 	}
@@ -36,6 +36,7 @@ func (s *Store) read(ctx context.Context, q Query, give func(Record) error, paus
 	waiter := s.spool.Wait()
 	defer waiter.Done()
 	r := s.newReading(q)
+	r.start = start
 	whole := ctx
 	if q.Until.Set() && q.Follow {
 		var cancel context.CancelFunc
@@ -61,6 +62,7 @@ func (s *Store) read(ctx context.Context, q Query, give func(Record) error, paus
 		if err != nil || !q.Follow {
 			return err
 		}
+		r.passOver = 0 // less was there than was counted; what comes now is wanted
 		pause()
 		select {
 		case <-waiter.C:
@@ -101,16 +103,7 @@ type reading struct {
 	streams      map[*spool.Stream]*head
 	order        []*head
 	begun        bool
-}
-
-// head is a stream with its next record.
-type head struct {
-	cursor *spool.Cursor
-	source string
-	stream Stream
-	rec    Record
-	has    bool
-	over   bool // it has nothing more that is wanted
+	start        func(Begin) error // to be called yet, nil if not
 }
 
 func (s *Store) newReading(q Query) *reading {
@@ -131,19 +124,36 @@ func (r *reading) look() {
 		if r.streams[st] != nil || !r.q.wants(st.Source(), Stream(st.Name())) {
 			continue
 		}
-		h := &head{source: st.Source(), stream: Stream(st.Name())}
+		h := newHead(st)
+		after, resumed := r.q.After[h.id]
 		switch {
+		case resumed:
+			h.resume(after)
 		case r.q.Last == NoLines && !r.begun:
-			h.cursor = st.CursorFrom(st.End())
+			h.passAll(r.now)
 		case r.q.Since.Set():
-			h.cursor = st.CursorSince(r.since)
-		default:
-			h.cursor = st.Cursor()
+			h.since(r.since)
 		}
 		r.streams[st] = h
 		r.order = append(r.order, h)
 	}
 	r.begun = true
+}
+
+// tell says, once, where the reading begins.
+func (r *reading) tell() error {
+	if r.start == nil {
+		return nil
+	}
+	at := Positions{}
+	for _, h := range r.order {
+		if h.done != (Position{}) {
+			at[h.id] = h.done
+		}
+	}
+	start := r.start
+	r.start = nil
+	return start(Begin{Positions: at, Since: r.since})
 }
 
 // round gives what there is. A last one gives unfinished lines too, and nothing
@@ -167,19 +177,23 @@ func (r *reading) round(ctx context.Context, last bool, give func(Record) error)
 		}
 		if first == nil {
 			if last || !r.anyMore() {
-				return nil
+				return r.tell()
 			}
 			continue
 		}
-		rec := first.rec
-		first.has = false
-		r.fill(first, last)
 		if r.passOver > 0 {
-			if !rec.Gap {
+			if !first.rec.Gap {
 				r.passOver--
 			}
+			first.release()
+			r.fill(first, last)
 			continue
 		}
+		if err := r.tell(); err != nil {
+			return err
+		}
+		rec := first.release()
+		r.fill(first, last)
 		if err := give(rec); err != nil {
 			return err
 		}
@@ -199,32 +213,24 @@ func (r *reading) anyMore() bool {
 // fill gets a stream's next record that is wanted.
 func (r *reading) fill(h *head, last bool) {
 	for !h.has && !h.over {
-		line, ok := h.cursor.Next()
+		rec, ok := h.next()
 		if !ok && last {
-			line, ok = h.cursor.Rest()
+			rec, ok = h.rest()
 			h.over = true
 		}
 		if !ok {
 			return
 		}
-		monotonic := h.stream != Event && h.stream != Kernel
 		switch {
-		case last && line.At > r.now:
-			h.over = h.over || monotonic
+		case h.passed(&rec):
 			continue
-		case r.q.Until.Set() && line.At >= r.until:
-			h.over = h.over || monotonic
-			continue
-		case r.q.Since.Set() && line.At < r.since:
+		case last && rec.At > r.now, r.q.Until.Set() && rec.At >= r.until:
+			h.over = h.over || !h.records
+		case r.q.Since.Set() && rec.At < r.since:
+		default:
+			h.rec, h.has = rec, true
 			continue
 		}
-		h.has = true
-		h.rec = Record{
-			At: line.At, Source: h.source, Stream: h.stream, Text: line.Text, Continued: line.Continued, Partial: line.Partial,
-			Gap: line.Gap, Dropped: line.Dropped, DroppedBytes: line.DroppedBytes, Priority: NoPriority,
-		}
-		if !monotonic {
-			h.rec.Priority = int(line.Prio)
-		}
+		h.done = rec.Position
 	}
 }

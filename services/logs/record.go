@@ -52,6 +52,8 @@ type Record struct {
 	// Gap says that this record has no text of its own: it only says what is missing.
 	Gap      bool
 	Priority int // as in syslog, 0 to 7, for events and the kernel; else NoPriority
+	// Position is where a later reading goes on behind this record, for Query.After.
+	Position Position
 }
 
 // recordJSON is a record on the wire. Text that is not UTF-8 is in Base64.
@@ -68,6 +70,7 @@ type recordJSON struct {
 	Gap          bool          `json:"gap,omitempty"`
 	Dropped      int64         `json:"dropped,omitempty"`
 	DroppedBytes int64         `json:"dropped_bytes,omitempty"`
+	Position     *Position     `json:"position,omitempty"`
 }
 
 // Encode returns the record as one line of JSON, with the wall clock's time
@@ -82,6 +85,9 @@ func (r Record) Encode(wall time.Time) ([]byte, error) {
 	}
 	if r.Priority != NoPriority {
 		j.Priority = &r.Priority
+	}
+	if r.Position != (Position{}) {
+		j.Position = &r.Position
 	}
 	switch {
 	case r.Gap:
@@ -110,6 +116,9 @@ func Decode(line []byte) (Record, time.Time, error) {
 	}
 	if j.Priority != nil {
 		r.Priority = *j.Priority
+	}
+	if j.Position != nil {
+		r.Position = *j.Position
 	}
 	switch {
 	case j.Text != nil:

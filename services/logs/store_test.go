@@ -125,7 +125,7 @@ func TestFollow(t *testing.T) {
 		ended <- m.Store.read(ctx, Query{Follow: true, Last: 1}, func(r Record) error {
 			got <- show(r)
 			return nil
-		}, func() { paused <- struct{}{} })
+		}, func(Begin) error { return nil }, func() { paused <- struct{}{} })
 	}()
 	await := func(want string) {
 		t.Helper()

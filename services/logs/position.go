@@ -1,0 +1,144 @@
+package logs
+
+import (
+	"bytes"
+	"cmp"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// StreamID names a stream of a source.
+type StreamID struct {
+	Source string
+	Stream Stream
+}
+
+// String is SOURCE/STREAM; only a source may have a slash in it.
+func (id StreamID) String() string { return id.Source + "/" + string(id.Stream) }
+
+// MarshalText is String: it makes a StreamID the name of a field in JSON.
+func (id StreamID) MarshalText() ([]byte, error) { return []byte(id.String()), nil }
+
+// UnmarshalText is the reverse of MarshalText.
+func (id *StreamID) UnmarshalText(text []byte) error {
+	i := bytes.LastIndexByte(text, '/')
+	if i <= 0 || i == len(text)-1 {
+		return fmt.Errorf("%q is no stream: SOURCE/STREAM", text)
+	}
+	*id = StreamID{string(text[:i]), Stream(text[i+1:])}
+	return nil
+}
+
+// Position is a place between two records of one stream, which a later process finds
+// again: behind so many records from the first one on that has a time, and the times
+// of a stream do not go back but for records that were under way together. The zero
+// Position is before everything.
+type Position struct {
+	at    time.Duration // the latest time of the records before it
+	count int           // the records from the first one of that time on
+	lines int64         // about how many lines are before it: never more than there are
+}
+
+// positionForm is for messages.
+const positionForm = "a position as a record of a log has it"
+
+// String is how a Position is written: TIME.COUNT.LINES, the time in nanoseconds.
+func (p Position) String() string { return fmt.Sprintf("%d.%d.%d", p.at, p.count, p.lines) }
+
+// MarshalText is String.
+func (p Position) MarshalText() ([]byte, error) { return []byte(p.String()), nil }
+
+// UnmarshalText is the reverse of MarshalText.
+func (p *Position) UnmarshalText(text []byte) error {
+	var n [3]int64
+	parts := strings.Split(string(text), ".")
+	for i := range n {
+		var err error
+		if len(parts) == len(n) {
+			n[i], err = strconv.ParseInt(parts[i], 10, 64)
+		}
+		if len(parts) != len(n) || err != nil || n[i] < 0 || n[1] > 1<<31 {
+			return fmt.Errorf("%q is no position: %s", text, positionForm)
+		}
+	}
+	*p = Position{time.Duration(n[0]), int(n[1]), n[2]}
+	return nil
+}
+
+// behind is the position behind one more record. What is missing is counted only
+// behind a record of which the times are: it may be said at another place next time.
+func (p Position) behind(r Record) Position {
+	switch {
+	case !r.Gap && (p.count == 0 || r.At > p.at):
+		p.at, p.count = r.At, 1
+	case p.count > 0:
+		p.count++
+	}
+	if !r.Gap && !r.Continued && !r.Partial {
+		p.lines++
+	}
+	return p
+}
+
+// Positions is how far somebody has come who reads several streams. What is not in it
+// is before its first record.
+type Positions map[StreamID]Position
+
+// errNoPositions is the error of a text that is none.
+var errNoPositions = errors.New("want SOURCE/STREAM@POSITION")
+
+// parse adds what somebody wrote.
+func (p Positions) parse(text string) error {
+	i := strings.LastIndexByte(text, '@')
+	if i < 0 {
+		return fmt.Errorf("%.64q: %w", text, errNoPositions)
+	}
+	var id StreamID
+	var at Position
+	if id.UnmarshalText([]byte(text[:i])) != nil || at.UnmarshalText([]byte(text[i+1:])) != nil {
+		return fmt.Errorf("%.64q: %w", text, errNoPositions)
+	}
+	p[id] = at
+	return nil
+}
+
+// Begin is what is said before the first record to those who ask for positions: what a
+// later reading has to ask for to get the same records.
+type Begin struct {
+	Positions Positions     `json:"positions"`       // the first records are behind these
+	Since     time.Duration `json:"since,omitempty"` // since the machine's start, 0 if it was not asked for
+}
+
+// encode returns it as one line of JSON.
+func (b Begin) encode() ([]byte, error) {
+	line, err := json.Marshal(b)
+	if err != nil {
+		return nil, fmt.Errorf("encode the positions in a log: %w", err)
+	}
+	return append(line, '\n'), nil
+}
+
+// DecodeBegin returns what the line before the first record says; ok is false for a
+// line that is a record.
+func DecodeBegin(line []byte) (b Begin, ok bool, err error) {
+	if !bytes.HasPrefix(line, []byte(`{"positions":`)) {
+		return Begin{}, false, nil
+	}
+	if err := json.Unmarshal(line, &b); err != nil || b.Positions == nil {
+		return Begin{}, false, fmt.Errorf("decode the positions in a log: %w", cmp.Or(err, errNoPositions))
+	}
+	return b, true, nil
+}
+
+// Behind asks a query for what follows: after the positions that are known by now, as
+// Begin had them and each record since.
+func (q *Query) Behind(b Begin) {
+	q.After, q.Last, q.Since = b.Positions, 0, Moment{}
+	if b.Since > 0 {
+		q.Since = At(b.Since)
+	}
+}

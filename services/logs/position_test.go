@@ -1,0 +1,231 @@
+package logs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+var errCut = errors.New("cut")
+
+// readBroken reads like somebody whose connection is cut after some records, again and again, until there is nothing
+// more; between two connections it has between called.
+func (m *machine) readBroken(q Query, most func() int, between func()) (all []Record) {
+	m.t.Helper()
+	q.Follow = true
+	for {
+		ctx, cancel := context.WithCancel(m.t.Context())
+		var shown Begin
+		left := most()
+		err := m.Store.read(ctx, q, func(r Record) error {
+			if left == 0 {
+				return errCut
+			}
+			left--
+			all = append(all, r)
+			shown.Positions[StreamID{r.Source, r.Stream}] = r.Position
+			return nil
+		}, func(begin Begin) error {
+			shown = begin
+			return nil
+		}, cancel)
+		cancel()
+		if !errors.Is(err, errCut) {
+			if err != nil {
+				m.t.Fatal(err)
+			}
+			return all
+		}
+		// On the wire and back.
+		q.Behind(shown)
+		v, err := url.ParseQuery(q.Values().Encode())
+		if err != nil {
+			m.t.Fatal(err)
+		}
+		if q, err = ParseQuery(v); err != nil {
+			m.t.Fatal(err)
+		}
+		between()
+	}
+}
+
+// Whatever the streams, wherever the reading is cut and whoever answers afterwards: each record is given once, in the
+// same order as to somebody whom nothing cuts.
+func TestAReadingGoesOnBehindAnother(t *testing.T) {
+	for seed := range uint64(5) {
+		r := rand.New(rand.NewPCG(seed, 0))
+		m := newMachine(t)
+		m.at.Store(int64(time.Second))
+		names := []string{"a", "b/c@1.2.3", "d", Keelson, KernelLog}
+		for i := range 3000 {
+			if r.IntN(3) == 0 { // or else at the same time as the one before
+				m.at.Add(int64(time.Duration(r.IntN(3)) * time.Millisecond))
+			}
+			rec := Record{At: time.Duration(m.at.Load()), Source: names[r.IntN(len(names))], Stream: Stdout, Text: fmt.Appendf(nil, "%d %s", i, strings.Repeat("x", r.IntN(100)))}
+			switch {
+			case rec.Source == Keelson:
+				rec.Stream = Event
+				rec.At -= time.Duration(r.IntN(5)) * time.Millisecond // they may be late
+			case rec.Source == KernelLog:
+				rec.Stream = Kernel
+				rec.At = rec.At / 2 // much later than said, as in a boot
+			case r.IntN(2) == 0:
+				rec.Stream = Stderr
+			}
+			rec.Partial = r.IntN(20) == 0
+			if i > 100 { // what is missing before all that is there has no place, and may be said again
+				rec.Gap = r.IntN(50) == 0
+				rec.Dropped = int64(r.IntN(20) / 19)
+			}
+			if r.IntN(200) == 0 {
+				rec.Text = []byte(strings.Repeat("y", 40<<10))
+			}
+			m.Append(rec)
+		}
+		all := []string{KernelLog, Keelson, "a", "b/c@1.2.3", "d"}
+		for _, q := range []Query{
+			{Sources: all}, {Sources: all, Last: 1000}, {Sources: all, Since: At(time.Duration(m.at.Load()) / 2)}, {Streams: []Stream{Stderr}}, {Events: true, Last: 1},
+		} {
+			want := m.readBroken(q, func() int { return -1 }, nil)
+			got := m.readBroken(q, func() int { return r.IntN(200) }, func() {
+				if r.IntN(3) == 0 { // the supervisor dies
+					m.Close()
+					m.open()
+				}
+			})
+			texts := func(all []Record) (texts []string) {
+				for _, r := range all {
+					texts = append(texts, fmt.Sprintf("%s %s %v %d", r.Stream, show(r), r.Continued, r.Dropped))
+				}
+				return texts
+			}
+			if w, g := texts(want), texts(got); len(w) == 0 || !slices.Equal(w, g) {
+				i := 0
+				for i < min(len(w), len(g)) && w[i] == g[i] {
+					i++
+				}
+				t.Fatalf("seed %d, %+v: %d records, want %d; the first other one is\n%.100q, want\n%.100q", seed, q, len(g), len(w), g[i:min(i+3, len(g))], w[i:min(i+3, len(w))])
+			}
+		}
+	}
+}
+
+// Where the ring had to let go of what was not read yet, each line is given or counted, and none twice but of the time
+// at which the reading was cut.
+func TestAReadingGoesOnWhereLinesHaveGone(t *testing.T) {
+	m := newMachine(t)
+	r := rand.New(rand.NewPCG(1, 2))
+	written := 0
+	write := func(n int) {
+		for range n {
+			if written%10 == 0 {
+				m.at.Add(int64(time.Millisecond))
+			}
+			text := make([]byte, 300)
+			for i := range text {
+				text[i] = byte('a' + r.IntN(26))
+			}
+			m.Append(Record{At: time.Duration(m.at.Load()), Source: "web", Stream: Stdout, Text: fmt.Appendf(nil, "%d %s", written, text)})
+			m.Append(Record{At: time.Duration(m.at.Load()), Source: "web", Stream: Event, Text: fmt.Appendf(nil, "event %d %s", written, text)})
+			written++
+		}
+	}
+	m.at.Store(int64(time.Hour))
+	write(100)
+	rounds := 0
+	all := m.readBroken(Query{Streams: []Stream{Stdout, Event}}, func() int {
+		if rounds++; rounds == 30 {
+			return -1
+		}
+		return r.IntN(300)
+	}, func() {
+		write(r.IntN(1500))
+		m.Close()
+		m.open()
+	})
+	for _, stream := range []Stream{Stdout, Event} {
+		next, missed, again := 0, 0, 0
+		for _, rec := range all {
+			if rec.Stream != stream {
+				continue
+			}
+			missed += int(rec.Dropped)
+			next += int(rec.Dropped)
+			if rec.Gap {
+				continue
+			}
+			n := 0
+			if _, err := fmt.Sscanf(strings.TrimPrefix(string(rec.Text), "event "), "%d ", &n); err != nil {
+				t.Fatal(err)
+			}
+			switch {
+			case n < next && n >= next-10:
+				again++
+				continue
+			case n != next:
+				t.Fatalf("%s: %d comes where %d is due", stream, n, next)
+			}
+			next++
+		}
+		if next != written || missed == 0 {
+			t.Errorf("%s: %d of %d lines were given or counted, %d of them counted", stream, next, written, missed)
+		}
+		t.Logf("%s: of %d lines %d were missing, %d came again", stream, written, missed, again)
+	}
+}
+
+// A stream of which nothing is left is not said to lack what was read.
+func TestNothingIsMissingWhereAllWasRead(t *testing.T) {
+	m := newMachine(t)
+	m.say("web", Stdout, "one")
+	m.say("web", Stdout, "two")
+	var at Positions
+	q := Query{Sources: []string{"web"}, Streams: []Stream{Stdout}}
+	if err := m.Read(t.Context(), q, func(r Record) error {
+		at = Positions{{r.Source, r.Stream}: r.Position}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 1000 {
+		m.say("web", Stderr, fmt.Sprint(i, strings.Repeat("z", 1000)))
+	}
+	m.say("web", Stdout, "three")
+	q.After = at
+	if got := m.read(q); !slices.Equal(got, []string{"1003 web: three"}) {
+		t.Errorf("got %q", got)
+	}
+}
+
+// The parameters may be in the body as well, as there may be many positions.
+func TestManyPositions(t *testing.T) {
+	m := newMachine(t)
+	q := Query{After: Positions{}, Positions: true}
+	for i := range 700 {
+		source := fmt.Sprintf("%s%d", strings.Repeat("n", 100), i)
+		m.say(source, Stdout, "one")
+		q.After[StreamID{source, Stdout}] = Position{time.Duration(i+1) * time.Second, 1, 1}
+	}
+	m.say(KernelLog, Stdout, "two")
+	w := httptest.NewRecorder()
+	Handler(m.Store).ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/", strings.NewReader(q.Values().Encode())))
+	lines := strings.Split(strings.TrimSuffix(w.Body.String(), "\n"), "\n")
+	if len(lines) != 2 || !strings.Contains(lines[1], `"text":"two"`) || !strings.Contains(lines[1], `"position":"701000000000.1.1"`) {
+		t.Fatalf("%d lines, %d: %.300s", len(lines), w.Code, lines[len(lines)-1])
+	}
+	begin, _, err := DecodeBegin([]byte(lines[0]))
+	if at := begin.Positions; err != nil || len(at) != 700 || at[StreamID{strings.Repeat("n", 100) + "7", Stdout}] != (Position{8 * time.Second, 1, 1}) {
+		t.Errorf("%d positions, %v", len(at), err)
+	}
+	if _, ok, err := DecodeBegin([]byte(lines[1])); ok || err != nil {
+		t.Errorf("a record is taken for positions: %v", err)
+	}
+}
