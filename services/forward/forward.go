@@ -5,7 +5,8 @@
 // It promises that a target which is slow or away holds up nobody: the store of the
 // logs is the queue, each target reads it at its own speed, and what the store had
 // to throw away before it was read is counted and said. It goes on after a restart
-// of the supervisor where it was, by what it wrote down once a second. It must never
+// of the supervisor where it was in each stream, by what it wrote down once a second:
+// what was sent since is sent again, and nothing is passed over. It must never
 // say more of a target that is away than that it is, and that it is back.
 package forward
 
@@ -14,6 +15,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/fnv"
+	"maps"
 	"path/filepath"
 	"sync"
 	"time"
@@ -59,30 +61,21 @@ const (
 	saveEvery = time.Second
 )
 
-// position is how far a Forwarder has come: it has sent everything up to a time,
-// and so many of the records of just that time.
-type position struct {
-	At    time.Duration `json:"at"`
-	Count int           `json:"count"`
-}
-
 // Forwarder sends records to one target.
 type Forwarder struct {
 	cfg  Config
 	file string
 	done chan struct{}
 
-	mu       sync.Mutex
-	position position // guarded by mu
-	dirty    bool     // position is not written down, guarded by mu
-	saved    string   // the last failure to write it down, guarded by mu
-	up       bool     // it is connected, guarded by mu
-	end      string   // the text of the record that Flush waits for, guarded by mu
-	ended    chan struct{}
+	mu    sync.Mutex
+	sent  logs.Positions // guarded by mu
+	dirty bool           // sent is not written down, guarded by mu
+	saved string         // the last failure to write it down, guarded by mu
+	up    bool           // it is connected, guarded by mu
+	end   string         // the text of the record that Flush waits for, guarded by mu
+	ended chan struct{}
 
 	// The rest belongs to the goroutine.
-	resume    position // of the earlier supervisor
-	seen      int      // records of just resume's time
 	began     time.Duration
 	connected time.Duration // when it was last connected
 	reached   bool          // it was connected once
@@ -104,10 +97,12 @@ func Start(ctx context.Context, cfg Config) *Forwarder {
 	sum := fnv.New64a()
 	sum.Write([]byte(cfg.Target.String()))
 	f.file = filepath.Join(cfg.Dir, "forward", fmt.Sprintf("%016x.json", sum.Sum64()))
-	if _, err := store.Load(f.file, &f.resume); err != nil {
+	if _, err := store.Load(f.file, &f.sent); err != nil {
 		cfg.Warn("%s: what was sent before is sent again: %v", cfg.Target, err)
 	}
-	f.position = f.resume
+	if f.sent == nil {
+		f.sent = logs.Positions{}
+	}
 	go f.run(ctx)
 	return f
 }
@@ -128,10 +123,10 @@ func (f *Forwarder) run(ctx context.Context) {
 	defer close(f.done)
 	defer f.cfg.sink.close()
 	q := logs.Query{Streams: logs.Streams, Follow: true}
-	if f.resume != (position{}) {
-		q.Since = logs.At(f.resume.At)
-	}
 	for ctx.Err() == nil {
+		f.mu.Lock()
+		q.After = maps.Clone(f.sent)
+		f.mu.Unlock()
 		err := f.cfg.Store.Read(ctx, q, func(r logs.Record) error { return f.give(ctx, r) })
 		if ctx.Err() == nil && err != nil {
 			f.cfg.Warn("%s: the logs cannot be read: %v", f.cfg.Target, err)
@@ -139,24 +134,12 @@ func (f *Forwarder) run(ctx context.Context) {
 		if ctx.Err() != nil || !f.cfg.wait(ctx, retryMax) {
 			break
 		}
-		f.mu.Lock()
-		f.resume, f.seen = f.position, 0
-		f.mu.Unlock()
-		q.Since = logs.At(f.resume.At)
 	}
 	f.save()
 }
 
 // give sends one record, however long it takes to reach the target.
 func (f *Forwarder) give(ctx context.Context, r logs.Record) error {
-	if r.At < f.resume.At {
-		return nil
-	}
-	if r.At == f.resume.At {
-		if f.seen++; f.seen <= f.resume.Count {
-			return nil
-		}
-	}
 	f.sayMissed(r)
 	for f.wants(r) {
 		if !f.isUp() {
@@ -174,7 +157,7 @@ func (f *Forwarder) give(ctx context.Context, r logs.Record) error {
 			return ctx.Err()
 		}
 	}
-	f.sent(ctx, r)
+	f.moveOn(ctx, r)
 	return nil
 }
 
@@ -251,16 +234,11 @@ func (f *Forwarder) sayMissed(r logs.Record) {
 	}
 }
 
-// sent moves the position on.
-func (f *Forwarder) sent(ctx context.Context, r logs.Record) {
+// moveOn takes note of a record that was sent, or need not be.
+func (f *Forwarder) moveOn(ctx context.Context, r logs.Record) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	switch {
-	case r.At > f.position.At:
-		f.position = position{r.At, 1}
-	case r.At == f.position.At:
-		f.position.Count++
-	}
+	f.sent[logs.StreamID{Source: r.Source, Stream: r.Stream}] = r.Position
 	if !f.dirty {
 		f.dirty = true
 		time.AfterFunc(saveEvery, f.save)
@@ -276,7 +254,7 @@ func (f *Forwarder) sent(ctx context.Context, r logs.Record) {
 	}
 }
 
-// save writes the position down.
+// save writes down what was sent.
 func (f *Forwarder) save() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -284,7 +262,7 @@ func (f *Forwarder) save() {
 		return
 	}
 	f.dirty = false
-	if err := store.Save(f.file, f.position); err != nil && err.Error() != f.saved {
+	if err := store.Save(f.file, f.sent); err != nil && err.Error() != f.saved {
 		f.saved = err.Error()
 		f.cfg.Warn("%s: a restarted supervisor would send again what is sent: %v", f.cfg.Target, err)
 	}

@@ -30,6 +30,8 @@ type world struct {
 	failing error // what send returns, once
 	sent    []string
 	said    []string
+	room    int  // how many records the receiver takes before it hangs, 0 for all
+	stuck   bool // it hangs
 	tries   int
 	waits   []time.Duration
 	changed chan struct{}
@@ -63,8 +65,16 @@ func (w *world) connect(context.Context) error {
 	return err
 }
 
-func (w *world) send(_ context.Context, r logs.Record) error {
+func (w *world) send(ctx context.Context, r logs.Record) error {
 	var err error
+	w.mu.Lock()
+	full := w.room != 0 && len(w.sent) >= w.room
+	w.mu.Unlock()
+	if full {
+		w.note(func() { w.stuck = true })
+		<-ctx.Done()
+		return ctx.Err()
+	}
 	w.note(func() {
 		if err, w.failing = w.failing, nil; err == nil && !r.Gap {
 			w.sent = append(w.sent, string(r.Text))
@@ -249,6 +259,32 @@ func TestGoesOnWhereItWas(t *testing.T) {
 	// Another target has its own place.
 	w.start(Target{kindTCP, "other:514"})
 	w.awaitSent("a", "b", "c", "d", "e", "a", "b", "c", "d", "e")
+}
+
+// A supervisor dies while its receiver is slow. The next one sends what was not sent, however old it is: the kernel's
+// first messages are read when much was logged already, and a line may be on its way while others pass it.
+func TestGoesOnWithWhatIsOlder(t *testing.T) {
+	w := newWorld(t)
+	say := func(source string, stream logs.Stream, at time.Duration, text string) {
+		w.store.Append(logs.Record{At: at, Source: source, Stream: stream, Text: []byte(text), Priority: logs.NoPriority})
+	}
+	w.room = 4
+	_, end := w.start(tcp)
+	say("web", logs.Stdout, 9*time.Second, "a")
+	say("web", logs.Stdout, 10*time.Second, "b")
+	w.awaitSent("a", "b")
+	for i, text := range []string{"k1", "k2", "k3", "k4"} {
+		say(logs.KernelLog, logs.Kernel, time.Duration(i+1)*time.Second, text)
+	}
+	w.until("the receiver hangs", func() bool { return w.stuck })
+	say("db", logs.Stderr, 5*time.Second, "late")
+	say("web", logs.Stdout, 11*time.Second, "c")
+	end()
+	w.mu.Lock()
+	w.room = 0
+	w.mu.Unlock()
+	w.start(tcp)
+	w.awaitSent("a", "b", "k1", "k2", "k3", "k4", "late", "c")
 }
 
 func TestTheEndIsAwaitedWhereSomebodyIsThere(t *testing.T) {

@@ -48,6 +48,7 @@ func (p *port) poll(limit time.Duration) (ready, gone bool) {
 }
 
 func (p *port) send(ctx context.Context, r logs.Record) error {
+	r.Position = logs.Position{} // nobody there can go on from it
 	line, err := r.Encode(p.wall(r.At).UTC())
 	if err != nil {
 		return nil // no record at all
