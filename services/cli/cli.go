@@ -16,8 +16,10 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"regexp"
 	"slices"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 	"golang.org/x/term"
@@ -125,8 +127,10 @@ func (a *app) main(args []string) int {
 	case errors.Is(err, flag.ErrHelp):
 		fmt.Fprint(a.out, overview())
 		return codeOK
+	case err != nil && strings.HasPrefix(err.Error(), undefined):
+		return a.usage("", "%v%s", err, misplaced(args, fs.Args()))
 	case err != nil:
-		return a.usage("", "%v", err)
+		return a.usage("", "%v", plainly(fs, err))
 	}
 	args = fs.Args()
 	if len(args) == 0 {
@@ -153,6 +157,22 @@ func (a *app) main(args []string) int {
 	return a.usage("", "there is no command %q%s", name, didYouMean(name, names))
 }
 
+// undefined is how package flag begins its word about an option that there is not.
+const undefined = "flag provided but not defined: "
+
+// misplaced is the hint for an option before the command that there is not, where what
+// follows it is known too: most are a command's own and stand behind it.
+func misplaced(args, after []string) string {
+	at := len(args) - len(after) - 1 // the option
+	for i, word := range after {
+		if slices.ContainsFunc(commands(), func(c command) bool { return c.name == word }) {
+			right := slices.Concat([]string{"service"}, args[:at], after[i:i+1], args[at:at+1], after[:i], after[i+1:])
+			return fmt.Sprintf(" before the command; the options of %s stand behind it: %s", word, strings.Join(right, " "))
+		}
+	}
+	return " before the command; a command's own options stand behind it: service COMMAND " + args[at]
+}
+
 // flags makes an empty set of flags, whose errors are ours to show.
 func (a *app) flags() *flag.FlagSet {
 	fs := flag.NewFlagSet("service", flag.ContinueOnError)
@@ -169,7 +189,7 @@ func parse(fs *flag.FlagSet, args []string) ([]string, error) {
 	}
 	for {
 		if err := fs.Parse(args); err != nil {
-			return nil, err
+			return nil, plainly(fs, err)
 		}
 		if args = fs.Args(); len(args) == 0 {
 			return append(plain, after...), nil
@@ -178,9 +198,59 @@ func parse(fs *flag.FlagSet, args []string) ([]string, error) {
 	}
 }
 
+// wrongValue is what package flag says of an option's value, the option last.
+var wrongValue = regexp.MustCompile(`^(?:flag needs an argument:|invalid (?:boolean )?value (".*") for(?: flag)?) -([^:]+)`)
+
+// plainly is an error of package flag in words that say which option is meant and what it
+// wants.
+func plainly(fs *flag.FlagSet, err error) error {
+	found := wrongValue.FindStringSubmatch(err.Error())
+	if found == nil {
+		return err
+	}
+	f := fs.Lookup(found[2])
+	if f == nil {
+		return err
+	}
+	want := "a value behind it"
+	if v, ok := f.Value.(flag.Getter); ok {
+		switch v.Get().(type) {
+		case time.Duration:
+			want = "a duration such as 10s"
+		case int:
+			want = "a number"
+		case bool:
+			want = "true or false, or nothing"
+		}
+	}
+	if found[1] == "" {
+		return fmt.Errorf("%s wants %s", dashed(f.Name), want)
+	}
+	return fmt.Errorf("%s: %s is wrong: it wants %s", dashed(f.Name), found[1], want)
+}
+
+// dashed is an option as the help has it.
+func dashed(name string) string {
+	if len(name) == 1 {
+		return "-" + name
+	}
+	return "--" + name
+}
+
+// empty names an option that was given without a value, as a script does whose variable
+// is empty.
+func empty(fs *flag.FlagSet) (option string) {
+	fs.Visit(func(f *flag.Flag) {
+		if option == "" && f.Value.String() == "" {
+			option = dashed(f.Name)
+		}
+	})
+	return option
+}
+
 // usage says what is wrong with the command line.
 func (a *app) usage(command, format string, args ...any) int {
-	text := strings.Replace(fmt.Sprintf(format, args...), "flag provided but not defined: ", "there is no option ", 1)
+	text := strings.Replace(fmt.Sprintf(format, args...), undefined, "there is no option ", 1)
 	if command != "" {
 		command += " "
 	}

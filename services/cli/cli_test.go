@@ -267,6 +267,10 @@ func TestExitCodesAndHints(t *testing.T) {
 		{"", 2, "usage: service COMMAND"},
 		{"list web", 2, "service status web"},
 		{"list -x", 2, "there is no option -x"},
+		{"-o json list", 2, "there is no option -o before the command; the options of list stand behind it: service list -o json\n"},
+		{"-q -n=5 --since 5m logs -f web", 2, "service -q logs -n=5 --since 5m -f web\n"},
+		{"-f", 2, "a command's own options stand behind it: service COMMAND -f\n"},
+		{"-containerd-namespace", 2, "service: --containerd-namespace wants a value behind it\n"},
 		{"list -o yaml", 2, "there is -o json, -o name"},
 		{"status wbe", 3, `there is no service "wbe"; did you mean "web"?`},
 		{"status we/b", 3, `there is no service "we/b"; did you mean "web"?`},
@@ -285,6 +289,18 @@ func TestExitCodesAndHints(t *testing.T) {
 		{"wait nobody", 3, "there is no service"},
 		{"logs --since=yesterday", 2, "--since: "},
 		{"logs --stream=out", 2, "--stream: "},
+		{"events -n -1", 2, `-n: "-1" is no number of events: 0 or more`},
+		{"events -n", 2, "events: -n wants a value behind it"},
+		{"events -n=", 2, "-n is empty: leave it out"},
+		{"logs --since=", 2, "--since is empty: leave it out"},
+		{"logs --since 10 --until 5", 2, "--until: 5 is no later than since, 10"},
+		{"logs -f=maybe", 2, `-f: "maybe" is wrong: it wants true or false`},
+		{"logs --since", 2, "--since wants a value"},
+		{"wait web --timeout=soon", 2, `--timeout: "soon" is wrong: it wants a duration such as 10s`},
+		{"wait web --timeout=-1s", 2, "--timeout: -1s is no time to wait"},
+		{"top -n many", 2, `-n: "many" is wrong: it wants a number`},
+		{"top -d 1", 2, `-d: "1" is wrong: it wants a duration`},
+		{"kill web -s -1", 2, "-s: -1 is no signal\nRight would be: a name such as HUP"},
 		{"exec web -- sh", 127, "web: no such program"},
 		{"exec web", 2, "needs the name of a service and a command"},
 		{"exec db sh", 125, "db does not run: it is failed: restarted 5 times in 1m"},
@@ -563,6 +579,12 @@ func TestEvents(t *testing.T) {
 	if code != 0 || out != want {
 		t.Errorf("%d\n%s\nwant\n%s", code, out, want)
 	}
+	first, second, _ := strings.Cut(want, "\n")
+	for args, want := range map[string]string{"-n 1": second, "-n 1 web": first + "\n", "-n 0": "", "-n 2": want, "-n 99": want} {
+		if code, out, errs := m.run(t, append([]string{"events"}, strings.Fields(args)...)...); code != 0 || out != want {
+			t.Errorf("events %s: %d %q %s, want %q", args, code, out, errs, want)
+		}
+	}
 	if code, out, _ := m.run(t, "events", "-o", "json", "web"); code != 0 || strings.Count(out, "\n") != 1 || !strings.Contains(out, `"seq":1`) {
 		t.Errorf("%d %s", code, out)
 	}
@@ -571,6 +593,12 @@ func TestEvents(t *testing.T) {
 // What was shown before a cut is not shown again, whether the supervisor is the same
 // or another, which counts its events from 1.
 func TestEventsAreFollowedAcrossACut(t *testing.T) {
+	for args, shown := range map[string][]string{"": {"one", "two", "three", "four"}, "-n 1": {"two", "three", "four"}} {
+		t.Run(args, func(t *testing.T) { testEventsAcrossACut(t, strings.Fields(args), shown) })
+	}
+}
+
+func testEventsAcrossACut(t *testing.T, args, shown []string) {
 	m := start(t)
 	at := func(at time.Duration, cause string) {
 		m.hub.Publish(api.Event{At: at, Kind: "state", Service: "web", To: "ready", Cause: cause})
@@ -578,22 +606,64 @@ func TestEventsAreFollowedAcrossACut(t *testing.T) {
 	at(1*time.Second, "one")
 	at(2*time.Second, "two")
 	var want []string
-	for i, cause := range []string{"one", "two", "three", "four"} {
-		want = append(want, fmt.Sprintf("    %d.000  state      web           ready: %s", i+1, cause))
+	for _, cause := range shown {
+		n := 1 + slices.Index([]string{"one", "two", "three", "four"}, cause)
+		want = append(want, fmt.Sprintf("    %d.000  state      web           ready: %s", n, cause))
 	}
-	m.follow(t, "events -f web", want, func(line string) {
-		switch line {
-		case want[1]: // we were too slow
+	m.follow(t, strings.Join(append([]string{"events -f web"}, args...), " "), want, func(line string) {
+		switch _, cause, _ := strings.Cut(line, "ready: "); cause {
+		case "two": // we were too slow
 			m.server.Close()
 			m.listen(t)
 			at(3*time.Second, "three")
-		case want[2]: // the supervisor was started again
+		case "three": // the supervisor was started again
 			m.server.Close()
 			m.hub = events.New(func() time.Duration { return now })
 			m.listen(t)
 			at(4*time.Second, "four")
 		}
 	})
+}
+
+// Who asked for no event that was there is shown those that came while the connection was cut, and no other.
+func TestEventsAreCutBeforeAnythingIsShown(t *testing.T) {
+	socket := filepath.Join(t.TempDir(), "control.sock")
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	asked := make(chan string, 3)
+	go func() {
+		for _, body := range []string{`{"now":5000000000}`, "", `{"seq":1,"at":4000000000,"cause":"old"}` + "\n" + `{"seq":2,"at":6000000000,"cause":"new"}` + "\n"} {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			r, err := http.ReadRequest(bufio.NewReader(conn))
+			if err != nil {
+				return
+			}
+			asked <- r.URL.RequestURI()
+			_, _ = io.WriteString(conn, "HTTP/1.0 200 OK\r\n\r\n"+body)
+			_ = conn.Close()
+		}
+	}()
+	r, w := io.Pipe()
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	context.AfterFunc(ctx, func() { w.Close() })
+	a := &app{ctx: ctx, out: w, err: io.Discard, client: &client{socket: socket}}
+	go a.main([]string{"events", "-f", "-n", "0"})
+	lines := bufio.NewScanner(r)
+	if !lines.Scan() || !strings.HasSuffix(lines.Text(), "new") {
+		t.Errorf("got %q", lines.Text())
+	}
+	for _, want := range []string{"/v1/machine", "/v1/events?follow=1&last=0", "/v1/events?follow=1"} {
+		if got := <-asked; got != want {
+			t.Errorf("asked for %s, want %s", got, want)
+		}
+	}
 }
 
 func TestCompare(t *testing.T) {

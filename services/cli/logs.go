@@ -8,9 +8,11 @@ import (
 	"fmt"
 	"hash/fnv"
 	"io"
+	"math"
 	"net/http"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 
 	"keelson/internal/api"
@@ -41,9 +43,14 @@ log, keelson the supervisor's own lines.
 Where lines are missing, because they came faster than they could be kept or read,
 "missed N lines" says so in their place; with raw it is on the standard error.
 `, (*app).logs},
-		{"events", "[-f] [-o json] [NAME...]", "what has happened: states, health, resources", `
+		{"events", "[-f] [-n EVENTS] [-o json] [NAME...]", "what has happened: states, health, resources", `
 Shows the changes of every service, or of those named: states with their cause,
-health, limits that were hit, the machine's own. -f goes on with what comes.
+health, limits that were hit, the machine's own.
+
+  -f         go on with what comes
+  -n EVENTS  the last EVENTS only; 0 shows none of what is there already
+
+  service events -f -n 0 web
 `, (*app).events},
 	}
 }
@@ -70,6 +77,9 @@ func (a *app) logs(fs *flag.FlagSet, args []string) int {
 	if code, wrong := a.wrongOutput("logs", *format, "short", "raw"); wrong {
 		return code
 	}
+	if option := empty(fs); option != "" {
+		return a.usage("logs", "%s is empty: leave it out, or give it a value", option)
+	}
 	// The supervisor checks it too; here it is told which option is meant.
 	v := url.Values{"source": names, "stream": streams}
 	for key, value := range map[string]string{"last": *last, "since": *since, "until": *until} {
@@ -79,7 +89,7 @@ func (a *app) logs(fs *flag.FlagSet, args []string) int {
 	}
 	query, err := logs.ParseQuery(v)
 	if err != nil {
-		return a.usage("logs", "%s", strings.NewReplacer("last: ", "-n: ", "since: ", "--since: ", "until: ", "--until: ", "stream: ", "--stream: ").Replace(err.Error()))
+		return a.usage("logs", "%s", strings.NewReplacer("last: ", "-n: ", "since: ", "--since: ", "until: ", "--until: ", "stream: ", "--stream: ", "source is empty", "a name is empty").Replace(err.Error()))
 	}
 	query.Follow, query.Events = *follow, *events
 	query.Positions = query.Follow
@@ -282,12 +292,19 @@ func (a *app) events(fs *flag.FlagSet, args []string) int {
 	format := output(fs)
 	follow := fs.Bool("f", false, "")
 	fs.BoolVar(follow, "follow", false, "")
+	last := fs.String("n", "", "")
 	names, err := parse(fs, args)
 	if err != nil {
 		return a.usage("events", "%v", err)
 	}
 	if code, wrong := a.wrongOutput("events", *format); wrong {
 		return code
+	}
+	if option := empty(fs); option != "" {
+		return a.usage("events", "%s is empty: leave it out, or give it a value", option)
+	}
+	if n, err := strconv.Atoi(*last); *last != "" && (err != nil || n < 0) {
+		return a.usage("events", "-n: %q is no number of events: 0 or more", *last)
 	}
 	for _, name := range names {
 		if _, err := a.client.service(a.ctx, name); err != nil {
@@ -299,8 +316,17 @@ func (a *app) events(fs *flag.FlagSet, args []string) int {
 		query.Set("follow", "1")
 	}
 	show := &eventLines{a: a, format: *format}
+	if *last != "" {
+		query.Set("last", *last)
+		m, err := a.client.machine(a.ctx)
+		if err != nil {
+			return a.fail(err)
+		}
+		show.last = api.Event{Seq: math.MaxUint64, At: m.Now} // where nothing is shown before it is cut
+	}
 	return a.whole(*follow, func() error {
 		err := a.readEvents(query, show)
+		query.Del("last") // of what comes again everything that is newer
 		show.before = show.last
 		return err
 	})

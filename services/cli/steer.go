@@ -2,12 +2,14 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"net/http"
 	"net/url"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -126,6 +128,11 @@ func (a *app) steerAll(what string, names []string, o steering, query url.Values
 			r := &results[i]
 			if r.err = a.check(name, o); r.err == nil {
 				r.err = helpfully(a.client.ask(a.ctx, http.MethodPost, servicePath(name, what), query, &r.s), name)
+				if refused, ok := errors.AsType[*refusal](r.err); ok { // the option is known by another name here
+					if rest, ok := strings.CutPrefix(refused.body.Error, "signal: "); ok {
+						refused.body.Error = "-s: " + rest
+					}
+				}
 			}
 		})
 	}

@@ -35,6 +35,9 @@ func (a *app) wait(fs *flag.FlagSet, args []string) int {
 	if code, wrong := a.wrongOutput("wait", *format); wrong {
 		return code
 	}
+	if *timeout < 0 {
+		return a.usage("wait", "--timeout: %v is no time to wait: a duration such as 10s, or 0 for as long as it takes", *timeout)
+	}
 	states := strings.Split(*state, ",")
 	var known []string
 	for _, s := range lifecycle.States {

@@ -172,6 +172,7 @@ func TestAnswers(t *testing.T) {
 		{"POST", "/v1/services/web/restart", 409, `web is failed: no`},
 		{"POST", "/v1/services/web/exec", 426, `Upgrade: keelson-exec`},
 		{"GET", "/v1/events?follow=maybe", 400, `neither yes nor no`},
+		{"GET", "/v1/events?last=-1", 400, `"last: \"-1\" is no number","want":"0 or more"`},
 	} {
 		status, body := w.ask(tc.method, tc.path)
 		if status != tc.status || !strings.Contains(body, tc.want) {
@@ -257,6 +258,20 @@ func TestEventsAreFollowed(t *testing.T) {
 	w.hub.Publish(api.Event{Kind: "state", Service: "db", To: "ready"})
 	if _, body := w.ask("GET", "/v1/events"); strings.Count(body, "\n") != 2 {
 		t.Errorf("without follow: %q", body)
+	}
+	for query, want := range map[string]string{"last=0": "", "last=1": "2", "last=2": "1 2", "last=9": "1 2", "last=1&service=web": "1", "last=1&backlog=0": ""} {
+		_, body := w.ask("GET", "/v1/events?"+query)
+		var got []string
+		for line := range strings.Lines(body) {
+			var e api.Event
+			if err := json.Unmarshal([]byte(line), &e); err != nil || e.Missed > 0 {
+				t.Error(err, line)
+			}
+			got = append(got, fmt.Sprint(e.Seq))
+		}
+		if strings.Join(got, " ") != want {
+			t.Errorf("%s: events %q, want %s", query, got, want)
+		}
 	}
 	answer, err := w.client.Get("http://keelson/v1/events?follow=1&service=web")
 	if err != nil {

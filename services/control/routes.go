@@ -237,30 +237,49 @@ func (s *Server) power(w http.ResponseWriter, action string) {
 // events sends what has happened, and with follow=1 what happens, until the client
 // has gone.
 func (s *Server) events(w *exchange, r *http.Request) {
-	v, ok := parameters(w, r, "follow", "backlog", "service")
+	v, ok := parameters(w, r, "follow", "backlog", "last", "service")
 	if !ok {
 		return
 	}
 	follow, ok1 := yesNo(w, v, "follow", false)
 	backlog, ok2 := yesNo(w, v, "backlog", true)
-	if !ok1 || !ok2 {
+	last, ok3 := number(w, v, "last")
+	if !ok1 || !ok2 || !ok3 {
 		return
 	}
 	names := v["service"]
-	sub := s.cfg.Events.Subscribe(backlog)
+	sub := s.cfg.Events.Subscribe(backlog && last != 0)
 	defer sub.Close()
 	w.Header().Set("Content-Type", "application/jsonl")
 	w.WriteHeader(http.StatusOK)
 	e := json.NewEncoder(w)
 	e.SetEscapeHTML(false)
 	missed := uint64(0) // before what is sent next
-	send := func(ev api.Event) bool {
+	wanted := func(ev *api.Event) bool {
 		missed += ev.Missed
 		if len(names) > 0 && !slices.Contains(names, ev.Service) {
-			return true
+			return false
 		}
 		ev.Missed, missed = missed, 0
-		return e.Encode(ev) == nil
+		return true
+	}
+	send := func(ev api.Event) bool { return !wanted(&ev) || e.Encode(ev) == nil }
+	if last > 0 {
+		var all []api.Event
+		for range len(sub.C()) {
+			if ev := <-sub.C(); wanted(&ev) {
+				all = append(all, ev)
+			}
+		}
+		if more := len(all) - last; more > 0 {
+			all = all[more:]
+			all[0].Missed = 0 // nor was it asked for
+		}
+		for _, ev := range all {
+			if e.Encode(ev) != nil {
+				return
+			}
+		}
 	}
 	for {
 		select {
@@ -284,6 +303,20 @@ func (s *Server) events(w *exchange, r *http.Request) {
 			return
 		}
 	}
+}
+
+// number is a parameter that is 0 or more; without it, -1.
+func number(w http.ResponseWriter, v url.Values, name string) (value int, ok bool) {
+	text := v.Get(name)
+	if text == "" {
+		return -1, true
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil || n < 0 {
+		fail(w, http.StatusBadRequest, fmt.Sprintf("%s: %q is no number", name, text), "0 or more")
+		return 0, false
+	}
+	return n, true
 }
 
 func yesNo(w http.ResponseWriter, v url.Values, name string, otherwise bool) (value, ok bool) {

@@ -64,6 +64,19 @@ func (m Moment) Resolve(now time.Duration, wall time.Time) time.Duration {
 	return m.at
 }
 
+// before reports whether a moment is before another one or the same, on any machine.
+func (m Moment) before(o Moment) bool {
+	switch {
+	case !m.set || !o.set || m.ago != o.ago || m.wall.IsZero() != o.wall.IsZero():
+		return false
+	case !m.wall.IsZero():
+		return !m.wall.After(o.wall)
+	case m.ago:
+		return m.at >= o.at
+	}
+	return m.at <= o.at
+}
+
 // momentForms is what a moment may look like, for messages.
 const momentForms = "seconds since the machine's start as on the console (12.5), a duration before now (10m), or a time (2006-01-02T15:04:05Z, 2006-01-02 15:04:05 in UTC)"
 
@@ -161,6 +174,9 @@ func ParseQuery(v url.Values) (Query, error) {
 				return Query{}, fmt.Errorf("%s: %w", m.key, err)
 			}
 		}
+	}
+	if q.Until.before(q.Since) {
+		return Query{}, fmt.Errorf("until: %s is no later than since, %s: nothing is between them", q.Until, q.Since)
 	}
 	if text := v.Get("last"); text != "" {
 		n, err := strconv.Atoi(text)

@@ -28,6 +28,14 @@ func TestParseQuery(t *testing.T) {
 		{"until=NaN", Query{}, "until"},
 		{"until=1e300", Query{}, "until"},
 		{"since=0001-01-01", Query{}, "year"},
+		{"since=5m&until=10m", Query{}, "until: 10m is no later than since, 5m"},
+		{"since=5&until=5", Query{}, "until: "},
+		{"since=2026-03-02&until=2026-03-01", Query{}, "until: "},
+		{"until=5m&since=2026-03-02", Query{Since: moment(t, "2026-03-02"), Until: moment(t, "5m")}, ""},
+		{"after=web/stdout@1.2.3&after=a/b@1/event@0.1.2", Query{After: Positions{{"web", Stdout}: {1, 2, 3}, {"a/b@1", Event}: {0, 1, 2}}}, ""},
+		{"after=web/stdout", Query{}, "SOURCE/STREAM@POSITION"},
+		{"after=web@1.2.3", Query{}, "after: "},
+		{"after=web/stdout@1.-2.3", Query{}, "after: "},
 		{"source=", Query{}, "source is empty"},
 		{"lines=5", Query{}, "lines"},
 		{"last=5&last=6", Query{}, "once"},
@@ -98,6 +106,7 @@ func FuzzParseQuery(f *testing.F) {
 	f.Add("source=web&stream=stderr&last=5&follow=1")
 	f.Add("since=10m&until=2026-03-01T11:59:59Z&events=0")
 	f.Add("since=12.5&until=%00")
+	f.Add("after=web/stdout@1.2.3&positions=1")
 	f.Fuzz(func(t *testing.T, raw string) {
 		v, err := url.ParseQuery(raw)
 		if err != nil {
