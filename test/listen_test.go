@@ -21,12 +21,19 @@ import (
 type listened struct {
 	mu    sync.Mutex
 	lines []string
+	busy  sync.Mutex // held while whoever reads from a socket for it does not read
 }
 
 func (l *listened) add(line string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.lines = append(l.lines, line)
+}
+
+// free waits until who reads for it may.
+func (l *listened) free() {
+	l.busy.Lock()
+	defer l.busy.Unlock()
 }
 
 func (l *listened) all() []string {
@@ -182,6 +189,7 @@ func lines(t *testing.T, name string, to *listened) (path string, peer func() ne
 		}
 		connected <- conn
 		for r := bufio.NewReader(conn); ; {
+			to.free()
 			line, err := r.ReadString('\n')
 			if err != nil {
 				return

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -203,6 +204,154 @@ func TestLogsLeaveTheMachine(t *testing.T) {
 		all := tcp.all()
 		t.Errorf("the last lines did not arrive; the last that did:\n%s", strings.Join(all[max(0, len(all)-5):], "\n"))
 	}
+}
+
+// tellerLines is how many lines the service teller writes in the end: several times what a ring has room for.
+const tellerLines = 40_000
+
+// tellerImage has the smallest ring there is, and a service that writes more, which compresses badly.
+const tellerImage = `
+kernel:
+  image: keelson/kernel
+  cmdline: "console=ttyS0 quiet keelson.log.ring=512K"
+init:
+  - keelson/init
+onboot:
+  - name: address
+    image: keelson/busybox
+    command: ["sh", "-c", "ip link set eth0 up && ip addr add 10.0.2.15/24 dev eth0 && ip route add default via 10.0.2.2"]
+    capabilities: [CAP_NET_ADMIN]
+services:
+  - name: teller
+    image: keelson/busybox
+    command:
+      - sh
+      - -c
+      - |
+        while [ ! -e /run/tell ]; do sleep 0.1; done; read -r from to </run/tell; rm /run/tell
+        awk -v from=$from -v to=$to 'BEGIN { for (i = from; i <= to; i++) { s = ""; for (j = 0; j < 8; j++) s = s sprintf("%06x", rand() * 16777216); print i, s } }'
+        exit 3
+    binds: ["/run:/run"]
+`
+
+// tell has the teller write some of its lines.
+func (m *vm) tell(from, to int) {
+	m.t.Helper()
+	m.sh(fmt.Sprintf("cd /proc/1/root/run && echo %d %d >tell.new && mv tell.new tell", from, to))
+}
+
+// Where receivers are away, or read nothing, the logs are the queue, and that has an end: what had no room is counted,
+// line by line, also if the supervisor dies meanwhile. And there is an end to how many read at the same time.
+func TestLogsFindNoRoom(t *testing.T) {
+	t.Parallel()
+	var tcp, virtio listened
+	port, peer := lines(t, "virtio", &virtio)
+	collector := frames(t, &tcp)
+	m := boot(t, setup{yaml: tellerImage, agent: true, Config: qemu.Config{
+		Ports: []int{}, MemoryMB: 1024,
+		CmdlineAdd: fmt.Sprintf("keelson.log.forward=tcp://10.0.2.2:%d,virtio:keelson.log", collector.port),
+		Args:       []string{"-chardev", "socket,id=log,path=" + port, "-device", "virtserialport,chardev=log,name=keelson.log"},
+	}})
+	defer peer().Close()
+	m.booted()
+	m.heard(&tcp, `boot complete in`)
+	m.heard(&virtio, `boot complete in`)
+
+	t.Run("readers", func(t *testing.T) { testReaders(t, &vm{m.Machine, t, m.ctx}) })
+
+	m.tell(1, 1000)
+	m.heard(&tcp, `teller - stdout .*\b1000 [0-9a-f]{48}`)
+	m.heard(&virtio, `"source":"teller".*\b1000 [0-9a-f]{48}`)
+	m.await(`teller +.*exited with code 3.*restart 1`)
+
+	// One receiver goes, the other one stays and reads nothing.
+	virtio.busy.Lock()
+	collector.goes()
+	m.sh(`echo '<3>nobody listens' >/dev/kmsg`)
+	m.await(`forward +warning: tcp://10\.0\.2\.2:\d+: .*it is tried again`)
+	m.tell(1001, tellerLines)
+	m.await(`teller +.*exited with code 3.*restart 2`)
+	taken, _ := strconv.Atoi(strings.Fields(m.sh("du -sk /proc/1/root/run/keelson/log/_teller 2>/dev/null; true"))[0])
+	if taken < 256 || taken > 512+128 {
+		t.Errorf("the teller's ring takes %d KiB, the bound is 512", taken)
+	}
+	supervisor := m.supervisor(0).PID
+	m.kill(supervisor, syscall.SIGKILL)
+	m.supervisor(supervisor)
+	m.await(`supervisor is back`)
+	collector.comes()
+	virtio.busy.Unlock()
+	last := fmt.Sprintf(`\b%d [0-9a-f]{48}`, tellerLines)
+	m.heard(&tcp, `teller - stdout .*`+last)
+	m.heard(&virtio, `"source":"teller".*`+last)
+	if told(t, "tcp", tcp.matching(`teller - stdout`), `missedLines="(\d+)"`, `\] (\d+) [0-9a-f]{48}$`) {
+		m.await(`forward +warning: tcp://10\.0\.2\.2:\d+: \d+ lines are missing in what is sent`)
+	}
+	if told(t, "virtio", virtio.matching(`^\{"at":.*"source":"teller","stream":"stdout"`), `"dropped":(\d+)`, `"text":"(\d+) [0-9a-f]{48}"`) {
+		m.await(`forward +warning: virtio:keelson\.log: \d+ lines are missing in what is sent`)
+	}
+	m.sendLast(syscall.SIGUSR2)
+	m.end(qemu.PowerOff)
+}
+
+// told checks that each line of the teller has arrived in order or is counted where it would have been. The last ones
+// before the death of the supervisor may come again. It reports whether lines are missing, as they have to be.
+func told(t *testing.T, where string, all []string, missed, line string) bool {
+	t.Helper()
+	number := func(pattern, text string) int {
+		n := 0
+		if found := regexp.MustCompile(pattern).FindStringSubmatch(text); found != nil {
+			n, _ = strconv.Atoi(found[1])
+		}
+		return n
+	}
+	next, lacks := 1, 0
+	for _, text := range all {
+		lacking := number(missed, text)
+		next, lacks = next+lacking, lacks+lacking
+		switch n := number(line, text); {
+		case n == 0 || n < next && lacking == 0:
+		case n != next:
+			t.Errorf("%s: line %d arrives where %d is due, with %d said to be missing", where, n, next, lacks)
+			return lacks > 0
+		default:
+			next++
+		}
+	}
+	if next != tellerLines+1 || lacks == 0 {
+		t.Errorf("%s: %d of %d lines have arrived or are said to be missing, %d are said to be missing", where, next-1, tellerLines, lacks)
+	}
+	return lacks > 0
+}
+
+// testReaders has as many read the logs as may, on each of the two sockets: one more is turned away, nothing else is,
+// and when they have gone there is room again.
+func testReaders(t *testing.T, m *vm) {
+	const most = 16
+	for _, tc := range []struct{ name, follow, ask string }{
+		{"control", "chroot /proc/1/root /usr/bin/service logs -f -n 1 --boot-events", "chroot /proc/1/root /usr/bin/service logs -n 1 --boot-events"},
+		{"memlogd", "guestagent ask 2 0", "guestagent ask 0 0"},
+	} {
+		m.sh("guestagent give line 1 0") // something to be read
+		dir := "/proc/1/root/run/readers." + tc.name
+		m.sh(fmt.Sprintf("mkdir %[1]s; for i in $(seq %[2]d); do %[3]s >%[1]s/$i 2>&1 </dev/null & echo $! >>%[1]s/pids; done", dir, most, tc.follow))
+		m.until(fmt.Sprintf("%d read by the %s socket", most, tc.name), func() bool {
+			return strings.TrimSpace(m.sh(fmt.Sprintf("cd %s; for i in $(seq %d); do [ ! -s $i ] || echo $i; done | wc -l", dir, most))) == strconv.Itoa(most)
+		})
+		out := m.sh(tc.ask + " 2>&1; true")
+		if read := strings.Contains(out, "line 0 of line") || strings.Contains(out, "keelson"); read || tc.name == "control" && !strings.Contains(out, "16 are reading logs, more cannot at the same time") {
+			t.Errorf("one more than %d who read by the %s socket is answered: %s", most, tc.name, out)
+		}
+		if out := m.sh("chroot /proc/1/root /usr/bin/service list -o name"); out != "agent\nteller\n" {
+			t.Errorf("while %d read by the %s socket, the services are %q", most, tc.name, out)
+		}
+		m.sh(fmt.Sprintf("kill $(cat %s/pids)", dir))
+		m.until("there is room again for one who reads by the "+tc.name+" socket", func() bool {
+			out := m.sh(tc.ask + " 2>&1; true")
+			return out != "" && !strings.Contains(out, "16 are reading")
+		})
+	}
+	m.await(`memlogd +warning: memlogdq\.sock: a reader was turned away: there are 16 already`)
 }
 
 // memlogdImage has a memlogd of its own, put there by the test as /etc/init.d/002-logging.
