@@ -47,7 +47,7 @@ func (s *Spool) cool() {
 // anyWarm reports whether there are segments that will be cold.
 func (s *Spool) anyWarm() bool {
 	for _, st := range s.Streams() {
-		if st.warm(func(*segment) bool { return true }) != nil {
+		if st.warm(func(*segment) bool { return true }) != nil || st.slack() {
 			return true
 		}
 	}
@@ -66,14 +66,18 @@ func (st *Stream) warm(wanted func(*segment) bool) *segment {
 	return nil
 }
 
+// idle reports whether nothing has come for a while.
+func (g *segment) idle(now time.Duration) bool { return now-g.closed >= coolAfter || now < g.closed }
+
 func (s *Spool) coolAll() {
 	s.coolOne.Lock()
 	defer s.coolOne.Unlock()
 	var w *flate.Writer // large, so only for as long as there is work
 	for _, st := range s.Streams() {
+		st.rest(s.cfg.Now())
 		for {
 			now := s.cfg.Now()
-			g := st.warm(func(g *segment) bool { return now-g.closed >= coolAfter || now < g.closed })
+			g := st.warm(func(g *segment) bool { return g.idle(now) })
 			if g == nil {
 				break
 			}
@@ -135,8 +139,7 @@ func (st *Stream) compress(g *segment, w *flate.Writer) error {
 		if err := os.Rename(path+".z.new", path+".z"); err != nil {
 			return err
 		}
-		_ = os.Remove(path)
-		_ = os.Remove(path + ".i")
+		g.remove(st.dir)
 		g.cold = true
 		memory := takes(int64(out.Len()))
 		st.account(memory - g.memory)

@@ -28,34 +28,68 @@ func openFile(path string, flags int) (*os.File, error) {
 // file at its position, and returns how many it was. The file must not have been
 // opened for appending. An error may come with a count.
 func (st *Stream) CopyTo(f *os.File, from, max int64) (int64, error) {
-	for {
-		g, ok, err := st.segmentAt(from)
-		if err != nil || !ok {
+	for was := (segment{header: header{base: -1}}); ; {
+		g, now, err := st.hold(from)
+		if err != nil || g == nil {
 			return 0, err
 		}
-		n := min(max, g.end()-from)
-		if g.cold {
-			_, data, err := g.load(st.dir)
-			if errors.Is(err, os.ErrNotExist) {
-				continue // it has gone since
-			}
-			if err != nil {
-				return 0, err
-			}
-			data = data[from-g.base:]
-			done, err := f.Write(data[:min(n, int64(len(data)))])
-			return int64(done), err
+		done, err := now.copyTo(st.dir, f, from-now.base, min(max, now.end()-from))
+		st.release(g)
+		if !errors.Is(err, os.ErrNotExist) || now.base == was.base && now.cold == was.cold {
+			return done, err
 		}
-		in, err := openFile(g.path(st.dir), unix.O_RDONLY)
-		if errors.Is(err, os.ErrNotExist) {
-			continue // it is cold or gone since
-		}
+		was = now // it is cold or gone since
+	}
+}
+
+// copyTo appends n bytes of a segment, from an offset of its own on, to a file.
+func (g *segment) copyTo(dir string, f *os.File, off, n int64) (int64, error) {
+	if g.cold {
+		_, data, err := g.load(dir)
 		if err != nil {
 			return 0, err
 		}
-		done, err := send(f, in, from-g.base, n)
-		_ = in.Close()
-		return done, err
+		done, err := f.Write(data[min(off, int64(len(data))):min(off+n, int64(len(data)))])
+		return int64(done), err
+	}
+	if g.mapped != nil {
+		done, err := f.Write(g.mapped[off:min(off+n, SegmentBytes)])
+		return int64(done), err
+	}
+	if g.data != nil {
+		return send(f, g.data, off, n)
+	}
+	in, err := openFile(g.path(dir), unix.O_RDONLY)
+	if err != nil {
+		return 0, err
+	}
+	defer in.Close()
+	return send(f, in, off, n)
+}
+
+// hold returns the segment that holds the byte at an offset, and how it is now, or nil
+// if that byte has not been written. Until it is released no other bytes are written over
+// it, and its file stays open if it is, though the segment may go.
+func (st *Stream) hold(off int64) (g *segment, now segment, err error) {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	if off >= st.end {
+		return nil, now, nil
+	}
+	for i := len(st.segments) - 1; i >= 0; i-- {
+		if g := st.segments[i]; g.base <= off {
+			g.readers++
+			return g, *g, nil
+		}
+	}
+	return nil, now, ErrGone
+}
+
+func (st *Stream) release(g *segment) {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	if g.readers--; g.gone {
+		g.close()
 	}
 }
 
@@ -84,22 +118,6 @@ func send(to, from *os.File, off, n int64) (done int64, err error) {
 	return done, nil
 }
 
-// segmentAt returns the segment that holds the byte at an offset, if it has been
-// written.
-func (st *Stream) segmentAt(off int64) (segment, bool, error) {
-	st.mu.Lock()
-	defer st.mu.Unlock()
-	if off >= st.end {
-		return segment{}, false, nil
-	}
-	for i := len(st.segments) - 1; i >= 0; i-- {
-		if g := st.segments[i]; g.base <= off {
-			return *g, off < g.end(), nil
-		}
-	}
-	return segment{}, false, ErrGone
-}
-
 // Tail returns the last bytes written since an offset, at most so many, as far as
 // they are in the last two segments and not compressed.
 func (st *Stream) Tail(since, most int64) []byte {
@@ -116,7 +134,7 @@ func (st *Stream) Tail(since, most int64) []byte {
 	var text []byte
 	for _, g := range parts {
 		begin := max(from-g.base, 0)
-		text = append(text, readAt(g.path(st.dir), begin, g.size-begin)...)
+		text = append(text, st.read(&g, "", begin, g.size-begin)...)
 	}
 	return text
 }

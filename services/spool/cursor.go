@@ -2,6 +2,7 @@ package spool
 
 import (
 	"bytes"
+	"cmp"
 	"os"
 	"slices"
 	"time"
@@ -141,7 +142,7 @@ func (c *Cursor) peek() (entry, bool) {
 			}
 			c.entries = c.coldIx[min(pos, int64(len(c.coldIx))):min(end, int64(len(c.coldIx)))]
 		} else {
-			c.entries = readAt(c.seg.path(c.st.dir)+".i", pos, end-pos)
+			c.entries = c.st.read(&c.seg, ".i", pos, end-pos)
 		}
 	}
 	if len(c.entries) < entryBytes {
@@ -163,7 +164,7 @@ func (c *Cursor) bytes(limit int64) []byte {
 			}
 			c.data = c.cold[min(pos, int64(len(c.cold))):]
 		} else {
-			c.data = readAt(c.seg.path(c.st.dir), pos, min(chunkBytes, c.seg.size-pos))
+			c.data = c.st.read(&c.seg, "", pos, min(chunkBytes, c.seg.size-pos))
 		}
 	}
 	return c.data[:min(int64(len(c.data)), limit-c.off)]
@@ -332,6 +333,19 @@ func (c *Cursor) gap(to, lines int64) {
 	c.off = to
 	c.give(Line{At: c.at, Gap: true, Dropped: max(lines-c.lines, 0), DroppedBytes: to - was})
 	c.off = was
+}
+
+// read reads n bytes of a segment's data, or of its index, which is ".i", from an offset
+// of the file on, or none if the segment has gone: others may have been written over them
+// meanwhile.
+func (st *Stream) read(g *segment, suffix string, off, n int64) []byte {
+	b := readAt(g.path(st.dir)+suffix, off, n)
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	if _, kept := slices.BinarySearchFunc(st.segments, g.base, func(have *segment, base int64) int { return cmp.Compare(have.base, base) }); !kept {
+		return nil
+	}
+	return b
 }
 
 // readAt reads n bytes of a file from an offset on, or as many as there are.

@@ -1,12 +1,14 @@
 package spool
 
 import (
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -14,9 +16,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// header begins a segment's index: what has to be known of the segments before
-// it once they have gone.
+// header begins a segment's index: where it is in its stream, and what has to be
+// known of the segments before it once they have gone.
 type header struct {
+	base  int64 // offset of its first byte in the stream
 	lines int64 // that ended before it
 	carry int64 // bytes before it of a line that had not ended
 }
@@ -24,14 +27,16 @@ type header struct {
 const (
 	headerBytes = 32
 	entryBytes  = 16
-	magic       = 0x316c6b73 // "skl1"
+	magic       = 0x326c6b73 // "skl2"
 )
 
+// encode returns the index of a segment without entries.
 func (h header) encode() []byte {
-	b := make([]byte, headerBytes)
+	b := make([]byte, headerBytes+entryBytes)
 	binary.LittleEndian.PutUint32(b, magic)
 	binary.LittleEndian.PutUint64(b[8:], uint64(h.lines))
 	binary.LittleEndian.PutUint64(b[16:], uint64(h.carry))
+	binary.LittleEndian.PutUint64(b[24:], uint64(h.base))
 	return b
 }
 
@@ -39,7 +44,11 @@ func decodeHeader(b []byte) (header, error) {
 	if len(b) < headerBytes || binary.LittleEndian.Uint32(b) != magic {
 		return header{}, errors.New("not the index of a log")
 	}
-	return header{int64(binary.LittleEndian.Uint64(b[8:])), int64(binary.LittleEndian.Uint64(b[16:]))}, nil
+	return header{
+		base:  int64(binary.LittleEndian.Uint64(b[24:])),
+		lines: int64(binary.LittleEndian.Uint64(b[8:])),
+		carry: int64(binary.LittleEndian.Uint64(b[16:])),
+	}, nil
 }
 
 // entry says what is true from an offset of a segment on.
@@ -50,11 +59,13 @@ type entry struct {
 	at   int64 // a time since the machine's start, or a count
 }
 
-// Kinds of entries. An entry is written before the bytes it is about, so that a
+// Kinds of entries. Behind the last one is an end: whatever follows that was there
+// before the segment. An entry is written before the bytes it is about, so that a
 // death in between leaves no byte without a time; only that of a record is written
 // behind it, and bytes without one are cut off again.
 const (
-	timed     = iota // the bytes that follow came at this time
+	end       = iota // no entry
+	timed            // the bytes that follow came at this time
 	cut              // whoever wrote has ended: what has no newline by now gets none
 	record           // the bytes before it are a record
 	lostBytes        // so many bytes were dropped here; a note of it in words follows
@@ -62,8 +73,9 @@ const (
 	noteEnd          // the note in words is over
 )
 
+// encode returns the entry and an end behind it.
 func (e entry) encode() []byte {
-	b := make([]byte, entryBytes)
+	b := make([]byte, 2*entryBytes)
 	binary.LittleEndian.PutUint32(b, uint32(e.off))
 	b[4], b[5] = e.kind, uint8(e.prio)
 	binary.LittleEndian.PutUint64(b[8:], uint64(e.at))
@@ -76,22 +88,66 @@ func decodeEntry(b []byte) entry {
 
 // segment is a piece of a stream. Its fields are guarded by the stream's mu.
 type segment struct {
-	base    int64
-	header  header
+	header
+	name    int64         // of its files: the base of the first segment that had them
 	born    time.Duration // when its first byte came
 	closed  time.Duration // when its last one had come
 	size    int64         // of its bytes
 	entries int64         // of its index
-	cold    bool
-	memory  int64 // what it takes
+	// What its files had before and is still behind that: bytes, and entries.
+	oldSize, oldEntries int64
+	cold                bool
+	memory              int64 // what it takes
+
+	data, index *os.File // nil where they are not open
+	mapped      []byte   // data as well, where it is written over again and again, else nil
+	readers     int      // that must not find other bytes in data, nor it closed
+	gone        bool     // to be closed by the last of them
 }
 
 func (g *segment) end() int64 { return g.base + g.size }
 
-func (g *segment) path(dir string) string { return filepath.Join(dir, fmt.Sprintf("%020d", g.base)) }
+// takes is the memory that its files take.
+func (g *segment) takes() int64 {
+	return takes(max(g.size, g.oldSize)) + takes(headerBytes+(max(g.entries, g.oldEntries)+1)*entryBytes)
+}
+
+func (g *segment) path(dir string) string { return filepath.Join(dir, fmt.Sprintf("%020d", g.name)) }
+
+// open opens a segment's files, to be written. They are made or emptied where flags say so.
+func (g *segment) open(dir string, flags int) (err error) {
+	path := g.path(dir)
+	if g.index, err = openFile(path+".i", os.O_RDWR|flags); err != nil {
+		return err
+	}
+	if g.data, err = openFile(path, os.O_RDWR|flags); err != nil {
+		g.close()
+	}
+	return err
+}
+
+// close closes its files, data not before nobody reads it any more.
+func (g *segment) close() {
+	if g.index != nil {
+		_ = g.index.Close()
+		g.index = nil
+	}
+	if g.gone = g.readers > 0; g.gone {
+		return
+	}
+	if g.mapped != nil {
+		_ = unix.Munmap(g.mapped)
+		g.mapped = nil
+	}
+	if g.data != nil {
+		_ = g.data.Close()
+		g.data = nil
+	}
+}
 
 // remove removes a segment's files.
 func (g *segment) remove(dir string) {
+	g.close()
 	path := g.path(dir)
 	if g.cold {
 		_ = unix.Unlink(path + ".z")
@@ -135,8 +191,8 @@ func readUpTo(path string, n int64) ([]byte, error) {
 }
 
 // find lists the segments in a stream's folder, in order, and removes what a
-// death left half done.
-func find(dir string) ([]*segment, error) {
+// death left half done. How far the last one was written done says, if it does.
+func find(dir string, done *progress) ([]*segment, error) {
 	files, err := os.ReadDir(dir)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, nil
@@ -149,13 +205,13 @@ func find(dir string) ([]*segment, error) {
 		have[f.Name()] = true
 	}
 	var all []*segment
-	for _, f := range files { // sorted by name, and so by base
+	for _, f := range files {
 		name, suffix, _ := strings.Cut(f.Name(), ".")
-		base, err := strconv.ParseInt(name, 10, 64)
+		number, err := strconv.ParseInt(name, 10, 64)
 		if err != nil || len(name) != 20 {
 			continue
 		}
-		g := &segment{base: base}
+		g := &segment{name: number}
 		path := g.path(dir)
 		switch suffix {
 		case "z":
@@ -194,15 +250,24 @@ func find(dir string) ([]*segment, error) {
 			if err := g.know(index, size); err != nil {
 				return all, fmt.Errorf("%s: %w", path, err)
 			}
-			g.memory = takes(size) + takes(int64(len(index)))
+			if n, ok := done.of(g.base); ok && n < size {
+				g.size, g.oldSize = n, size
+			}
+			g.memory = g.takes()
 		case "z.new":
 			_ = os.Remove(path + ".z.new")
+			continue
+		case "":
+			if !have[name+".i"] && !have[name+".z"] { // died as it was removed
+				_ = os.Remove(path)
+			}
 			continue
 		default:
 			continue
 		}
 		all = append(all, g)
 	}
+	slices.SortFunc(all, func(a, b *segment) int { return cmp.Compare(a.base, b.base) })
 	return all, nil
 }
 
@@ -212,9 +277,13 @@ func (g *segment) know(index []byte, size int64) (err error) {
 		return err
 	}
 	g.size = size
-	g.entries = int64(len(index)-headerBytes) / entryBytes
-	for i := range g.entries {
-		e := decodeEntry(index[headerBytes+i*entryBytes:])
+	g.oldEntries = int64(len(index)-headerBytes) / entryBytes
+	for g.entries < g.oldEntries {
+		e := decodeEntry(index[headerBytes+g.entries*entryBytes:])
+		if e.kind == end {
+			break
+		}
+		g.entries++
 		if e.kind == timed || e.kind == record || e.kind == cut || e.kind == noteEnd {
 			if g.born == 0 {
 				g.born = time.Duration(e.at)

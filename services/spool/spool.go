@@ -9,9 +9,11 @@
 // first; and that what has gone is counted. It must never make a writer wait for
 // a reader, nor hold on to what has gone because somebody still reads it.
 //
-// On disk, DIR/SOURCE/STREAM/BASE is a segment's bytes, BASE.i its index, where
-// BASE is the offset of its first byte in the stream; a cold segment is both in one
-// compressed file, BASE.z.
+// On disk, DIR/SOURCE/STREAM/NUMBER is a segment's bytes, NUMBER.i its index, which says
+// where in the stream they are. The number is where the first segment that had the files
+// began: once a source has filled its bounds, new segments are written over old ones. How
+// far the last one has come then is in the file progress. A cold segment is bytes and
+// index in one compressed file, NUMBER.z.
 package spool
 
 import (
@@ -79,6 +81,7 @@ type Spool struct {
 	cooling   atomic.Bool // the compressor runs
 	coolOne   sync.Mutex
 	coolError string // the last one, not to be said again; guarded by coolOne
+	opened    time.Duration
 	closed    chan struct{}
 	over      sync.Once
 	workers   sync.WaitGroup
@@ -86,8 +89,9 @@ type Spool struct {
 
 // source is what the streams of one source share.
 type source struct {
-	name string
-	used atomic.Int64
+	name    string
+	used    atomic.Int64
+	streams []*Stream // guarded by the spool's mu
 }
 
 // Open opens the spool in a folder, with what an earlier process left there.
@@ -108,6 +112,7 @@ func Open(cfg Config) (*Spool, error) {
 		cfg: cfg, streams: map[string]*Stream{}, sources: map[string]*source{},
 		changed: make(chan struct{}), closed: make(chan struct{}),
 	}
+	s.opened = cfg.Now()
 	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make the folder of the logs: %w", err)
 	}
@@ -135,7 +140,7 @@ func Open(cfg Config) (*Spool, error) {
 			}
 		}
 	}
-	s.trim(0)
+	// Nothing is let go yet: whoever needs what has still to say so.
 	if s.anyWarm() {
 		s.cool()
 	}
@@ -166,6 +171,7 @@ func (s *Spool) Stream(sourceName, name string) (*Stream, error) {
 	st := &Stream{spool: s, source: src, name: name, records: name == Events || name == Kernel, dir: filepath.Join(s.cfg.Dir, folder, name)}
 	st.Need(NeedNothing)
 	s.streams[key] = st
+	src.streams = append(src.streams, st)
 	return st, nil
 }
 
@@ -197,9 +203,7 @@ func (s *Spool) Close() {
 	s.over.Do(func() { close(s.closed) })
 	s.workers.Wait()
 	for _, st := range s.Streams() {
-		st.mu.Lock()
-		st.closeLive()
-		st.mu.Unlock()
+		st.close()
 	}
 }
 

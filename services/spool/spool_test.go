@@ -313,7 +313,7 @@ func TestRecords(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if _, err := st.data.WriteAt([]byte("half a rec"), st.segments[0].size); err != nil { // and died
+	if _, err := st.live.data.WriteAt([]byte("half a rec"), st.segments[0].size); err != nil { // and died
 		t.Fatal(err)
 	}
 	s.Close()

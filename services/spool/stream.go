@@ -31,10 +31,12 @@ type Stream struct {
 
 	needed atomic.Int64 // what begins here somebody has yet to read; see Need
 
+	writing  sync.Mutex // held by whoever writes, outside mu
 	mu       sync.Mutex
-	segments []*segment // by base; the last one is written to while index is open; guarded by mu
-	data     *os.File   // of the last segment, guarded by mu
-	index    *os.File   // guarded by mu
+	segments []*segment // by base, guarded by mu
+	live     *segment   // the last one while it is written to, guarded by mu
+	moving   bool       // bytes are being moved to live without mu: it must stay; guarded by mu
+	progress *progress  // of live, once a segment has been written over; guarded by mu
 	next     header     // of the next segment, guarded by mu
 	end      int64      // of the stream, guarded by mu
 	lastCut  int64      // the line under way begins no earlier, guarded by mu
@@ -68,7 +70,15 @@ func (st *Stream) Kept() (offset, lines int64) {
 func (st *Stream) recover() error {
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	all, err := find(st.dir)
+	st.Need(unsaid)
+	var err error
+	if st.progress, err = openProgress(st.dir, false); err != nil {
+		return err
+	}
+	if st.progress != nil {
+		st.account(pageBytes)
+	}
+	all, err := find(st.dir, st.progress)
 	if err != nil {
 		return err
 	}
@@ -102,27 +112,33 @@ func (st *Stream) recover() error {
 		st.next = st.after(g, bytes.NewReader(data))
 		return nil
 	}
-	if st.index, err = os.OpenFile(g.path(st.dir)+".i", os.O_RDWR, 0); err != nil {
+	if err := g.open(st.dir, os.O_CREATE); err != nil {
 		return err
 	}
-	if st.data, err = os.OpenFile(g.path(st.dir), os.O_RDWR|os.O_CREATE, 0o600); err != nil {
-		st.closeLive()
-		return err
+	if st.progress != nil {
+		st.progress.begin(g.base, g.size)
 	}
 	if st.records {
-		return st.data.Truncate(g.size)
+		if err := g.data.Truncate(g.size); err != nil {
+			return err
+		}
 	}
+	st.live = g
+	st.measure(g)
 	return nil
 }
 
-func (st *Stream) closeLive() {
-	if st.index != nil {
-		_ = st.index.Close()
+// close ends the writing.
+func (st *Stream) close() {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	for _, g := range st.segments {
+		g.close()
 	}
-	if st.data != nil {
-		_ = st.data.Close()
+	if st.live = nil; st.progress != nil {
+		st.progress.close()
+		st.progress = nil
 	}
-	st.index, st.data = nil, nil
 }
 
 // account adds to what the source and all together take.
@@ -133,44 +149,50 @@ func (st *Stream) account(n int64) {
 
 // measure brings up to date what the last segment takes.
 func (st *Stream) measure(g *segment) {
-	now := takes(g.size) + takes(headerBytes+g.entries*entryBytes)
+	now := g.takes()
 	st.account(now - g.memory)
 	g.memory = now
 }
 
 // room returns the segment to write to, with room for n bytes and a few entries.
 func (st *Stream) room(n int64) (*segment, error) {
-	if st.index != nil {
-		g := st.segments[len(st.segments)-1]
+	if g := st.live; g != nil {
 		if g.size+n <= SegmentBytes && g.entries+8 <= segmentEntries || g.size == 0 {
 			return g, nil
 		}
-		st.finish(g)
+		st.finish()
 	}
-	return st.begin()
+	return st.begin(st.spare())
 }
 
-// begin makes the next segment.
-func (st *Stream) begin() (*segment, error) {
-	if len(st.segments) == 0 {
-		if err := os.MkdirAll(st.dir, 0o700); err != nil {
-			return nil, err
+// begin makes the next segment, of the files of the oldest one where that is given.
+func (st *Stream) begin(old *segment) (*segment, error) {
+	h := st.next
+	h.base = st.end
+	if old != nil {
+		if g, ok := st.reuse(old, h); ok {
+			return g, nil
 		}
 	}
-	g := &segment{base: st.end, header: st.next}
-	var err error
-	if st.index, err = openFile(g.path(st.dir)+".i", os.O_RDWR|os.O_CREATE|os.O_TRUNC); err != nil {
-		return nil, err
+	g := &segment{header: h, name: h.base}
+	err := g.open(st.dir, os.O_CREATE|os.O_TRUNC)
+	if errors.Is(err, os.ErrNotExist) {
+		if err = os.MkdirAll(st.dir, 0o700); err == nil {
+			err = g.open(st.dir, os.O_CREATE|os.O_TRUNC)
+		}
 	}
-	if _, err = st.index.Write(g.header.encode()); err == nil {
-		st.data, err = openFile(g.path(st.dir), os.O_RDWR|os.O_CREATE|os.O_TRUNC)
+	if err == nil {
+		_, err = g.index.WriteAt(h.encode(), 0)
 	}
 	if err != nil {
-		st.closeLive()
 		g.remove(st.dir)
 		return nil, err
 	}
+	if st.progress != nil {
+		st.progress.begin(g.base, 0)
+	}
 	st.segments = append(st.segments, g)
+	st.live = g
 	st.measure(g)
 	return g, nil
 }
@@ -178,10 +200,15 @@ func (st *Stream) begin() (*segment, error) {
 // buffers are for reading a segment, in pieces that stay in a processor's cache.
 var buffers = sync.Pool{New: func() any { return new([32 << 10]byte) }}
 
-// finish closes the last segment.
-func (st *Stream) finish(g *segment) {
-	st.next = st.after(g, st.data)
-	st.closeLive()
+// finish ends the last segment. One that may soon be written over stays open.
+func (st *Stream) finish() {
+	g := st.live
+	st.live = nil
+	st.next = st.after(g, g.data)
+	st.tighten(g)
+	if st.progress == nil || len(st.segments) > keepOpen {
+		g.close()
+	}
 	st.spool.cool()
 }
 
@@ -190,17 +217,24 @@ func (st *Stream) after(g *segment, data io.ReaderAt) header {
 	if st.records {
 		return header{lines: g.header.lines + g.entries}
 	}
-	buf := buffers.Get().(*[32 << 10]byte)
-	defer buffers.Put(buf)
 	lines, begin := g.header.lines, g.base-g.header.carry
-	for at := int64(0); at < g.size; {
-		n, err := data.ReadAt(buf[:min(g.size-at, int64(len(buf)))], at)
-		lines += int64(bytes.Count(buf[:n], []byte{'\n'}))
-		if i := bytes.LastIndexByte(buf[:n], '\n'); i >= 0 {
+	count := func(at int64, text []byte) {
+		lines += int64(bytes.Count(text, []byte{'\n'}))
+		if i := bytes.LastIndexByte(text, '\n'); i >= 0 {
 			begin = g.base + at + int64(i) + 1
 		}
-		if at += int64(n); err != nil {
-			break
+	}
+	if g.mapped != nil {
+		count(0, g.mapped[:g.size])
+	} else {
+		buf := buffers.Get().(*[32 << 10]byte)
+		defer buffers.Put(buf)
+		for at := int64(0); at < g.size; {
+			n, err := data.ReadAt(buf[:min(g.size-at, int64(len(buf)))], at)
+			count(at, buf[:n])
+			if at += int64(n); err != nil {
+				break
+			}
 		}
 	}
 	return header{lines: lines, carry: max(g.end()-max(begin, st.lastCut), 0)}
@@ -214,7 +248,7 @@ func (st *Stream) put(g *segment, kind uint8, prio int8, at int64) error {
 	if kind == timed && st.last.kind == timed && st.last.off == g.end() && slot > 0 {
 		slot--
 	}
-	if _, err := st.index.WriteAt(e.encode(), headerBytes+slot*entryBytes); err != nil {
+	if _, err := g.index.WriteAt(e.encode(), headerBytes+slot*entryBytes); err != nil {
 		return err
 	}
 	g.entries = slot + 1
@@ -237,16 +271,23 @@ func (st *Stream) stamp(g *segment, at time.Duration) error {
 	return st.put(g, timed, 0, int64(at))
 }
 
+// write does something that writes to the stream.
+func (st *Stream) write(do func() error) error {
+	return st.retry(func() error {
+		st.writing.Lock()
+		defer st.writing.Unlock()
+		st.mu.Lock()
+		defer st.mu.Unlock()
+		return do()
+	})
+}
+
 // retry does something that needs room, and once more when room has been made.
 func (st *Stream) retry(do func() error) error {
-	st.mu.Lock()
 	err := do()
-	st.mu.Unlock()
 	if errors.Is(err, unix.ENOSPC) {
 		st.spool.trim(4 * SegmentBytes)
-		st.mu.Lock()
 		err = do()
-		st.mu.Unlock()
 	}
 	if st.source.used.Load() > st.spool.cfg.PerSource || st.spool.used.Load() > st.spool.cfg.Total {
 		st.spool.trim(0)
@@ -260,11 +301,11 @@ func (st *Stream) retry(do func() error) error {
 // than most, and where it is to be apart, in a segment that begins with it: that can
 // stay while all before it goes.
 func (st *Stream) Splice(pipe int, most int64, apart bool) (n int64, err error) {
-	err = st.retry(func() error {
+	err = st.write(func() error {
 		g, err := st.room(pageBytes)
 		if err == nil && apart && g.size > 0 {
-			st.finish(g)
-			g, err = st.begin()
+			st.finish()
+			g, err = st.begin(st.spare())
 		}
 		if err != nil {
 			return err
@@ -272,17 +313,36 @@ func (st *Stream) Splice(pipe int, most int64, apart bool) (n int64, err error) 
 		if err := st.stamp(g, st.spool.cfg.Now()); err != nil {
 			return err
 		}
-		off := g.size
-		n, err = unix.Splice(pipe, nil, int(st.data.Fd()), &off, int(min(most, SegmentBytes-g.size)), unix.SPLICE_F_NONBLOCK|unix.SPLICE_F_MOVE)
+		n, err = st.move(g, pipe, most)
 		st.grow(g, max(n, 0))
 		return err
 	})
 	return max(n, 0), err
 }
 
+// move moves bytes from a pipe to behind those of the live segment. Whoever reads need
+// not wait for it. The caller holds mu.
+func (st *Stream) move(g *segment, pipe int, most int64) (int64, error) {
+	off := g.size
+	to := &off
+	if st.progress != nil {
+		to = st.progress.size() // as it is in the file, so that it is known after a death
+	}
+	most = min(most, SegmentBytes-g.size)
+	st.moving = true
+	st.mu.Unlock()
+	n, err := unix.Splice(pipe, nil, int(g.data.Fd()), to, int(most), unix.SPLICE_F_NONBLOCK|unix.SPLICE_F_MOVE)
+	st.mu.Lock()
+	st.moving = false
+	return n, err
+}
+
 func (st *Stream) grow(g *segment, n int64) {
 	g.size += n
 	st.end += n
+	if st.progress != nil {
+		st.progress.set(g.size)
+	}
 	st.measure(g)
 }
 
@@ -290,7 +350,7 @@ func (st *Stream) grow(g *segment, n int64) {
 func (st *Stream) Write(at time.Duration, p []byte) error {
 	for len(p) > 0 {
 		piece := p[:min(len(p), spliceBytes)]
-		if err := st.retry(func() error {
+		if err := st.write(func() error {
 			g, err := st.room(int64(len(piece)))
 			if err != nil {
 				return err
@@ -298,7 +358,7 @@ func (st *Stream) Write(at time.Duration, p []byte) error {
 			if err := st.stamp(g, at); err != nil {
 				return err
 			}
-			return st.write(g, piece)
+			return st.add(g, piece)
 		}); err != nil {
 			return err
 		}
@@ -307,11 +367,12 @@ func (st *Stream) Write(at time.Duration, p []byte) error {
 	return nil
 }
 
-// write adds all of p or nothing.
-func (st *Stream) write(g *segment, p []byte) error {
-	if n, err := st.data.WriteAt(p, g.size); err != nil {
+// add adds all of p or nothing.
+func (st *Stream) add(g *segment, p []byte) error {
+	if n, err := g.data.WriteAt(p, g.size); err != nil {
 		if n > 0 {
-			_ = st.data.Truncate(g.size)
+			_ = g.data.Truncate(g.size)
+			g.oldSize = 0
 		}
 		return err
 	}
@@ -322,17 +383,17 @@ func (st *Stream) write(g *segment, p []byte) error {
 // Record adds a record to a stream of records.
 func (st *Stream) Record(at time.Duration, prio int8, text []byte) error {
 	text = text[:min(len(text), spliceBytes)]
-	return st.retry(func() error {
+	return st.write(func() error {
 		g, err := st.room(int64(len(text)))
 		if err != nil {
 			return err
 		}
 		before := g.size
-		if err := st.write(g, text); err != nil {
+		if err := st.add(g, text); err != nil {
 			return err
 		}
 		if err := st.put(g, record, prio, int64(at)); err != nil {
-			_ = st.data.Truncate(before)
+			_ = g.data.Truncate(before)
 			st.grow(g, before-g.size)
 			return err
 		}
@@ -348,7 +409,7 @@ func (st *Stream) Cut() error {
 	if !under {
 		return nil
 	}
-	return st.retry(func() error {
+	return st.write(func() error {
 		g, err := st.room(0)
 		if err != nil {
 			return err
@@ -363,15 +424,15 @@ func (st *Stream) underWay() bool {
 	if st.end <= st.lastCut {
 		return false
 	}
-	if st.index == nil {
+	g := st.live
+	if g == nil {
 		return st.next.carry > 0
 	}
-	g := st.segments[len(st.segments)-1]
 	if g.size == 0 {
 		return g.header.carry > 0
 	}
 	var b [1]byte
-	if _, err := st.data.ReadAt(b[:], g.size-1); err != nil {
+	if _, err := g.data.ReadAt(b[:], g.size-1); err != nil {
 		return true
 	}
 	return b[0] != '\n'
@@ -382,7 +443,7 @@ func (st *Stream) underWay() bool {
 func (st *Stream) Lost(dropped, lines int64, reason string) error {
 	now := st.spool.cfg.Now()
 	note := fmt.Sprintf("[keelson: %d bytes are missing here: %s]\n", dropped, reason)
-	return st.retry(func() error {
+	return st.write(func() error {
 		g, err := st.room(int64(len(note)) + 1)
 		if err != nil {
 			return err
@@ -397,7 +458,7 @@ func (st *Stream) Lost(dropped, lines int64, reason string) error {
 		if err := st.put(g, lostLines, 0, lines); err != nil {
 			return err
 		}
-		if err := st.write(g, []byte(text)); err != nil {
+		if err := st.add(g, []byte(text)); err != nil {
 			return err
 		}
 		st.lastCut = st.end
@@ -409,15 +470,35 @@ func (st *Stream) Lost(dropped, lines int64, reason string) error {
 // older segments should go first, if there are any; NeedNothing is that nobody has.
 func (st *Stream) Need(from int64) { st.needed.Store(from) }
 
-// NeedNothing is for Need.
-const NeedNothing = math.MaxInt64
+const (
+	// NeedNothing is for Need.
+	NeedNothing = math.MaxInt64
+	// unsaid is what is needed of a stream that an earlier process has left: all, until
+	// somebody says so, but for no longer than unsaidBound.
+	unsaid      = -1
+	unsaidBound = time.Minute
+)
+
+// isNeeded reports whether somebody has yet to read what is in a segment.
+func (st *Stream) isNeeded(g *segment) bool {
+	from := st.needed.Load()
+	if from == unsaid && st.spool.cfg.Now()-st.spool.opened > unsaidBound {
+		from = NeedNothing
+	}
+	return g.end() > from
+}
 
 // oldest returns when the oldest segment that can go began; one that is needed only
 // can where there is no other way.
 func (st *Stream) oldest(neededToo bool) (time.Duration, bool) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	if len(st.segments) == 0 || st.segments[0].size == 0 || !neededToo && st.segments[0].end() > st.needed.Load() {
+	return st.first(neededToo)
+}
+
+// first is oldest for whoever holds mu.
+func (st *Stream) first(neededToo bool) (time.Duration, bool) {
+	if len(st.segments) == 0 || st.segments[0].size == 0 || st.moving && len(st.segments) == 1 || !neededToo && st.isNeeded(st.segments[0]) {
 		return 0, false
 	}
 	return st.segments[0].born, true
@@ -427,16 +508,16 @@ func (st *Stream) oldest(neededToo bool) (time.Duration, bool) {
 func (st *Stream) drop() bool {
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	if len(st.segments) == 0 || st.segments[0].size == 0 {
+	if _, ok := st.first(true); !ok {
 		return false
 	}
 	g := st.segments[0]
 	if len(st.segments) == 1 {
-		if st.index != nil {
-			st.finish(g)
+		if st.live != nil {
+			st.finish()
 		}
 		// Where the stream goes on is in the next one's header.
-		if _, err := st.begin(); err != nil {
+		if _, err := st.begin(nil); err != nil {
 			g.remove(st.dir)
 			st.segments = st.segments[:0]
 			st.account(-g.memory)
@@ -454,14 +535,17 @@ func (st *Stream) drop() bool {
 func (st *Stream) Remember(name string, data []byte) error {
 	path := filepath.Join(st.dir, name)
 	return st.retry(func() error {
-		if err := os.MkdirAll(st.dir, 0o700); err != nil {
-			return err
+		err := os.WriteFile(path+".new", data, 0o600)
+		if errors.Is(err, os.ErrNotExist) {
+			if err = os.MkdirAll(st.dir, 0o700); err == nil {
+				err = os.WriteFile(path+".new", data, 0o600)
+			}
 		}
-		if err := os.WriteFile(path+".new", data, 0o600); err != nil {
+		if err != nil {
 			_ = os.Remove(path + ".new")
 			return err
 		}
-		return os.Rename(path+".new", path)
+		return unix.Rename(path+".new", path)
 	})
 }
 

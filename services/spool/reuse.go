@@ -1,0 +1,123 @@
+package spool
+
+import (
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// keepOpen is how many segments a stream has whose files stay open, at most.
+const keepOpen = 32
+
+// A stream that is written fast makes its own oldest segment its next one: the files stay
+// what they are, and new bytes are written over old ones. To give their memory back and
+// take new costs the kernel more than the copying does.
+
+// spare returns the segment that has to go for a new one, if its file can be the new
+// one's: nobody needs it, and none of another stream is to go before it.
+func (st *Stream) spare() *segment {
+	ofSource := st.source.used.Load()+SegmentBytes > st.spool.cfg.PerSource
+	full := ofSource || st.spool.used.Load()+SegmentBytes > st.spool.cfg.Total
+	if !full || st.records || len(st.segments) == 0 {
+		return nil
+	}
+	old := st.segments[0]
+	if old.cold || old.size == 0 || old.readers > 0 || st.isNeeded(old) || !st.spool.isOldest(st, old, ofSource) {
+		return nil
+	}
+	if old.index == nil && old.open(st.dir, 0) != nil {
+		return nil
+	}
+	// Somebody may have removed it, or cut it off.
+	var there unix.Stat_t
+	if unix.Fstat(int(old.data.Fd()), &there) != nil || there.Nlink == 0 || there.Size < old.size {
+		return nil
+	}
+	return old
+}
+
+// isOldest reports whether a stream's first segment is the one that goes next, of its
+// source or of all. The caller holds the stream's mu: that of another one is not waited
+// for.
+func (s *Spool) isOldest(st *Stream, first *segment, ofSource bool) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	older := func(other *Stream) bool {
+		if !other.mu.TryLock() {
+			return true // as it may be
+		}
+		defer other.mu.Unlock()
+		born, ok := other.first(false)
+		return ok && born < first.born
+	}
+	if ofSource {
+		for _, other := range st.source.streams {
+			if other != st && older(other) {
+				return false
+			}
+		}
+		return true
+	}
+	for _, other := range s.streams {
+		if other != st && older(other) {
+			return false
+		}
+	}
+	return true
+}
+
+// reuse makes the oldest segment the next one, whose header is given. It reports whether
+// it did. A death on the way leaves the old one or a new one of no bytes.
+func (st *Stream) reuse(old *segment, h header) (*segment, bool) {
+	if st.progress == nil {
+		p, err := openProgress(st.dir, true)
+		if err != nil {
+			return nil, false
+		}
+		st.progress = p
+		st.account(pageBytes)
+	}
+	st.progress.begin(h.base, 0)
+	if _, err := old.index.WriteAt(h.encode(), 0); err != nil {
+		return nil, false
+	}
+	if old.mapped == nil {
+		old.mapped, _ = unix.Mmap(int(old.data.Fd()), 0, SegmentBytes, unix.PROT_READ, unix.MAP_SHARED) // it goes without
+	}
+	g := &segment{
+		header: h, name: old.name, data: old.data, index: old.index, mapped: old.mapped, memory: old.memory,
+		oldSize: max(old.size, old.oldSize), oldEntries: max(old.entries, old.oldEntries),
+	}
+	st.segments = append(append(st.segments[:0], st.segments[1:]...), g)
+	st.live = g
+	st.measure(g)
+	return g, true
+}
+
+// tighten gives back what the live segment's files have behind what is written.
+func (st *Stream) tighten(g *segment) {
+	if g.oldSize > g.size && g.data.Truncate(g.size) == nil {
+		g.oldSize = 0
+	}
+	if old := headerBytes + (g.oldEntries+1)*entryBytes; old > pageBytes && g.oldEntries > g.entries &&
+		g.index.Truncate(headerBytes+(g.entries+1)*entryBytes) == nil {
+		g.oldEntries = 0
+	}
+	st.measure(g)
+}
+
+// slack reports whether there is something to be given back once the stream is idle.
+func (st *Stream) slack() bool {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	return st.live != nil && st.live.oldSize > st.live.size
+}
+
+// rest gives it back, if the stream is.
+func (st *Stream) rest(now time.Duration) {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	if st.live != nil && !st.moving && st.live.idle(now) {
+		st.tighten(st.live)
+	}
+}
