@@ -25,10 +25,13 @@ const (
 	// pipeBytes is how much the pipe of a stream holds once it has been heavy: its
 	// writer and we are woken less often then.
 	pipeBytes = 256 << 10
-	// What a heavy stream writes is left to gather for a moment, where it came in
-	// small pieces.
+	// What a heavy stream writes in small pieces is left to gather for a moment, but not
+	// where fastBytes come in that time, as its writer would have to wait, unless there are
+	// less than pieceBytes whenever one looks: each write is for a line then.
 	smallBytes = 64 << 10
 	smallRest  = time.Millisecond
+	fastBytes  = pipeBytes / 2
+	pieceBytes = 4 << 10
 	// drainMoves bounds Drain: one that never gets empty has a writer that outlives
 	// its task.
 	drainMoves = 32
@@ -170,6 +173,8 @@ type weight struct {
 	window time.Duration // when it began to be counted
 	bytes  int64
 	large  bool // the pipe has been made larger
+	fast   bool // so much comes that it is not left to gather, in this window
+	pieces bool // what is moved at once, then, is too little for that
 }
 
 // step moves what there is once, and waits as long as its writer has to. It reports
@@ -189,7 +194,7 @@ func (s *Stream) step(w *weight) (more bool) {
 	}
 	w.bytes += n + moveBytes
 	if now := s.sys.cfg.Now(); now-w.window > heavyTime {
-		w.window, w.bytes = now, 0
+		w.window, w.bytes, w.fast, w.pieces = now, 0, false, false
 	}
 	if s.src.Drop && rest > 0 {
 		s.mu.Lock()
@@ -198,11 +203,17 @@ func (s *Stream) step(w *weight) (more bool) {
 		}
 		s.mu.Unlock()
 	}
-	if heavy && n < smallBytes {
+	w.pieces = w.pieces || w.fast && 0 < n && n < pieceBytes
+	gather := heavy && 0 < n && n < smallBytes && (!w.fast || w.pieces)
+	if gather {
 		rest = max(rest, smallRest)
 	}
 	if rest > 0 {
+		began := s.sys.cfg.Now()
 		s.pause(rest)
+		if took := s.sys.cfg.Now() - began; gather && time.Duration(queued(s.fifo))*smallRest >= fastBytes*took {
+			w.fast = true
+		}
 	}
 	if !s.src.Drop {
 		s.export.await(s.quit)
@@ -226,7 +237,7 @@ func (s *Stream) move() (n int64, more bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	fifo := s.fifo
-	if s.closed || empty(fifo) {
+	if s.closed || queued(fifo) == 0 {
 		return 0, false
 	}
 	if s.src.Drop && s.export.behind() {
@@ -259,10 +270,14 @@ func (s *Stream) move() (n int64, more bool) {
 	return n, true
 }
 
-// empty reports whether there is nothing to read, so that nothing is done for it.
-func empty(fifo int) bool {
+// queued is how many bytes there are to read, so that nothing is done for none; 1 where
+// that is not known.
+func queued(fifo int) int {
 	n, err := unix.IoctlGetInt(fifo, unix.TIOCINQ)
-	return err == nil && n == 0
+	if err != nil {
+		return 1
+	}
+	return n
 }
 
 // splice moves bytes from the FIFO to the spool.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"keelson/services/spool"
@@ -39,10 +40,11 @@ const (
 // while there is something to copy. A writer is held up by how far the file has come,
 // unless the file cannot be written at all.
 type exporter struct {
-	sys  *System
-	from *spool.Stream
-	path string
-	warn func(format string, a ...any)
+	sys    *System
+	source *atomic.Int64 // the sum of counted of the streams of its source
+	from   *spool.Stream
+	path   string
+	warn   func(format string, a ...any)
 	// copyTo is from's, and bound stuckBound, but for tests.
 	copyTo func(f *os.File, from, most int64) (int64, error)
 	bound  time.Duration
@@ -84,7 +86,7 @@ type exporter struct {
 
 func newExporter(y *System, from *spool.Stream, path string, warn func(string, ...any)) *exporter {
 	return &exporter{
-		sys: y, from: from, path: path, warn: warn, copyTo: from.CopyTo, bound: stuckBound,
+		sys: y, source: y.source(from.Source()), from: from, path: path, warn: warn, copyTo: from.CopyTo, bound: stuckBound,
 		step: copyBytes, limit: rotateBytes, keep: rotateKeep,
 	}
 }
@@ -137,6 +139,7 @@ func (e *exporter) count(end int64) {
 		behind = 0
 	}
 	e.sys.behind.Add(behind - e.counted)
+	e.source.Add(behind - e.counted)
 	if was, is := e.counted > 0, behind > 0; is && !was {
 		e.sys.late.Add(1)
 	} else if was && !is {

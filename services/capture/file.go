@@ -79,11 +79,13 @@ func (e *exporter) ensure() error {
 		_ = e.file.Close()
 		e.file = nil
 	}
-	if err := os.MkdirAll(filepath.Dir(e.path), 0o755); err != nil {
-		return err
+	f, err := openLog(e.path)
+	if errors.Is(err, os.ErrNotExist) { // its folder
+		if err := os.MkdirAll(filepath.Dir(e.path), 0o755); err != nil {
+			return err
+		}
+		f, err = openLog(e.path)
 	}
-	// Without O_APPEND: sendfile refuses it.
-	f, err := os.OpenFile(e.path, os.O_RDWR|os.O_CREATE|unix.O_CLOEXEC, 0o644)
 	if err != nil {
 		return err
 	}
@@ -104,6 +106,11 @@ func (e *exporter) ensure() error {
 	e.place(st)
 	e.measure()
 	return nil
+}
+
+// openLog opens a file to be written on, without O_APPEND: sendfile refuses that.
+func openLog(path string) (*os.File, error) {
+	return os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_CLOEXEC, 0o644)
 }
 
 // place decides where in the stream the file that was opened goes on.
@@ -178,13 +185,13 @@ func numbered(path string, i int) string { return path + "." + strconv.Itoa(i) }
 
 // rotate moves the full file aside.
 func (e *exporter) rotate() error {
-	_ = os.Remove(numbered(e.path, e.keep-1))
+	_ = unix.Unlink(numbered(e.path, e.keep-1))
 	for i := e.keep - 2; i >= 1; i-- {
 		_ = unix.Rename(numbered(e.path, i), numbered(e.path, i+1)) // not os.Rename, which looks at both first
 	}
-	if err := os.Rename(e.path, numbered(e.path, 1)); err != nil && !errors.Is(err, unix.ENOENT) { // somebody removed it
+	if err := unix.Rename(e.path, numbered(e.path, 1)); err != nil && !errors.Is(err, unix.ENOENT) { // somebody removed it
 		if !e.rotation {
-			e.warn("the log grows on: %v", err)
+			e.warn("the log grows on: rename %s: %v", e.path, err)
 			e.rotation = true
 		}
 		e.limit = e.size + rotateBytes

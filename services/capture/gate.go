@@ -4,6 +4,7 @@ import (
 	"runtime"
 	"sync"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -24,6 +25,14 @@ type gate struct {
 
 	mu   sync.Mutex
 	free time.Duration // when all that was done is within the share, guarded by mu
+}
+
+// gateShare is how many of so many processors the work may take: half of them, as a
+// writer needs as much itself, but where there are two or three enough to move one
+// stream and to write its file at the same time.
+func gateShare(processors int) float64 {
+	n := float64(processors)
+	return max(n/2, min(n-0.5, 1.5))
 }
 
 func newGate(share float64, now func() time.Duration) *gate { return &gate{share: share, now: now} }
@@ -55,7 +64,8 @@ func measured(work func()) time.Duration {
 
 func threadTime() time.Duration {
 	var ts unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_THREAD_CPUTIME_ID, &ts); err != nil {
+	// It returns at once: Go need not be told that it might not.
+	if _, _, err := unix.RawSyscall(unix.SYS_CLOCK_GETTIME, unix.CLOCK_THREAD_CPUTIME_ID, uintptr(unsafe.Pointer(&ts)), 0); err != 0 {
 		return 0
 	}
 	return time.Duration(ts.Nano())

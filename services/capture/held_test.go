@@ -69,20 +69,25 @@ func stuckDisk(t *testing.T, s *Stream) (answer func()) {
 }
 
 // A disk that takes longer than its writers is waited for: sources that together write much more than there is memory
-// for lose nothing.
+// for lose nothing, nor does one with both of its streams.
 func TestASlowDiskIsWaitedFor(t *testing.T) {
+	t.Run("for all", func(t *testing.T) { testSlowDisk(t, 8, 2<<20) })
+	t.Run("for one", func(t *testing.T) { testSlowDisk(t, 1, 64<<20) })
+}
+
+func testSlowDisk(t *testing.T, sources int, total int64) {
 	dir := t.TempDir()
 	began := time.Now()
 	now := func() time.Duration { return time.Since(began) + time.Hour }
-	sp, err := spool.Open(spool.Config{Dir: filepath.Join(dir, "spool"), PerSource: 1 << 20, Total: 2 << 20, Now: now, Warn: t.Errorf})
+	sp, err := spool.Open(spool.Config{Dir: filepath.Join(dir, "spool"), PerSource: 1 << 20, Total: total, Now: now, Warn: t.Errorf})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer sp.Close()
 	y := New(Config{Spool: sp, Now: now, Memory: 1 << 30})
-	text := numberedLines(20_000)
+	text := numberedLines(min(160_000/sources, 80_000))
 	var all sync.WaitGroup
-	for i := range 8 {
+	for i := range sources {
 		name := fmt.Sprint("s", i)
 		o, err := y.OpenOutput(OutputConfig{Source: name, Pipes: filepath.Join(dir, name), Base: filepath.Join(dir, "log", name), Warn: t.Errorf})
 		if err != nil {

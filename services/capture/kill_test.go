@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -16,8 +17,11 @@ import (
 	"keelson/services/spool"
 )
 
-// captureDir makes the test binary a process that captures in a folder until it is killed.
-const captureDir = "KEELSON_CAPTURE_DIR"
+// captureDir makes the test binary a process that captures in a folder until it is killed, with a ring of so many bytes.
+const (
+	captureDir  = "KEELSON_CAPTURE_DIR"
+	captureRing = "KEELSON_CAPTURE_RING"
+)
 
 func captureForEver(dir string) {
 	now := func() time.Duration {
@@ -26,7 +30,12 @@ func captureForEver(dir string) {
 		return time.Duration(ts.Nano())
 	}
 	warn := func(format string, a ...any) { fmt.Fprintf(os.Stderr, format+"\n", a...) }
-	sp, err := spool.Open(spool.Config{Dir: filepath.Join(dir, "spool"), PerSource: 1 << 30, Total: 1 << 30, Now: now, Warn: warn})
+	ring, err := strconv.ParseInt(os.Getenv(captureRing), 10, 64)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	sp, err := spool.Open(spool.Config{Dir: filepath.Join(dir, "spool"), PerSource: ring, Total: 1 << 30, Now: now, Warn: warn})
 	if err == nil {
 		_, err = New(Config{Spool: sp, Now: now, Memory: 1 << 30}).OpenOutput(OutputConfig{
 			Source: "web", Pipes: filepath.Join(dir, "io"), Base: filepath.Join(dir, "log", "web"), Warn: warn})
@@ -40,8 +49,15 @@ func captureForEver(dir string) {
 }
 
 // Whoever captures is killed a hundred times while a hundred thousand lines are written to each pipe: each is in its
-// file and in the spool, once and in order.
+// file and in the spool, once and in order: in one that holds them all, and as far as it holds them in one whose
+// segments are written over.
 func TestKilledAHundredTimes(t *testing.T) {
+	for _, ring := range []int64{1 << 30, 1 << 20} {
+		t.Run(fmt.Sprintf("%d KiB", ring>>10), func(t *testing.T) { testKilled(t, ring) })
+	}
+}
+
+func testKilled(t *testing.T, ring int64) {
 	const kills, lines = 100, 100_000
 	dir := t.TempDir()
 	if err := os.Mkdir(filepath.Join(dir, "io"), 0o700); err != nil {
@@ -84,7 +100,7 @@ func TestKilledAHundredTimes(t *testing.T) {
 	}
 	start := func() *exec.Cmd {
 		cmd := exec.Command("/proc/self/exe")
-		cmd.Env = append(os.Environ(), captureDir+"="+dir)
+		cmd.Env = append(os.Environ(), captureDir+"="+dir, fmt.Sprintf("%s=%d", captureRing, ring))
 		cmd.Stderr = os.Stderr
 		out, err := cmd.StdoutPipe()
 		if err != nil {
@@ -148,31 +164,43 @@ func TestKilledAHundredTimes(t *testing.T) {
 	}
 	_ = last.Process.Kill()
 	_ = last.Wait()
-	sp, err := spool.Open(spool.Config{Dir: filepath.Join(dir, "spool"), PerSource: 1 << 30, Total: 1 << 30, Now: func() time.Duration { return 0 }, Warn: t.Errorf})
+	sp, err := spool.Open(spool.Config{Dir: filepath.Join(dir, "spool"), PerSource: ring, Total: 1 << 30, Now: func() time.Duration { return 0 }, Warn: t.Errorf})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer sp.Close()
+	all := 0
 	for _, stream := range []string{"stdout", "stderr"} {
 		st, err := sp.Stream("web", stream)
 		if err != nil {
 			t.Fatal(err)
 		}
-		n, at := 0, time.Duration(0)
+		n, kept, at, first := 0, 0, time.Duration(0), false // the first line there is may lack its begin
 		for c := st.Cursor(); ; {
 			l, ok := c.Next()
 			if !ok {
 				break
 			}
+			if first = first || l.Gap; l.Gap && n == 0 && ring < 1<<30 {
+				n = int(l.Dropped)
+				continue
+			}
 			n++
-			if want := fmt.Sprintf("%d %s %s", n, stream, strings.Repeat("x", n%97)); string(l.Text) != want || l.Gap || l.At < at {
+			want := fmt.Sprintf("%d %s %s", n, stream, strings.Repeat("x", n%97))
+			if cut := first && strings.HasSuffix(want, string(l.Text)); string(l.Text) != want && !cut || l.Gap || l.At < at {
 				t.Fatalf("line %d of %s in the spool is %+v %q, want %q", n, stream, l, l.Text, want)
 			}
-			at = l.At
+			at, first, kept = l.At, false, kept+1
 		}
 		if n != lines {
-			t.Errorf("the spool has %d lines of %s", n, stream)
+			t.Errorf("the spool has or counts %d lines of %s", n, stream)
 		}
+		if all += kept; ring < 1<<30 && kept == lines {
+			t.Errorf("the spool has all lines of %s", stream)
+		}
+	}
+	if all < lines/20 {
+		t.Errorf("the spool has %d lines", all)
 	}
 }
 

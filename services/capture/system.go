@@ -24,7 +24,7 @@ import (
 )
 
 // mostBehind is how many bytes a file may be behind, at most, before its writer waits.
-const mostBehind = 192 << 10
+const mostBehind = 288 << 10
 
 // tightBytes is how much is moved at once where there are many such files.
 const tightBytes = 16 << 10
@@ -47,8 +47,9 @@ type System struct {
 	room   func(dir string) (free, all int64, err error) // roomOf, but for tests
 
 	mu      sync.Mutex
-	streams map[*Stream]bool  // open ones, guarded by mu
-	held    map[string]*onRAM // what files take of the memory, by path; guarded by mu
+	streams map[*Stream]bool         // open ones, guarded by mu
+	sources map[string]*atomic.Int64 // bytes that files have yet to get, by source; guarded by mu
+	held    map[string]*onRAM        // what files take of the memory, by path; guarded by mu
 }
 
 // onRAM is a file on a file system in memory, with those it was before.
@@ -62,10 +63,9 @@ func New(cfg Config) *System {
 	if cfg.Memory <= 0 {
 		cfg.Memory = 32 << 20
 	}
-	// Half of the processors: where there is one, a writer needs as much itself.
 	return &System{
-		cfg: cfg, gate: newGate(float64(runtime.NumCPU())/2, cfg.Now),
-		streams: map[*Stream]bool{}, held: map[string]*onRAM{}, room: roomOf,
+		cfg: cfg, gate: newGate(gateShare(runtime.NumCPU()), cfg.Now),
+		streams: map[*Stream]bool{}, sources: map[string]*atomic.Int64{}, held: map[string]*onRAM{}, room: roomOf,
 	}
 }
 
@@ -117,15 +117,28 @@ func (y *System) most() int64 {
 }
 
 // allowance is how many bytes a file may be behind before its writer waits: so many
-// that none of them has to go from the spool. A stream takes more of it than that: what
-// is moved at once, and the rest of the segment in which they begin. A source has two
-// streams.
-func (y *System) allowance() int64 {
-	if y.tight() {
+// that none of them has to go from the spool, where those that the source's other stream
+// is behind are kept as well. A stream takes more of it than that: what is moved at once,
+// and the rest of the segment in which they begin. The caller holds mu.
+func (e *exporter) allowance() int64 {
+	if e.sys.tight() {
 		return 0
 	}
-	perSource, _ := y.cfg.Spool.Bounds()
-	return min(max(perSource/2-min(perSource/8, spool.SegmentBytes)-3*spool.SegmentBytes/2, perSource/16), mostBehind)
+	perSource, _ := e.sys.cfg.Spool.Bounds()
+	both := perSource - 2*(min(perSource/8, spool.SegmentBytes)+3*spool.SegmentBytes/2)
+	return min(max(both*3/4-(e.source.Load()-e.counted), both*3/16, perSource/16), mostBehind)
+}
+
+// source is what the files of a source have yet to get.
+func (y *System) source(name string) *atomic.Int64 {
+	y.mu.Lock()
+	defer y.mu.Unlock()
+	n := y.sources[name]
+	if n == nil {
+		n = new(atomic.Int64)
+		y.sources[name] = n
+	}
+	return n
 }
 
 // sizes is how large a file may get, and how many there are with those it was.

@@ -11,7 +11,7 @@ import (
 func (e *exporter) behind() bool {
 	end := e.from.End()
 	e.mu.Lock()
-	behind := e.isBehind(end, max(e.sys.allowance(), tightBytes))
+	behind := e.isBehind(end, max(e.allowance(), tightBytes))
 	e.mu.Unlock()
 	return behind && !e.isStuck()
 }
@@ -28,12 +28,12 @@ func (e *exporter) await(quit <-chan struct{}) {
 	end := e.from.End() // nobody else moves it
 	for first := true; ; first = false {
 		e.mu.Lock()
-		if !e.isBehind(end, e.sys.allowance()) || !first && e.pos >= e.wanted {
+		if !e.isBehind(end, e.allowance()) || !first && e.pos >= e.wanted {
 			e.mu.Unlock()
 			return
 		}
 		if first {
-			e.wanted = end - e.sys.allowance()/2
+			e.wanted = end - e.allowance()*3/4 // there is something left to copy until more has come
 		}
 		if !e.busy {
 			e.start()
