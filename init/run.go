@@ -43,6 +43,8 @@ type pid1 struct {
 	started  time.Duration // of PID 1, since the kernel's start
 	launched time.Duration // of the first supervisor
 	settle   time.Time     // when to do what can wait; zero once done
+	look     time.Time     // when to look at the supervisor
+	dying    int           // the supervisor that was about to end at the last look
 	hold     []int         // the pair that keeps the supervisor's open files; empty if it cannot be had
 }
 
@@ -90,6 +92,9 @@ func (p *pid1) turn() {
 	if !p.settle.IsZero() && (!ok || p.settle.Before(at)) {
 		at, ok = p.settle, true
 	}
+	if !ok || p.look.Before(at) {
+		at, ok = p.look, true
+	}
 	if ok {
 		t := time.NewTimer(time.Until(at))
 		defer t.Stop()
@@ -105,6 +110,35 @@ func (p *pid1) turn() {
 	case <-timer:
 		p.settled()
 		p.handle(lifecycle.Tick{})
+		p.lookAtSupervisor(time.Now())
+	}
+}
+
+// lookEvery is how often PID 1 looks at the supervisor.
+const lookEvery = 10 * time.Second
+
+// lookAtSupervisor finds one that was killed and does not end: a thread of it waits in
+// the kernel, for a disk that does not answer, so that it is not to be reaped. The next
+// one need not wait for that. Nothing tells of it, so it is looked for, and believed
+// when it is seen twice. A stop has a bound of its own.
+func (p *pid1) lookAtSupervisor(now time.Time) {
+	if now.Before(p.look) {
+		return
+	}
+	p.look = now.Add(lookEvery)
+	was := p.dying
+	p.dying = 0
+	pid := p.machine.Pid()
+	if pid == 0 || p.machine.Kind() != lifecycle.None {
+		return
+	}
+	status, err := p.kernel.ReadFile("/proc/" + strconv.Itoa(pid) + "/status")
+	switch {
+	case err != nil || !children.Dying(string(status)):
+	case was == pid:
+		p.handle(lifecycle.Lost{})
+	default:
+		p.dying = pid
 	}
 }
 

@@ -2,6 +2,7 @@ package main
 
 import (
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -41,6 +42,42 @@ func TestPanicIsOutlived(t *testing.T) {
 		p.guarded(p.turn) // for the 100 ms that the machine asks for
 	}
 	if p.machine.State() != lifecycle.Running || !k.Did("start /usr/bin/service supervise") {
+		t.Errorf("state is %s after %q", p.machine.State(), k.Calls())
+	}
+}
+
+// A supervisor that was killed and is not to be reaped is replaced, once that has been seen twice.
+func TestSupervisorThatCannotEnd(t *testing.T) {
+	k := kerneltest.New()
+	p := onPaper(k)
+	p.guarded(func() { p.handle(lifecycle.Boot{}) })
+	pid := p.machine.Pid()
+	status := "/proc/" + strconv.Itoa(pid) + "/status"
+	now := time.Now()
+	look := func() lifecycle.State {
+		p.lookAtSupervisor(now)
+		now = now.Add(lookEvery)
+		return p.machine.State()
+	}
+	k.File(status, "Name:\tservice\nState:\tD (disk sleep)\nSigPnd:\t0000000000000000\n")
+	for range 3 {
+		if s := look(); s != lifecycle.Running {
+			t.Fatalf("one that waits for a disk is given up: %s", s)
+		}
+	}
+	k.File(status, "Name:\tservice\nState:\tD (disk sleep)\nSigPnd:\t0000000000000100\n")
+	if s := look(); s != lifecycle.Running {
+		t.Fatalf("one that was just killed has no time to end: %s", s)
+	}
+	p.lookAtSupervisor(now.Add(-1)) // not yet
+	k.File(status, "Name:\tservice\nState:\tZ (zombie)\nSigPnd:\t0000000000000000\n")
+	if s := look(); s != lifecycle.Waiting {
+		t.Fatalf("it is not given up: %s", s)
+	}
+	for p.machine.State() == lifecycle.Waiting {
+		p.guarded(p.turn) // for the 100 ms that the machine asks for
+	}
+	if p.machine.State() != lifecycle.Running || p.machine.Pid() == 0 {
 		t.Errorf("state is %s after %q", p.machine.State(), k.Calls())
 	}
 }

@@ -297,6 +297,9 @@ func LinkLogs(logDir, varLog string, section bundle.Section) error {
 		return fmt.Errorf("make the folder of the %s logs: %w", section, err)
 	}
 	link := filepath.Join(varLog, string(section))
+	if _, err := os.Lstat(link); err == nil {
+		return nil // a disk that does not answer would not even say that it is there
+	}
 	if err := os.Symlink(dir, link); err != nil && !errors.Is(err, os.ErrExist) {
 		return fmt.Errorf("link the %s logs: %w", section, err)
 	}

@@ -1,7 +1,7 @@
 // Package lifecycle is the state machine of PID 1: when the supervisor runs,
 // when it is started again, and how a stop of the machine goes.
 //
-//	          Boot                Started             Ended(again)
+//	          Boot                Started             Ended, Lost
 //	Booting ────────▶ Launching ──────────▶ Running ──────────────▶ Waiting
 //	                    ▲  │ StartFailed                               ▲ │ Tick
 //	                    │  └───────────────────────────────────────────┘ │
@@ -93,6 +93,8 @@ type (
 	StartFailed struct{ Err error }
 	// Ended: the supervisor is gone.
 	Ended struct{ Status syscall.WaitStatus }
+	// Lost: the supervisor has been killed, and the kernel does not let it end.
+	Lost struct{}
 	// Tick: time has passed; due at Machine.Wake, harmless at any other time.
 	Tick struct{}
 	// Stop: somebody sent a stop signal.
@@ -103,6 +105,7 @@ func (Boot) event()        {}
 func (Started) event()     {}
 func (StartFailed) event() {}
 func (Ended) event()       {}
+func (Lost) event()        {}
 func (Tick) event()        {}
 func (Stop) event()        {}
 
@@ -198,6 +201,12 @@ func (m *Machine) Next(e Event, now time.Time) (Step, error) {
 	case Ended:
 		if m.state == Running {
 			return m.ended(e.Status, now), nil
+		}
+	case Lost:
+		if m.state == Running {
+			lived := now.Sub(m.since)
+			m.pid = 0
+			return m.again(fmt.Sprintf("supervisor was killed and does not end, as one of its threads waits in the kernel, after %s", short(lived)), now), nil
 		}
 	case Tick:
 		return m.tick(now), nil

@@ -74,6 +74,20 @@ func TestRestartsForEverWithBackoff(t *testing.T) {
 	p.do(Ended{exited(0)}, Nothing, Waiting, "supervisor exited with 0 after 10s; restart 101 in 100ms")
 }
 
+// One that cannot end altogether is replaced, and its end, should it come, is nobody's.
+func TestLost(t *testing.T) {
+	p := start(t)
+	p.running()
+	p.now = p.now.Add(time.Minute)
+	p.do(Lost{}, Nothing, Waiting, "supervisor was killed and does not end, as one of its threads waits in the kernel, after 1m0s; restart 1 in 100ms")
+	if pid := p.m.Pid(); pid != 0 {
+		t.Errorf("the supervisor is still %d", pid)
+	}
+	p.wake()
+	p.do(Tick{}, Launch, Launching, "")
+	p.do(Started{Pid: 101}, Nothing, Running, "supervisor started again, pid 101")
+}
+
 func TestForkFailuresNeverEndIt(t *testing.T) {
 	p := start(t)
 	p.do(Boot{}, Launch, Launching, "")
@@ -238,11 +252,11 @@ func TestEveryEventInEveryState(t *testing.T) {
 		},
 	}
 	possible := map[State]string{
-		Booting: "Boot Tick Stop", Launching: "Started StartFailed Tick Stop", Running: "Ended Tick Stop",
+		Booting: "Boot Tick Stop", Launching: "Started StartFailed Tick Stop", Running: "Ended Lost Tick Stop",
 		Waiting: "Tick Stop", Done: "Tick Stop",
 	}
 	for state, get := range reach {
-		for _, e := range []Event{Boot{}, Started{Pid: 5}, StartFailed{errors.New("x")}, Ended{}, Tick{}, Stop{syscall.SIGUSR1}} {
+		for _, e := range []Event{Boot{}, Started{Pid: 5}, StartFailed{errors.New("x")}, Ended{}, Lost{}, Tick{}, Stop{syscall.SIGUSR1}} {
 			p := start(t)
 			get(p)
 			before := *p.m

@@ -32,6 +32,8 @@ const (
 	// idleBound is how long a file that nothing is written to stays open: somebody may
 	// want to unmount its disk.
 	idleBound = time.Second
+	// beginBound is how long the beginning of a stream waits for its file to be there.
+	beginBound = time.Second
 	// closeBound is how long the end of a stream waits for its file.
 	closeBound = 10 * time.Second
 )
@@ -100,9 +102,12 @@ func (e *exporter) begin() {
 	}
 	e.from.Need(e.pos)
 	e.mu.Lock()
-	e.busy = true
+	e.start()
+	moved := e.waiting()
 	e.mu.Unlock()
-	e.copyAll() // here, so that the file is there when a stream has been opened
+	t := time.NewTimer(beginBound)
+	defer t.Stop()
+	e.awaitMove(moved, nil, t.C)
 }
 
 // kick sees to it that what has come is copied, at once.
