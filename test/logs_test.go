@@ -101,6 +101,19 @@ func TestLogsSurvive(t *testing.T) {
 		t.Errorf("of the brief one %d lines are in the store, the last %+v, %v", n, last, err)
 	}
 
+}
+
+// The disk of the logs becomes read-only, full, small and mute. Whoever writes goes on, it is said, and every line is in
+// its file once the disk is as it should be.
+func TestLogDisks(t *testing.T) {
+	t.Parallel()
+	m := boot(t, setup{file: "logs.yml", agent: true, Config: qemu.Config{
+		Drives: []string{disk(t, 64<<20)}, MemoryMB: 1024, Args: virtualTime,
+	}})
+	m.booted()
+	brief := m.service("brief").PID
+	m.sh("echo 1 >/proc/1/root/run/test/brief")
+	m.until("the brief service has ended", func() bool { return first(m.processes(), "/services/brief").PID != brief })
 	t.Run("read-only disk", func(t *testing.T) { testReadOnlyDisk(t, m) })
 	t.Run("full disk", func(t *testing.T) { testFullDisk(t, m) })
 	t.Run("small disk", func(t *testing.T) { testSmallDisk(t, m) })
@@ -199,12 +212,12 @@ func testReadOnlyDisk(t *testing.T, m *vm) {
 		result, err := m.ExecIn(m.ctx, m.service("mounter").PID, "mount", "-o", "remount,ro", "/var/log")
 		return err == nil && result.Exit == 0
 	})
-	m.write(101)
+	m.write(1)
 	m.awaitFrom(from, `counter .*warning: open /var/log/counter\S*: read-only file system; what comes is kept in memory`)
-	m.goesOn(102, 120)
+	m.goesOn(2, 20)
 	m.overLogs("mount", "-o", "remount,rw", "/var/log")
 	m.awaitFrom(from, `counter .*warning: /var/log/counter\S* is written again; nothing is missing in it`)
-	m.caughtUp(120)
+	m.caughtUp(20)
 }
 
 // testFullDisk mounts a small file system over the logs: it fills, the service runs on, and nothing is lost once
@@ -212,12 +225,12 @@ func testReadOnlyDisk(t *testing.T, m *vm) {
 func testFullDisk(t *testing.T, m *vm) {
 	from := m.Console.Len()
 	m.overLogs("mount", "-t", "tmpfs", "-o", "size=64k", "none", "/var/log")
-	m.write(121)
+	m.write(21)
 	m.awaitFrom(from, `counter .*warning: write /var/log/counter\S*: no space left on device; what comes is kept in memory`)
-	m.goesOn(122, 140)
+	m.goesOn(22, 40)
 	m.overLogs("mount", "-o", "remount,size=64m", "/var/log")
 	m.awaitFrom(from, `counter .*warning: /var/log/counter\S* is written again; nothing is missing in it`)
-	m.caughtUp(140)
+	m.caughtUp(40)
 }
 
 // testSmallDisk mounts a file system over the logs that is smaller than what is to be written to it: of the old files so
@@ -226,8 +239,8 @@ func testFullDisk(t *testing.T, m *vm) {
 func testSmallDisk(t *testing.T, m *vm) {
 	from := m.Console.Len()
 	m.overLogs("mount", "-t", "tmpfs", "-o", "size=8m", "none", "/var/log")
-	m.write(141)
-	m.caughtUp(141)
+	m.write(41)
+	m.caughtUp(41)
 	for _, line := range m.Console.Lines(from) {
 		if strings.Contains(line, "no space left on device") {
 			t.Errorf("old files do not make room for new ones: %s", line)
@@ -239,8 +252,8 @@ func testSmallDisk(t *testing.T, m *vm) {
 			return err == nil && result.Exit == 0
 		})
 	}
-	m.write(142)
-	m.caughtUp(142)
+	m.write(42)
+	m.caughtUp(42)
 }
 
 // testFrozenDisk has the disk not answer. What writes goes on, as does everything else; once the disk answers its files
@@ -248,7 +261,7 @@ func testSmallDisk(t *testing.T, m *vm) {
 func testFrozenDisk(t *testing.T, m *vm) {
 	from := m.Console.Len()
 	m.overLogs("fsfreeze", "--freeze", "/var/log")
-	m.goesOn(143, 160)
+	m.goesOn(43, 60)
 	m.awaitFrom(from, `counter .*warning: /var/log/counter\S*: its disk has not answered for 5s; what comes is kept in memory`)
 
 	// The supervisor dies, which it cannot altogether: a thread of it waits for the disk. Another one takes over.
@@ -257,7 +270,7 @@ func testFrozenDisk(t *testing.T, m *vm) {
 	m.awaitFrom(from, `init .*ERROR: supervisor was killed and does not end, .*; restart`)
 	m.supervisor(supervisor)
 	m.awaitFrom(from, `keelson .*supervisor is back; 3 of 4 services running`)
-	m.goesOn(161, 180)
+	m.goesOn(61, 80)
 
 	// A neighbour starts, and gets more to say than the ring can hold, of which nothing can be made smaller.
 	m.sh("chroot /proc/1/root /usr/bin/service start brief")
@@ -271,8 +284,8 @@ func testFrozenDisk(t *testing.T, m *vm) {
 	}
 
 	m.overLogs("fsfreeze", "--unfreeze", "/var/log")
-	m.caughtUp(180)
-	m.whole(180000)
+	m.caughtUp(80)
+	m.whole(80000)
 	said := m.awaitFrom(from, `brief .*warning: /var/log/brief\.out\.log is written again; \d+ bytes are missing in it`)
 	missing, _ := strconv.Atoi(regexp.MustCompile(`(\d+) bytes`).FindStringSubmatch(said)[1])
 	note := fmt.Sprintf("[keelson: %d bytes are missing here: the file could not be written in time]\n", missing)
@@ -292,7 +305,7 @@ func testFrozenDisk(t *testing.T, m *vm) {
 	}
 
 	m.overLogs("fsfreeze", "--freeze", "/var/log")
-	m.write(181)
+	m.write(81)
 	m.sendLast(syscall.SIGUSR2)
 	m.end(qemu.PowerOff)
 	m.inOrder(`keelson .*stopping 4 services`, `keelson .*services stopped in`, `init .*powering off`)
