@@ -135,7 +135,6 @@ func held(fifo string) bool {
 // Path is the FIFO a task is to write to.
 func (s *Stream) Path() string { return s.src.Pipe }
 
-// run moves what comes until the stream is closed.
 // intact reports whether the FIFO that is read is still at its path.
 func (s *Stream) intact() bool {
 	var there, ours unix.Stat_t
@@ -145,6 +144,7 @@ func (s *Stream) intact() bool {
 	return there.Dev == ours.Dev && there.Ino == ours.Ino
 }
 
+// run moves what comes until the stream is closed.
 func (s *Stream) run() {
 	defer close(s.done)
 	var w weight

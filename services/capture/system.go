@@ -119,7 +119,9 @@ func (y *System) most() int64 {
 // allowance is how many bytes a file may be behind before its writer waits: so many
 // that none of them has to go from the spool, where those that the source's other stream
 // is behind are kept as well. A stream takes more of it than that: what is moved at once,
-// and the rest of the segment in which they begin. The caller holds mu.
+// the rest of the segment in which they begin, and half of one for what else there is. Of
+// what is left for both, three quarters are for the one that writes, and never less than
+// what the other one leaves it then. The caller holds mu.
 func (e *exporter) allowance() int64 {
 	if e.sys.tight() {
 		return 0

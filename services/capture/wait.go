@@ -28,12 +28,13 @@ func (e *exporter) await(quit <-chan struct{}) {
 	end := e.from.End() // nobody else moves it
 	for first := true; ; first = false {
 		e.mu.Lock()
-		if !e.isBehind(end, e.allowance()) || !first && e.pos >= e.wanted {
+		allowed := e.allowance()
+		if !e.isBehind(end, allowed) || !first && e.pos >= e.wanted {
 			e.mu.Unlock()
 			return
 		}
 		if first {
-			e.wanted = end - e.allowance()*3/4 // there is something left to copy until more has come
+			e.wanted = end - allowed*3/4 // there is something left to copy until more has come
 		}
 		if !e.busy {
 			e.start()

@@ -67,7 +67,8 @@ func (g *segment) copyTo(dir string, f *os.File, off, n int64) (int64, error) {
 	return send(f, in, off, n)
 }
 
-// hold returns the segment that holds the byte at an offset, and how it is now, or nil
+// hold returns the segment that holds the byte at an offset, and a copy of how it is now,
+// as it may change, or nil
 // if that byte has not been written. Until it is released no other bytes are written over
 // it, and its file stays open if it is, though the segment may go.
 func (st *Stream) hold(off int64) (g *segment, now segment, err error) {
@@ -88,7 +89,7 @@ func (st *Stream) hold(off int64) (g *segment, now segment, err error) {
 func (st *Stream) release(g *segment) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	if g.readers--; g.gone {
+	if g.readers--; g.closing {
 		g.close()
 	}
 }

@@ -1,6 +1,7 @@
 package spool
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -21,29 +22,44 @@ type progress struct {
 	page *[pageBytes]byte
 }
 
-// openProgress opens a stream's progress, and makes it where create says so. Without a
-// file it returns nil.
-func openProgress(dir string, create bool) (*progress, error) {
-	flags := os.O_RDWR
-	if create {
-		flags |= os.O_CREATE
-	}
-	f, err := openFile(filepath.Join(dir, progressName), flags)
+// makeProgress makes that of a stream.
+func makeProgress(dir string) (*progress, error) {
+	f, err := openFile(filepath.Join(dir, progressName), os.O_RDWR|os.O_CREATE)
 	if err != nil {
-		if os.IsNotExist(err) {
-			return nil, nil
-		}
 		return nil, err
 	}
 	defer f.Close()
 	// Now, and not when it is written through the mapping, is when it must not lack room.
 	if err := unix.Fallocate(int(f.Fd()), 0, 0, pageBytes); err != nil {
+		_ = unix.Unlink(f.Name())
 		return nil, fmt.Errorf("make room for %s: %w", f.Name(), err)
 	}
+	return mapProgress(f)
+}
+
+// findProgress returns what an earlier process has made, nil if that is about nothing.
+func findProgress(dir string) (*progress, error) {
+	f, err := openFile(filepath.Join(dir, progressName), os.O_RDWR)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	if fi, err := f.Stat(); err == nil && fi.Size() < pageBytes { // it died as it made it
+		_ = unix.Unlink(f.Name())
+		return nil, nil
+	}
+	return mapProgress(f)
+}
+
+func mapProgress(f *os.File) (*progress, error) {
 	m, err := unix.Mmap(int(f.Fd()), 0, pageBytes, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
 	if err != nil {
 		return nil, fmt.Errorf("map %s: %w", f.Name(), err)
 	}
+	_ = unix.Mlock(m) // whoever dies gets no page from swap
 	return &progress{page: (*[pageBytes]byte)(m)}, nil
 }
 
@@ -53,9 +69,10 @@ func (p *progress) base() *int64 { return (*int64)(unsafe.Pointer(&p.page[0])) }
 // size is how far that has been written.
 func (p *progress) size() *int64 { return (*int64)(unsafe.Pointer(&p.page[8])) }
 
-// begin makes it about a segment of which so much has been written.
+// begin makes it about a segment of which so much has been written. A death on the way
+// leaves it about none: the size of the last segment's file must be right then.
 func (p *progress) begin(base, size int64) {
-	atomic.StoreInt64(p.base(), 0) // a death on the way leaves it about none
+	atomic.StoreInt64(p.base(), 0)
 	atomic.StoreInt64(p.size(), size)
 	atomic.StoreInt64(p.base(), base+1)
 }

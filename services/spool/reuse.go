@@ -22,7 +22,7 @@ func (st *Stream) spare() *segment {
 		return nil
 	}
 	old := st.segments[0]
-	if old.cold || old.size == 0 || old.readers > 0 || st.isNeeded(old) || !st.spool.isOldest(st, old, ofSource) {
+	if old.cold || old.found || old.size == 0 || old.readers > 0 || st.isNeeded(old) || !st.spool.isOldest(st, old, ofSource) {
 		return nil
 	}
 	if old.index == nil && old.open(st.dir, 0) != nil {
@@ -30,7 +30,11 @@ func (st *Stream) spare() *segment {
 	}
 	// Somebody may have removed it, or cut it off.
 	var there unix.Stat_t
-	if unix.Fstat(int(old.data.Fd()), &there) != nil || there.Nlink == 0 || there.Size < old.size {
+	if unix.Fstat(int(old.data.Fd()), &there) != nil || there.Size < old.size {
+		return nil
+	}
+	if there.Nlink == 0 {
+		st.forget()
 		return nil
 	}
 	return old
@@ -66,11 +70,12 @@ func (s *Spool) isOldest(st *Stream, first *segment, ofSource bool) bool {
 	return true
 }
 
-// reuse makes the oldest segment the next one, whose header is given. It reports whether
-// it did. A death on the way leaves the old one or a new one of no bytes.
+// reuse makes the oldest segment the next one, whose header is given, when the last one
+// has been finished. It reports whether it did; progress may be about the next one
+// either way. A death on the way leaves the old one or a new one of no bytes.
 func (st *Stream) reuse(old *segment, h header) (*segment, bool) {
 	if st.progress == nil {
-		p, err := openProgress(st.dir, true)
+		p, err := makeProgress(st.dir)
 		if err != nil {
 			return nil, false
 		}

@@ -102,7 +102,8 @@ type segment struct {
 	data, index *os.File // nil where they are not open
 	mapped      []byte   // data as well, where it is written over again and again, else nil
 	readers     int      // that must not find other bytes in data, nor it closed
-	gone        bool     // to be closed by the last of them
+	closing     bool     // to be closed by the last of them
+	found       bool     // an earlier process made it: a thread of it may still read what is in it
 }
 
 func (g *segment) end() int64 { return g.base + g.size }
@@ -132,7 +133,7 @@ func (g *segment) close() {
 		_ = g.index.Close()
 		g.index = nil
 	}
-	if g.gone = g.readers > 0; g.gone {
+	if g.closing = g.readers > 0; g.closing {
 		return
 	}
 	if g.mapped != nil {
@@ -143,6 +144,19 @@ func (g *segment) close() {
 		_ = g.data.Close()
 		g.data = nil
 	}
+}
+
+// write writes an entry to the index, and an end behind it.
+func (g *segment) write(e entry, slot int64) error {
+	at, both := headerBytes+slot*entryBytes, e.encode()
+	if (at+entryBytes)%pageBytes == 0 && slot < g.oldEntries {
+		// A death may come between the pages: no old entry must follow then.
+		if _, err := g.index.WriteAt(both[entryBytes:], at+entryBytes); err != nil {
+			return err
+		}
+	}
+	_, err := g.index.WriteAt(both, at)
+	return err
 }
 
 // remove removes a segment's files.
@@ -277,8 +291,9 @@ func (g *segment) know(index []byte, size int64) (err error) {
 		return err
 	}
 	g.size = size
-	g.oldEntries = int64(len(index)-headerBytes) / entryBytes
-	for g.entries < g.oldEntries {
+	room := int64(len(index)-headerBytes) / entryBytes
+	g.oldEntries = max(room-1, 0) // one is the end
+	for g.entries < room {
 		e := decodeEntry(index[headerBytes+g.entries*entryBytes:])
 		if e.kind == end {
 			break

@@ -290,7 +290,7 @@ func dropOldest(all []*Stream, of *source) bool {
 			}
 		}
 		if victim != nil {
-			return victim.drop()
+			return victim.drop() || dropOldest(all, of) // it is written to since
 		}
 	}
 	return false

@@ -72,7 +72,7 @@ func (st *Stream) recover() error {
 	defer st.mu.Unlock()
 	st.Need(unsaid)
 	var err error
-	if st.progress, err = openProgress(st.dir, false); err != nil {
+	if st.progress, err = findProgress(st.dir); err != nil {
 		return err
 	}
 	if st.progress != nil {
@@ -84,6 +84,7 @@ func (st *Stream) recover() error {
 	}
 	for _, g := range all {
 		st.account(g.memory)
+		g.found = true
 	}
 	st.segments = all
 	if len(all) == 0 {
@@ -115,7 +116,9 @@ func (st *Stream) recover() error {
 	if err := g.open(st.dir, os.O_CREATE); err != nil {
 		return err
 	}
-	if st.progress != nil {
+	if _, ok := st.progress.of(g.base); ok {
+		st.progress.set(g.size) // the file has old bytes behind these, so it must be about this one all the time
+	} else if st.progress != nil {
 		st.progress.begin(g.base, g.size)
 	}
 	if st.records {
@@ -130,14 +133,23 @@ func (st *Stream) recover() error {
 
 // close ends the writing.
 func (st *Stream) close() {
+	st.writing.Lock()
+	defer st.writing.Unlock()
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	for _, g := range st.segments {
 		g.close()
 	}
-	if st.live = nil; st.progress != nil {
+	st.live = nil
+	st.forget()
+}
+
+// forget lets go of the progress, which is of no use any more.
+func (st *Stream) forget() {
+	if st.progress != nil {
 		st.progress.close()
 		st.progress = nil
+		st.account(-pageBytes)
 	}
 }
 
@@ -176,7 +188,8 @@ func (st *Stream) begin(old *segment) (*segment, error) {
 	}
 	g := &segment{header: h, name: h.base}
 	err := g.open(st.dir, os.O_CREATE|os.O_TRUNC)
-	if errors.Is(err, os.ErrNotExist) {
+	if errors.Is(err, os.ErrNotExist) { // the folder, with all that was in it
+		st.forget()
 		if err = os.MkdirAll(st.dir, 0o700); err == nil {
 			err = g.open(st.dir, os.O_CREATE|os.O_TRUNC)
 		}
@@ -224,7 +237,7 @@ func (st *Stream) after(g *segment, data io.ReaderAt) header {
 			begin = g.base + at + int64(i) + 1
 		}
 	}
-	if g.mapped != nil {
+	if fi := (unix.Stat_t{}); g.mapped != nil && unix.Fstat(int(g.data.Fd()), &fi) == nil && fi.Size >= g.size { // nobody has cut it off
 		count(0, g.mapped[:g.size])
 	} else {
 		buf := buffers.Get().(*[32 << 10]byte)
@@ -248,7 +261,7 @@ func (st *Stream) put(g *segment, kind uint8, prio int8, at int64) error {
 	if kind == timed && st.last.kind == timed && st.last.off == g.end() && slot > 0 {
 		slot--
 	}
-	if _, err := g.index.WriteAt(e.encode(), headerBytes+slot*entryBytes); err != nil {
+	if err := g.write(e, slot); err != nil {
 		return err
 	}
 	g.entries = slot + 1
