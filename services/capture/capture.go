@@ -82,6 +82,15 @@ type Stream struct {
 
 // Open makes the FIFO if there is none and begins to copy.
 func (y *System) Open(src Source) (*Stream, error) {
+	s, err := y.prepare(src)
+	if err == nil {
+		s.begin()
+	}
+	return s, err
+}
+
+// prepare is Open but for the copying from the FIFO.
+func (y *System) prepare(src Source) (*Stream, error) {
 	if err := os.MkdirAll(filepath.Dir(src.Pipe), 0o700); err != nil {
 		return nil, fmt.Errorf("make a log pipe: %w", err)
 	}
@@ -118,9 +127,13 @@ func (y *System) Open(src Source) (*Stream, error) {
 	y.streams[s] = true
 	y.mu.Unlock()
 	s.export.begin()
+	return s, nil
+}
+
+// begin begins to copy from the FIFO.
+func (s *Stream) begin() {
 	s.ready <- struct{}{} // for what an earlier process has left in it
 	go s.run()
-	return s, nil
 }
 
 // held reports whether somebody has a FIFO open to read from, as a shim does whose task may write to it.

@@ -28,15 +28,19 @@ type OutputConfig struct {
 // OpenOutput opens a container's pipes and begins to copy.
 func (y *System) OpenOutput(cfg OutputConfig) (*Output, error) {
 	out, err := pipes(cfg.Pipes)
-	stdout, failed := y.Open(Source{Name: cfg.Source, Stream: "stdout", Pipe: out, File: cfg.Base + ".out.log", Drop: cfg.Drop, OnLine: cfg.OnLine, Warn: cfg.Warn})
+	stdout, failed := y.prepare(Source{Name: cfg.Source, Stream: "stdout", Pipe: out, File: cfg.Base + ".out.log", Drop: cfg.Drop, OnLine: cfg.OnLine, Warn: cfg.Warn})
 	if failed != nil {
 		return nil, failed
 	}
-	stderr, failed := y.Open(Source{Name: cfg.Source, Stream: "stderr", Pipe: err, File: cfg.Base + ".log", Drop: cfg.Drop, OnLine: cfg.OnLine, Warn: cfg.Warn})
+	stderr, failed := y.prepare(Source{Name: cfg.Source, Stream: "stderr", Pipe: err, File: cfg.Base + ".log", Drop: cfg.Drop, OnLine: cfg.OnLine, Warn: cfg.Warn})
 	if failed != nil {
+		stdout.begin()
 		stdout.Close(true)
 		return nil, failed
 	}
+	// Now that it is known what the file of each still needs, neither pushes that out.
+	stdout.begin()
+	stderr.begin()
 	o := &Output{sys: y, stdout: stdout, stderr: stderr, warn: cfg.Warn}
 	o.unheld.Store(stdout.unheld || stderr.unheld)
 	return o, nil

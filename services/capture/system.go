@@ -24,7 +24,7 @@ import (
 )
 
 // mostBehind is how many bytes a file may be behind, at most, before its writer waits.
-const mostBehind = 288 << 10
+const mostBehind = 240 << 10
 
 // tightBytes is how much is moved at once where there are many such files.
 const tightBytes = 16 << 10
@@ -120,15 +120,16 @@ func (y *System) most() int64 {
 // that none of them has to go from the spool, where those that the source's other stream
 // is behind are kept as well. A stream takes more of it than that: what is moved at once,
 // the rest of the segment in which they begin, and half of one for what else there is. Of
-// what is left for both, three quarters are for the one that writes, and never less than
-// what the other one leaves it then. The caller holds mu.
+// what is left for both, five eighths are for one, and never less than three sixteenths
+// for the other: with that the segments they touch, seven of eight, fit in as a whole. The
+// caller holds mu.
 func (e *exporter) allowance() int64 {
 	if e.sys.tight() {
 		return 0
 	}
 	perSource, _ := e.sys.cfg.Spool.Bounds()
 	both := perSource - 2*(min(perSource/8, spool.SegmentBytes)+3*spool.SegmentBytes/2)
-	return min(max(both*3/4-(e.source.Load()-e.counted), both*3/16, perSource/16), mostBehind)
+	return min(max(both*5/8-(e.source.Load()-e.counted), both*3/16, perSource/16), mostBehind)
 }
 
 // source is what the files of a source have yet to get.

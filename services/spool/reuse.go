@@ -9,6 +9,10 @@ import (
 // keepOpen is how many segments a stream has whose files stay open, at most.
 const keepOpen = 32
 
+// reuseLeast is the least that a source must have room for: a file that is written over
+// is as large as a segment can be, however little there is in it.
+const reuseLeast = 8 * SegmentBytes
+
 // A stream that is written fast makes its own oldest segment its next one: the files stay
 // what they are, and new bytes are written over old ones. To give their memory back and
 // take new costs the kernel more than the copying does.
@@ -18,7 +22,7 @@ const keepOpen = 32
 func (st *Stream) spare() *segment {
 	ofSource := st.source.used.Load()+SegmentBytes > st.spool.cfg.PerSource
 	full := ofSource || st.spool.used.Load()+SegmentBytes > st.spool.cfg.Total
-	if !full || st.records || len(st.segments) == 0 {
+	if !full || st.records || len(st.segments) == 0 || st.spool.cfg.PerSource < reuseLeast {
 		return nil
 	}
 	old := st.segments[0]

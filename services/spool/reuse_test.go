@@ -116,7 +116,7 @@ func inodes(t *testing.T, st *Stream) (all []uint64) {
 // and who opens them later finds what is in them and nothing that was.
 func TestASegmentIsWrittenOver(t *testing.T) {
 	dir := t.TempDir()
-	bounds := Config{PerSource: 6 * SegmentBytes, Total: 64 * SegmentBytes, Now: (&clock{}).tick}
+	bounds := Config{PerSource: 8 * SegmentBytes, Total: 64 * SegmentBytes, Now: (&clock{}).tick}
 	s := openSpool(t, dir, bounds)
 	st := stream(t, s, "web", "stdout")
 	f := newFlood(t, st)
@@ -156,7 +156,7 @@ func TestASegmentIsWrittenOver(t *testing.T) {
 // in the call that moved them.
 func TestADeathInTheMidstOfWritingOver(t *testing.T) {
 	dir := t.TempDir()
-	bounds := Config{PerSource: 6 * SegmentBytes, Total: 64 * SegmentBytes, Now: (&clock{}).tick}
+	bounds := Config{PerSource: 8 * SegmentBytes, Total: 64 * SegmentBytes, Now: (&clock{}).tick}
 	st := stream(t, openSpool(t, dir, bounds), "web", "stdout")
 	f := newFlood(t, st)
 	f.lines(30_000)
@@ -205,7 +205,7 @@ func TestADeathInTheMidstOfWritingOver(t *testing.T) {
 // Who reads while files are written over gets lines, once and in order, or a count of
 // those that went before they could be read.
 func TestReadersOfWhatIsWrittenOver(t *testing.T) {
-	s := openSpool(t, t.TempDir(), Config{PerSource: 6 * SegmentBytes, Total: 64 * SegmentBytes})
+	s := openSpool(t, t.TempDir(), Config{PerSource: 8 * SegmentBytes, Total: 64 * SegmentBytes})
 	st := stream(t, s, "web", "stdout")
 	f := newFlood(t, st)
 	const lines = 100_000
@@ -264,7 +264,7 @@ func TestReadersOfWhatIsWrittenOver(t *testing.T) {
 // What another stream of the source has longer goes first, and what somebody needs or
 // reads is not written over.
 func TestWhatIsNotWrittenOver(t *testing.T) {
-	s := openSpool(t, t.TempDir(), Config{PerSource: 6 * SegmentBytes, Total: 64 * SegmentBytes})
+	s := openSpool(t, t.TempDir(), Config{PerSource: 8 * SegmentBytes, Total: 64 * SegmentBytes})
 	st, sibling := stream(t, s, "web", "stdout"), stream(t, s, "web", "stderr")
 	if err := sibling.Write(s.cfg.Now(), []byte("the oldest\n")); err != nil {
 		t.Fatal(err)
@@ -342,6 +342,25 @@ func TestWhatIsLeftIsNeededAtFirst(t *testing.T) {
 	}
 }
 
+// A death between the removal of a segment's bytes and that of its index leaves nothing that would never go.
+func TestADeathAsASegmentIsRemoved(t *testing.T) {
+	dir := t.TempDir()
+	bounds := Config{PerSource: 8 * SegmentBytes, Total: 64 * SegmentBytes, Now: (&clock{}).tick}
+	st := stream(t, openSpool(t, dir, bounds), "web", "stdout")
+	f := newFlood(t, st)
+	f.lines(30_000)
+	if err := os.Remove(st.segments[0].path(st.dir)); err != nil {
+		t.Fatal(err)
+	}
+	s := openSpool(t, dir, bounds)
+	f.st = stream(t, s, "web", "stdout")
+	f.lines(30_000)
+	checkNumbered(t, all(f.st.Cursor()), f.n)
+	if used := s.Used(); used > bounds.PerSource {
+		t.Errorf("it takes %d bytes", used)
+	}
+}
+
 // A segment that bytes are being moved to does not go.
 func TestTheLiveSegmentStays(t *testing.T) {
 	s := openSpool(t, t.TempDir(), Config{})
@@ -362,7 +381,7 @@ func TestTheLiveSegmentStays(t *testing.T) {
 // Files that somebody has removed are not written over, but made again.
 func TestARemovedSegmentIsNotWrittenOver(t *testing.T) {
 	dir := t.TempDir()
-	s := openSpool(t, dir, Config{PerSource: 6 * SegmentBytes, Total: 64 * SegmentBytes})
+	s := openSpool(t, dir, Config{PerSource: 8 * SegmentBytes, Total: 64 * SegmentBytes})
 	st := stream(t, s, "web", "stdout")
 	f := newFlood(t, st)
 	f.lines(30_000)
@@ -378,7 +397,7 @@ func TestARemovedSegmentIsNotWrittenOver(t *testing.T) {
 // An idle stream gives back what its last segment's files have behind what is written.
 func TestSlackIsGivenBack(t *testing.T) {
 	times := &clock{}
-	s := openSpool(t, t.TempDir(), Config{PerSource: 6 * SegmentBytes, Total: 64 * SegmentBytes, Now: times.tick})
+	s := openSpool(t, t.TempDir(), Config{PerSource: 8 * SegmentBytes, Total: 64 * SegmentBytes, Now: times.tick})
 	st := stream(t, s, "web", "stdout")
 	f := newFlood(t, st)
 	f.lines(30_000)

@@ -282,7 +282,14 @@ func find(dir string, done *progress) ([]*segment, error) {
 		all = append(all, g)
 	}
 	slices.SortFunc(all, func(a, b *segment) int { return cmp.Compare(a.base, b.base) })
-	return all, nil
+	last := max(len(all)-1, 0)
+	kept := slices.DeleteFunc(all[:last], func(g *segment) bool {
+		if g.size == 0 { // died as it was removed
+			g.remove(dir)
+		}
+		return g.size == 0
+	})
+	return append(kept, all[last:]...), nil
 }
 
 // know fills in what a segment's index says.
