@@ -109,7 +109,7 @@ reproducible: image $(B)/demo/minimal-initrd.img | host-tests ## build a copy of
 .PHONY: vmtest
 vmtest bench: export KEELSON_BUILD = $(CURDIR)/$(B)
 vmtest: build images | host-vm host-tests ## the tests that boot virtual machines (RUN=regexp for some of them)
-	$(GO) test -tags vm -count=1 -parallel 2 -timeout 40m $(if $(RUN),-run '$(RUN)' -v) ./internal/qemu ./test
+	$(GO) test -tags vm -count=1 -parallel 2 -timeout 60m $(if $(RUN),-run '$(RUN)' -v) ./internal/qemu ./test
 
 .PHONY: bench
 bench: build images | host-vm ## measure this tree against the budgets: a table, and build/bench.json

@@ -28,7 +28,7 @@ import (
 )
 
 // bound is how long one machine may take for everything that is asked of it.
-const bound = 10 * time.Minute
+const bound = 20 * time.Minute
 
 // poll is how often a fact is looked at that has no event to wait for.
 const poll = 200 * time.Millisecond
