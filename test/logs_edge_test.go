@@ -18,6 +18,14 @@ import (
 	"keelson/internal/qemu"
 )
 
+// address is a one-shot that gives the machine its address in QEMU's network.
+const address = `onboot:
+  - name: address
+    image: keelson/busybox
+    command: ["sh", "-c", "ip link set eth0 up && ip addr add 10.0.2.15/24 dev eth0 && ip route add default via 10.0.2.2"]
+    capabilities: [CAP_NET_ADMIN]
+`
+
 // edgeImage has a network, something that floods the console when it is told to, and a service that tells of
 // its life every second.
 const edgeImage = `
@@ -26,12 +34,7 @@ kernel:
   cmdline: "console=ttyS0 quiet"
 init:
   - keelson/init
-onboot:
-  - name: address
-    image: keelson/busybox
-    command: ["sh", "-c", "ip link set eth0 up && ip addr add 10.0.2.15/24 dev eth0 && ip route add default via 10.0.2.2"]
-    capabilities: [CAP_NET_ADMIN]
-services:
+` + address + `services:
   - name: flood
     image: keelson/busybox
     command: ["sh", "-c", "while [ ! -e /run/flood ]; do sleep 0.1; done; rm /run/flood; seq 1 60000; exit 3"]
@@ -216,12 +219,7 @@ kernel:
   cmdline: "console=ttyS0 quiet keelson.log.ring=512K"
 init:
   - keelson/init
-onboot:
-  - name: address
-    image: keelson/busybox
-    command: ["sh", "-c", "ip link set eth0 up && ip addr add 10.0.2.15/24 dev eth0 && ip route add default via 10.0.2.2"]
-    capabilities: [CAP_NET_ADMIN]
-services:
+` + address + `services:
   - name: teller
     image: keelson/busybox
     command:

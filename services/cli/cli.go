@@ -237,15 +237,19 @@ func dashed(name string) string {
 	return "--" + name
 }
 
-// empty names an option that was given without a value, as a script does whose variable
-// is empty.
-func empty(fs *flag.FlagSet) (option string) {
+// emptyOption reports an option that was given without a value, as a script does whose
+// variable is empty.
+func (a *app) emptyOption(command string, fs *flag.FlagSet) (code int, wrong bool) {
+	option := ""
 	fs.Visit(func(f *flag.Flag) {
 		if option == "" && f.Value.String() == "" {
 			option = dashed(f.Name)
 		}
 	})
-	return option
+	if option == "" {
+		return 0, false
+	}
+	return a.usage(command, "%s is empty: leave it out, or give it a value", option), true
 }
 
 // usage says what is wrong with the command line.

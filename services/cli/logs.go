@@ -77,8 +77,8 @@ func (a *app) logs(fs *flag.FlagSet, args []string) int {
 	if code, wrong := a.wrongOutput("logs", *format, "short", "raw"); wrong {
 		return code
 	}
-	if option := empty(fs); option != "" {
-		return a.usage("logs", "%s is empty: leave it out, or give it a value", option)
+	if code, wrong := a.emptyOption("logs", fs); wrong {
+		return code
 	}
 	// The supervisor checks it too; here it is told which option is meant.
 	v := url.Values{"source": names, "stream": streams}
@@ -300,8 +300,8 @@ func (a *app) events(fs *flag.FlagSet, args []string) int {
 	if code, wrong := a.wrongOutput("events", *format); wrong {
 		return code
 	}
-	if option := empty(fs); option != "" {
-		return a.usage("events", "%s is empty: leave it out, or give it a value", option)
+	if code, wrong := a.emptyOption("events", fs); wrong {
+		return code
 	}
 	if n, err := strconv.Atoi(*last); *last != "" && (err != nil || n < 0) {
 		return a.usage("events", "-n: %q is no number of events: 0 or more", *last)

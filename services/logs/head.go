@@ -29,10 +29,7 @@ type head struct {
 }
 
 func newHead(st *spool.Stream) *head {
-	name := Stream(st.Name())
-	return &head{
-		st: st, id: StreamID{st.Source(), name}, records: name == Event || name == Kernel, cursor: st.Cursor(),
-	}
+	return &head{st: st, id: StreamID{st.Source(), Stream(st.Name())}, records: st.Records(), cursor: st.Cursor()}
 }
 
 // since need not give what is before a time.

@@ -68,9 +68,9 @@ func (g *segment) copyTo(dir string, f *os.File, off, n int64) (int64, error) {
 }
 
 // hold returns the segment that holds the byte at an offset, and a copy of how it is now,
-// as it may change, or nil
-// if that byte has not been written. Until it is released no other bytes are written over
-// it, and its file stays open if it is, though the segment may go.
+// as it may change, or nil if that byte has not been written. Until it is released no
+// other bytes are written over it, and its file stays open if it is, though the segment
+// may go.
 func (st *Stream) hold(off int64) (g *segment, now segment, err error) {
 	st.mu.Lock()
 	defer st.mu.Unlock()

@@ -63,22 +63,30 @@ func mapProgress(f *os.File) (*progress, error) {
 	return &progress{page: (*[pageBytes]byte)(m)}, nil
 }
 
-// base is the base of the segment it is about, less one: a new page is about none.
+// base is the base of the segment it is about, and one more: a new page is about none.
 func (p *progress) base() *int64 { return (*int64)(unsafe.Pointer(&p.page[0])) }
 
 // size is how far that has been written.
 func (p *progress) size() *int64 { return (*int64)(unsafe.Pointer(&p.page[8])) }
 
-// begin makes it about a segment of which so much has been written. A death on the way
-// leaves it about none: the size of the last segment's file must be right then.
+// begin makes it, if there is one, about a segment of which so much has been written. A
+// death on the way leaves it about none: the size of the last segment's file must be
+// right then.
 func (p *progress) begin(base, size int64) {
+	if p == nil {
+		return
+	}
 	atomic.StoreInt64(p.base(), 0)
 	atomic.StoreInt64(p.size(), size)
 	atomic.StoreInt64(p.base(), base+1)
 }
 
-// set notes how far the segment has been written.
-func (p *progress) set(size int64) { atomic.StoreInt64(p.size(), size) }
+// set notes, if there is one, how far the segment has been written.
+func (p *progress) set(size int64) {
+	if p != nil {
+		atomic.StoreInt64(p.size(), size)
+	}
+}
 
 // of returns how far a segment has been written, if it is the one this is about.
 func (p *progress) of(base int64) (size int64, ok bool) {

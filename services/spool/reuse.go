@@ -1,6 +1,8 @@
 package spool
 
 import (
+	"maps"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -32,12 +34,11 @@ func (st *Stream) spare() *segment {
 	if old.index == nil && old.open(st.dir, 0) != nil {
 		return nil
 	}
-	// Somebody may have removed it, or cut it off.
-	var there unix.Stat_t
-	if unix.Fstat(int(old.data.Fd()), &there) != nil || there.Size < old.size {
+	size, links := old.there()
+	if size < old.size {
 		return nil
 	}
-	if there.Nlink == 0 {
+	if links == 0 {
 		st.forget()
 		return nil
 	}
@@ -58,15 +59,11 @@ func (s *Spool) isOldest(st *Stream, first *segment, ofSource bool) bool {
 		born, ok := other.first(false)
 		return ok && born < first.born
 	}
+	others := maps.Values(s.streams)
 	if ofSource {
-		for _, other := range st.source.streams {
-			if other != st && older(other) {
-				return false
-			}
-		}
-		return true
+		others = slices.Values(st.source.streams)
 	}
-	for _, other := range s.streams {
+	for other := range others {
 		if other != st && older(other) {
 			return false
 		}

@@ -66,6 +66,11 @@ func (f *flood) lines(lines int) {
 	}
 }
 
+// small is the smallest ring whose segments are written over.
+func small() Config {
+	return Config{PerSource: reuseLeast, Total: 8 * reuseLeast, Now: (&clock{}).tick}
+}
+
 // checkNumbered asserts that lines are the last ones of those written, one after the
 // other, and that the rest is counted. It returns how many there are.
 func checkNumbered(t *testing.T, got []Line, written int) (kept int) {
@@ -115,8 +120,7 @@ func inodes(t *testing.T, st *Stream) (all []uint64) {
 // A stream that has filled its ring writes over the files that it has, in its bounds,
 // and who opens them later finds what is in them and nothing that was.
 func TestASegmentIsWrittenOver(t *testing.T) {
-	dir := t.TempDir()
-	bounds := Config{PerSource: 8 * SegmentBytes, Total: 64 * SegmentBytes, Now: (&clock{}).tick}
+	dir, bounds := t.TempDir(), small()
 	s := openSpool(t, dir, bounds)
 	st := stream(t, s, "web", "stdout")
 	f := newFlood(t, st)
@@ -155,10 +159,8 @@ func TestASegmentIsWrittenOver(t *testing.T) {
 // What a dying process did last is found: the kernel has noted how far the bytes came
 // in the call that moved them.
 func TestADeathInTheMidstOfWritingOver(t *testing.T) {
-	dir := t.TempDir()
-	bounds := Config{PerSource: 8 * SegmentBytes, Total: 64 * SegmentBytes, Now: (&clock{}).tick}
-	st := stream(t, openSpool(t, dir, bounds), "web", "stdout")
-	f := newFlood(t, st)
+	dir, bounds := t.TempDir(), small()
+	f := newFlood(t, stream(t, openSpool(t, dir, bounds), "web", "stdout"))
 	f.lines(30_000)
 	reopen := func() {
 		t.Helper()
@@ -344,12 +346,10 @@ func TestWhatIsLeftIsNeededAtFirst(t *testing.T) {
 
 // A death between the removal of a segment's bytes and that of its index leaves nothing that would never go.
 func TestADeathAsASegmentIsRemoved(t *testing.T) {
-	dir := t.TempDir()
-	bounds := Config{PerSource: 8 * SegmentBytes, Total: 64 * SegmentBytes, Now: (&clock{}).tick}
-	st := stream(t, openSpool(t, dir, bounds), "web", "stdout")
-	f := newFlood(t, st)
+	dir, bounds := t.TempDir(), small()
+	f := newFlood(t, stream(t, openSpool(t, dir, bounds), "web", "stdout"))
 	f.lines(30_000)
-	if err := os.Remove(st.segments[0].path(st.dir)); err != nil {
+	if err := os.Remove(f.st.segments[0].path(f.st.dir)); err != nil {
 		t.Fatal(err)
 	}
 	s := openSpool(t, dir, bounds)

@@ -146,6 +146,16 @@ func (g *segment) close() {
 	}
 }
 
+// there is how large the file of its bytes is and how many names it has, as somebody may
+// have cut it off or removed it. The file is open, else it is nothing.
+func (g *segment) there() (size int64, links uint64) {
+	var st unix.Stat_t
+	if g.data == nil || unix.Fstat(int(g.data.Fd()), &st) != nil {
+		return -1, 0
+	}
+	return st.Size, st.Nlink
+}
+
 // write writes an entry to the index, and an end behind it.
 func (g *segment) write(e entry, slot int64) error {
 	at, both := headerBytes+slot*entryBytes, e.encode()

@@ -49,6 +49,9 @@ func (st *Stream) Source() string { return st.source.name }
 // Name is the stream's own.
 func (st *Stream) Name() string { return st.name }
 
+// Records reports whether it is made of records, not of lines.
+func (st *Stream) Records() bool { return st.records }
+
 // End is how many bytes have been written in all.
 func (st *Stream) End() int64 {
 	st.mu.Lock()
@@ -118,7 +121,7 @@ func (st *Stream) recover() error {
 	}
 	if _, ok := st.progress.of(g.base); ok {
 		st.progress.set(g.size) // the file has old bytes behind these, so it must be about this one all the time
-	} else if st.progress != nil {
+	} else {
 		st.progress.begin(g.base, g.size)
 	}
 	if st.records {
@@ -201,9 +204,7 @@ func (st *Stream) begin(old *segment) (*segment, error) {
 		g.remove(st.dir)
 		return nil, err
 	}
-	if st.progress != nil {
-		st.progress.begin(g.base, 0)
-	}
+	st.progress.begin(g.base, 0)
 	st.segments = append(st.segments, g)
 	st.live = g
 	st.measure(g)
@@ -237,7 +238,12 @@ func (st *Stream) after(g *segment, data io.ReaderAt) header {
 			begin = g.base + at + int64(i) + 1
 		}
 	}
-	if fi := (unix.Stat_t{}); g.mapped != nil && unix.Fstat(int(g.data.Fd()), &fi) == nil && fi.Size >= g.size { // nobody has cut it off
+	whole := g.mapped != nil
+	if whole {
+		size, _ := g.there()
+		whole = size >= g.size
+	}
+	if whole {
 		count(0, g.mapped[:g.size])
 	} else {
 		buf := buffers.Get().(*[32 << 10]byte)
@@ -353,9 +359,7 @@ func (st *Stream) move(g *segment, pipe int, most int64) (int64, error) {
 func (st *Stream) grow(g *segment, n int64) {
 	g.size += n
 	st.end += n
-	if st.progress != nil {
-		st.progress.set(g.size)
-	}
+	st.progress.set(g.size)
 	st.measure(g)
 }
 
