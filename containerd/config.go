@@ -3,6 +3,7 @@ package containerd
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -111,7 +112,7 @@ func Load(path string) (*Config, []string, error) {
 	if c.Version > version.ConfigVersion {
 		return nil, nil, fmt.Errorf("%s: version: is %d, want at most %d", path, c.Version, version.ConfigVersion)
 	}
-	c.timeouts = map[string]time.Duration{}
+	given := map[string]time.Duration{}
 	for key, value := range c.Timeouts {
 		d, err := time.ParseDuration(value)
 		if err != nil || d < 0 {
@@ -120,7 +121,7 @@ func Load(path string) (*Config, []string, error) {
 		if _, ok := timeout.All()[key]; !ok {
 			warnings = append(warnings, fmt.Sprintf("%s: timeouts.%q has no effect in this trimmed containerd", path, key))
 		}
-		c.timeouts[key] = d
+		given[key] = d
 	}
 	for _, id := range c.RequiredPlugins {
 		if !slices.ContainsFunc(pluginList, func(p string) bool { return p == id }) {
@@ -128,12 +129,24 @@ func Load(path string) (*Config, []string, error) {
 		}
 	}
 	c.settle()
+	maps.Copy(c.timeouts, given)
 	return c, warnings, nil
+}
+
+// patience is how long a shim may take where the stock limits, of 5 s each, are too
+// short for a slow machine: the shim of many containers is asked for all of them at
+// once. One that has not told in time of a container counts as dead, and the container
+// is killed; one that died and whose containers could not all be removed in time leaves
+// the rest running, unknown to everybody.
+var patience = map[string]time.Duration{
+	"io.containerd.timeout.shim.load":    15 * time.Second,
+	"io.containerd.timeout.shim.cleanup": time.Minute,
 }
 
 // settle fills in what was left out. The tables of version 4 win over the
 // older ones.
 func (c *Config) settle() {
+	c.timeouts = maps.Clone(patience)
 	for _, s := range []struct{ new, old *Socket }{{&c.Plugins.GRPC, &c.GRPC}, {&c.Plugins.TTRPC, &c.TTRPC}} {
 		if s.new.Address == "" {
 			s.new.Address = s.old.Address

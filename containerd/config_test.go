@@ -54,6 +54,9 @@ disabled_plugins = ["io.containerd.grpc.v1.cri"]
 	if d := c.timeouts["io.containerd.timeout.shim.load"]; d != 7*time.Second {
 		t.Errorf("timeout %s", d)
 	}
+	if d := c.timeouts["io.containerd.timeout.shim.cleanup"]; d != patience["io.containerd.timeout.shim.cleanup"] || d == 0 {
+		t.Errorf("the timeout that the file does not give: %s", d)
+	}
 	if !slices.Equal(c.Plugins.Shim.Env, []string{"A=B"}) {
 		t.Errorf("shim: %+v", c.Plugins.Shim)
 	}

@@ -19,6 +19,7 @@ import (
 	"github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/pkg/cio"
 	"github.com/containerd/errdefs"
+	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/containerd/typeurl/v2"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	bolt "go.etcd.io/bbolt"
@@ -351,6 +352,50 @@ func TestShimKilled(t *testing.T) {
 	m.run("four", "sleep 1000", group)
 	if shims := m.shims(); len(shims) != 1 {
 		t.Errorf("shims %v, want one", shims)
+	}
+}
+
+// What a dead shim leaves is cleaned up by the daemon itself, by name: a task of that name
+// may be made anew only when that is over, or it would be taken from the daemon's list.
+func TestShimKilledAndBackAtOnce(t *testing.T) {
+	if os.Getenv(otherDaemon) != "" {
+		t.Skip("the stock daemon has this defect")
+	}
+	real := filepath.Join(os.Getenv(otherShim), "containerd-shim-runc-v2")
+	if os.Getenv(otherShim) == "" {
+		bin, err := tools()
+		must(t, err)
+		real = filepath.Join(bin, "containerd-shim-runc-v2")
+	}
+	dir := t.TempDir()
+	over := filepath.Join(dir, "over")
+	slow := fmt.Sprintf(`#!/bin/sh
+case "$*" in
+*" delete") %s "$@"; code=$?; sleep 1; touch %s; exit $code;;
+esac
+exec %[1]s "$@"
+`, real, over)
+	must(t, os.WriteFile(filepath.Join(dir, "containerd-shim-runc-v2"), []byte(slow), 0o755))
+	t.Setenv(otherShim, dir)
+	m := newMachine(t)
+	task, _ := m.run("one", "sleep 1000", nil)
+	for _, pid := range m.shims() {
+		must(t, syscall.Kill(pid, syscall.SIGKILL))
+	}
+	eventually(t, "the container is killed", func() bool { return !alive(task.Pid()) })
+	if _, err := m.c.TaskService().Delete(m.ctx, &tasksapi.DeleteTaskRequest{ContainerID: "one"}); !errdefs.IsNotFound(errgrpc.ToNative(err)) {
+		t.Errorf("delete: %v, want not found", err)
+	}
+	if _, err := os.Stat(over); err != nil {
+		t.Errorf("it is deleted while it is still being cleaned up: %v", err)
+	}
+	c, err := m.c.LoadContainer(m.ctx, "one")
+	must(t, err)
+	again, err := c.NewTask(m.ctx, cio.NullIO)
+	must(t, err)
+	must(t, again.Start(m.ctx))
+	if said := m.said(); strings.Contains(said, "failed to delete task") {
+		t.Errorf("the daemon said:\n%s", said)
 	}
 }
 

@@ -467,8 +467,13 @@ func (m *vm) forgottenRows(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	// Of one of them containerd, too, knows nothing any more.
+	m.sh("rm -r /proc/1/root/run/containerd/state/io.containerd.runtime.v2.task/services.linuxkit/page")
 	from = m.Console.Len()
+	daemon := m.containerd(0).PID
+	m.kill(daemon, syscall.SIGKILL)
 	m.kill(supervisor, syscall.SIGKILL)
+	m.containerd(daemon)
 	m.supervisor(supervisor)
 	for _, name := range names {
 		m.awaitFrom(from, name+` .*still running`)
@@ -488,6 +493,20 @@ func (m *vm) forgottenRows(t *testing.T) {
 	for _, line := range m.Console.Lines(from) {
 		if strings.Contains(line, "onboot") || strings.Contains(line, "boot complete") {
 			t.Errorf("the boot was repeated: %q", line)
+		}
+	}
+	if err := ctr("task", "ps", "page"); err == nil {
+		t.Error("containerd knows page")
+	}
+	// What runc still has of it is in nobody's way.
+	from = m.Console.Len()
+	m.request("page", "restart")
+	m.awaitFrom(from, `page .*ready in`)
+	m.healthy("page")
+	failed := regexp.MustCompile(`^ *[\d.]+ +page +ERROR`)
+	for _, line := range m.Console.Lines(from) {
+		if failed.MatchString(line) {
+			t.Errorf("its restart: %q", line)
 		}
 	}
 }

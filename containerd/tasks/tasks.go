@@ -183,14 +183,49 @@ func (s *Service) Start(ctx context.Context, r *api.StartRequest) (*api.StartRes
 
 // Delete removes a task that has ended, and its shim unless that serves others.
 func (s *Service) Delete(ctx context.Context, r *api.DeleteTaskRequest) (*api.DeleteResponse, error) {
-	if _, err := s.task(ctx, r.ContainerID); err != nil {
+	t, err := s.task(ctx, r.ContainerID)
+	if err != nil {
 		return nil, errgrpc.ToGRPC(err)
+	}
+	if _, err := state(ctx, t); errdefs.IsNotFound(err) && s.awaitGone(ctx, r.ContainerID) {
+		return nil, errgrpc.ToGRPC(fmt.Errorf("task %s: %w", r.ContainerID, errdefs.ErrNotFound))
 	}
 	exit, err := s.manager.Delete(ctx, r.ContainerID)
 	if err != nil {
 		return nil, errgrpc.ToGRPC(err)
 	}
 	return deleted("", exit), nil
+}
+
+// The bounds of awaitGone.
+const (
+	goneBound = 30 * time.Second
+	goneSpare = 2 * time.Second // of the caller's time, for what follows
+)
+
+// awaitGone waits until the manager has removed a task whose shim is dead, and reports
+// whether it has. It does so by itself, at the end of a clean-up by name: a task of that
+// name that was made before that end, as is possible once this one is deleted, would be
+// taken from its list in this one's place, and run on unknown to it.
+func (s *Service) awaitGone(ctx context.Context, id string) bool {
+	bound := goneBound
+	if deadline, ok := ctx.Deadline(); ok {
+		bound = min(bound, time.Until(deadline)-goneSpare)
+	}
+	ctx, cancel := context.WithTimeout(ctx, bound)
+	defer cancel()
+	look := time.NewTicker(10 * time.Millisecond)
+	defer look.Stop()
+	for {
+		if _, err := s.manager.Get(ctx, id); errdefs.IsNotFound(err) {
+			return true
+		}
+		select {
+		case <-ctx.Done():
+			return false
+		case <-look.C:
+		}
+	}
 }
 
 // DeleteProcess removes an exec'ed process that has ended.

@@ -133,6 +133,7 @@ const (
 	containerdSocket = "/run/containerd/containerd.sock"
 	containerdRoot   = "/run/containerd/root"
 	containerdState  = "/run/containerd/state"
+	runcState        = "/run/containerd/runc"
 	runtimeConfig    = "/etc/containerd/runtime-config.toml"
 )
 
@@ -255,7 +256,7 @@ func (s *Supervisor) startContainerd(ctx context.Context) error {
 		Warn:        func(format string, a ...any) { s.con.Warn("containerd", format, a...) },
 	})
 	s.tasks = &task.Runtime{
-		Client: client, StateDir: containerdState, CgroupRoot: s.cfg.CgroupRoot, ShimCgroup: shimCgroup,
+		Client: client, StateDir: containerdState, RuncState: runcState, CgroupRoot: s.cfg.CgroupRoot, ShimCgroup: shimCgroup,
 		ShimLingers: ownShim(),
 		Ready: func(ctx context.Context) error {
 			ctx, cancel := context.WithTimeout(ctx, containerdBound)

@@ -34,6 +34,9 @@ type Runtime struct {
 	Client *Client
 	// StateDir is containerd's --state folder, where the shim leaves exit.json.
 	StateDir string
+	// RuncState is where runc has its containers' state files, below a folder for each
+	// namespace; empty for nowhere.
+	RuncState string
 	// CgroupRoot is where the cgroup2 file system is mounted; empty on a
 	// machine with cgroup v1.
 	CgroupRoot string
@@ -234,6 +237,9 @@ func (r *Runtime) Adopt(ctx context.Context, b *bundle.Bundle, was pidfd.Identit
 	case errdefs.IsNotFound(err):
 		if e, ok := r.readExit(b, was.PID); ok {
 			return nil, r.missed(b, e), nil
+		}
+		if process := r.unlisted(b); process != nil {
+			return r.hold(b, process, r.watch(b)), nil, nil
 		}
 		return nil, nil, nil
 	case err != nil:
