@@ -141,7 +141,7 @@ func (st *Stream) compress(g *segment, w *flate.Writer) error {
 		}
 		g.remove(st.dir)
 		g.cold = true
-		memory := takes(int64(out.Len()))
+		memory := pages(int64(out.Len()))
 		st.account(memory - g.memory)
 		g.memory = memory
 		return nil

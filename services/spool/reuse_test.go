@@ -409,7 +409,7 @@ func TestSlackIsGivenBack(t *testing.T) {
 	}
 	times.add(time.Minute)
 	s.coolAll()
-	if s.anyWarm() || st.live.memory > takes(st.live.size)+takes(headerBytes+(st.live.entries+1)*entryBytes) {
+	if s.anyWarm() || st.live.memory > pages(st.live.size)+pages(headerBytes+(st.live.entries+1)*entryBytes) {
 		t.Errorf("the last segment of %d bytes takes %d", st.live.size, st.live.memory)
 	}
 	for _, g := range st.segments {

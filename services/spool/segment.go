@@ -110,7 +110,7 @@ func (g *segment) end() int64 { return g.base + g.size }
 
 // takes is the memory that its files take.
 func (g *segment) takes() int64 {
-	return takes(max(g.size, g.oldSize)) + takes(headerBytes+(max(g.entries, g.oldEntries)+1)*entryBytes)
+	return pages(max(g.size, g.oldSize)) + pages(headerBytes+(max(g.entries, g.oldEntries)+1)*entryBytes)
 }
 
 func (g *segment) path(dir string) string { return filepath.Join(dir, fmt.Sprintf("%020d", g.name)) }
@@ -253,7 +253,7 @@ func find(dir string, done *progress) ([]*segment, error) {
 				return all, fmt.Errorf("%s: %w", path, err)
 			}
 			if fi, err := os.Stat(path + ".z"); err == nil {
-				g.memory = takes(fi.Size())
+				g.memory = pages(fi.Size())
 			}
 		case "i":
 			if have[name+".z"] {

@@ -296,8 +296,8 @@ func dropOldest(all []*Stream, of *source) bool {
 	return false
 }
 
-// takes is the memory that so many bytes of a file take.
-func takes(n int64) int64 { return (n + pageBytes - 1) / pageBytes * pageBytes }
+// pages is the memory that so many bytes of a file take: whole pages.
+func pages(n int64) int64 { return (n + pageBytes - 1) / pageBytes * pageBytes }
 
 // Nowhere makes a spool that keeps nothing: whatever is written is an error.
 func Nowhere(cfg Config) *Spool {

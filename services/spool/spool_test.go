@@ -267,7 +267,7 @@ func TestBoundsAndCounts(t *testing.T) {
 	size := int64(0)
 	_ = filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {
 		if fi, err := d.Info(); err == nil && !d.IsDir() {
-			size += takes(fi.Size())
+			size += pages(fi.Size())
 		}
 		return nil
 	})
