@@ -9,6 +9,8 @@ import (
 	"strconv"
 
 	"golang.org/x/sys/unix"
+
+	"keelson/services/store"
 )
 
 const (
@@ -79,14 +81,11 @@ func (e *exporter) ensure() error {
 		_ = e.file.Close()
 		e.file = nil
 	}
-	f, err := openLog(e.path)
-	if errors.Is(err, os.ErrNotExist) { // its folder
-		if err := os.MkdirAll(filepath.Dir(e.path), 0o755); err != nil {
-			return err
-		}
+	var f *os.File
+	if err := store.InFolder(filepath.Dir(e.path), 0o755, func() (err error) {
 		f, err = openLog(e.path)
-	}
-	if err != nil {
+		return err
+	}); err != nil {
 		return err
 	}
 	var st unix.Stat_t

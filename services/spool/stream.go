@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"keelson/services/store"
 )
 
 // spliceBytes is the most that is written at once.
@@ -190,13 +192,13 @@ func (st *Stream) begin(old *segment) (*segment, error) {
 		}
 	}
 	g := &segment{header: h, name: h.base}
-	err := g.open(st.dir, os.O_CREATE|os.O_TRUNC)
-	if errors.Is(err, os.ErrNotExist) { // the folder, with all that was in it
-		st.forget()
-		if err = os.MkdirAll(st.dir, 0o700); err == nil {
-			err = g.open(st.dir, os.O_CREATE|os.O_TRUNC)
+	err := store.InFolder(st.dir, 0o700, func() error {
+		err := g.open(st.dir, os.O_CREATE|os.O_TRUNC)
+		if errors.Is(err, os.ErrNotExist) { // the folder, with all that was in it
+			st.forget()
 		}
-	}
+		return err
+	})
 	if err == nil {
 		_, err = g.index.WriteAt(h.encode(), 0)
 	}
@@ -550,20 +552,7 @@ func (st *Stream) drop() bool {
 // Remember keeps a few bytes beside the stream, under a name, for a later process:
 // the old ones or the new ones, never half of each.
 func (st *Stream) Remember(name string, data []byte) error {
-	path := filepath.Join(st.dir, name)
-	return st.retry(func() error {
-		err := os.WriteFile(path+".new", data, 0o600)
-		if errors.Is(err, os.ErrNotExist) {
-			if err = os.MkdirAll(st.dir, 0o700); err == nil {
-				err = os.WriteFile(path+".new", data, 0o600)
-			}
-		}
-		if err != nil {
-			_ = os.Remove(path + ".new")
-			return err
-		}
-		return unix.Rename(path+".new", path)
-	})
+	return st.retry(func() error { return store.Write(filepath.Join(st.dir, name), data) })
 }
 
 // Recall returns what was remembered under a name.

@@ -21,14 +21,13 @@ func Save(path string, v any) error {
 	if err != nil {
 		return fmt.Errorf("encode %s: %w", path, err)
 	}
+	return Write(path, data)
+}
+
+// Write is Save for what is bytes already.
+func Write(path string, data []byte) error {
 	tmp := path + ".new"
-	err = os.WriteFile(tmp, data, 0o600)
-	if errors.Is(err, fs.ErrNotExist) { // the first one
-		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-			return fmt.Errorf("save %s: %w", path, err)
-		}
-		err = os.WriteFile(tmp, data, 0o600)
-	}
+	err := InFolder(filepath.Dir(path), 0o700, func() error { return os.WriteFile(tmp, data, 0o600) })
 	if err != nil {
 		_ = os.Remove(tmp)
 		return fmt.Errorf("save %s: %w", path, err)
@@ -37,6 +36,19 @@ func Save(path string, v any) error {
 		return fmt.Errorf("save %s: %w", path, err)
 	}
 	return nil
+}
+
+// InFolder does something that needs a folder, and does it again if that was missing and
+// has been made: this costs nothing where it is there, as it mostly is.
+func InFolder(dir string, mode fs.FileMode, do func() error) error {
+	err := do()
+	if !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err := os.MkdirAll(dir, mode); err != nil {
+		return err
+	}
+	return do()
 }
 
 // Load reads what Save wrote into v and reports whether there was something. A
