@@ -239,45 +239,17 @@ func find(dir string, done *progress) ([]*segment, error) {
 		path := g.path(dir)
 		switch suffix {
 		case "z":
-			index, data, err := readCold(path + ".z")
-			if err != nil {
+			if err = g.findCold(path); err != nil {
 				_ = os.Remove(path + ".z")
-				if !have[name+".i"] {
-					return all, fmt.Errorf("%s: %w", path, err)
+				if have[name+".i"] { // the segment itself is still there
+					err = g.findWarm(path, done)
 				}
-				continue // the segment itself is still there
-			}
-			_, _ = os.Remove(path), os.Remove(path+".i")
-			g.cold = true
-			if err := g.know(index, int64(len(data))); err != nil {
-				return all, fmt.Errorf("%s: %w", path, err)
-			}
-			if fi, err := os.Stat(path + ".z"); err == nil {
-				g.memory = pages(fi.Size())
 			}
 		case "i":
 			if have[name+".z"] {
 				continue
 			}
-			index, err := os.ReadFile(path + ".i")
-			if err != nil {
-				return all, err
-			}
-			size := int64(0)
-			if fi, err := os.Stat(path); err == nil {
-				size = fi.Size()
-			}
-			if len(index) < headerBytes { // died as it was made: nothing is in it
-				g.remove(dir)
-				continue
-			}
-			if err := g.know(index, size); err != nil {
-				return all, fmt.Errorf("%s: %w", path, err)
-			}
-			if n, ok := done.of(g.base); ok && n < size {
-				g.size, g.oldSize = n, size
-			}
-			g.memory = g.takes()
+			err = g.findWarm(path, done)
 		case "z.new":
 			_ = os.Remove(path + ".z.new")
 			continue
@@ -288,6 +260,13 @@ func find(dir string, done *progress) ([]*segment, error) {
 			continue
 		default:
 			continue
+		}
+		if errors.Is(err, errUnmade) {
+			g.remove(dir)
+			continue
+		}
+		if err != nil {
+			return all, fmt.Errorf("%s: %w", path, err)
 		}
 		all = append(all, g)
 	}
@@ -300,6 +279,50 @@ func find(dir string, done *progress) ([]*segment, error) {
 		return g.size == 0
 	})
 	return append(kept, all[last:]...), nil
+}
+
+// errUnmade is the error of a segment whose maker died: nothing is in it.
+var errUnmade = errors.New("not made")
+
+// findCold fills in what is known of a compressed segment, and removes what it was made of.
+func (g *segment) findCold(path string) error {
+	index, data, err := readCold(path + ".z")
+	if err == nil {
+		err = g.know(index, int64(len(data)))
+	}
+	if err != nil {
+		return err
+	}
+	_, _ = os.Remove(path), os.Remove(path+".i")
+	g.cold = true
+	if fi, err := os.Stat(path + ".z"); err == nil {
+		g.memory = pages(fi.Size())
+	}
+	return nil
+}
+
+// findWarm fills in what is known of one that is not; if it is the last one, how far it
+// was written done may say.
+func (g *segment) findWarm(path string, done *progress) error {
+	index, err := os.ReadFile(path + ".i")
+	if err != nil {
+		return err
+	}
+	if len(index) < headerBytes {
+		return errUnmade
+	}
+	size := int64(0)
+	if fi, err := os.Stat(path); err == nil {
+		size = fi.Size()
+	}
+	if err := g.know(index, size); err != nil {
+		return err
+	}
+	if n, ok := done.of(g.base); ok && n < size {
+		g.size, g.oldSize = n, size
+	}
+	g.memory = g.takes()
+	return nil
 }
 
 // know fills in what a segment's index says.

@@ -401,6 +401,34 @@ func TestAColdSegmentTakesLess(t *testing.T) {
 	}
 }
 
+// A compressed segment that cannot be read is of no use, but what it was made of may still be there.
+func TestABadColdSegmentBesideWhatItWasMadeOf(t *testing.T) {
+	dir := t.TempDir()
+	cfg := Config{PerSource: 1 << 30, Total: 1 << 30}
+	s := openSpool(t, dir, cfg)
+	st := stream(t, s, "web", "stdout")
+	for i := range 10000 {
+		if err := st.Write(s.cfg.Now(), fmt.Appendf(nil, "GET /index.html 200 %d ms\n", i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	path, used := st.segments[0].path(st.dir), s.Used()
+	s.Close()
+	for _, bad := range []string{"", "bad", string(make([]byte, 100))} {
+		if err := os.WriteFile(path+".z", []byte(bad), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		s = openSpool(t, dir, cfg)
+		if n := len(all(stream(t, s, "web", "stdout").Cursor())); n != 10000 {
+			t.Errorf("beside %.10q there are %d lines", bad, n)
+		}
+		if _, err := os.Stat(path + ".z"); !os.IsNotExist(err) || s.Used() != used {
+			t.Errorf("%.10q is kept: %v; it takes %d bytes, was %d", bad, err, s.Used(), used)
+		}
+		s.Close()
+	}
+}
+
 func TestNamesAreFoundAgain(t *testing.T) {
 	dir := t.TempDir()
 	s := openSpool(t, dir, Config{})
