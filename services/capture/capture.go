@@ -82,11 +82,35 @@ type Stream struct {
 
 // Open makes the FIFO if there is none and begins to copy.
 func (y *System) Open(src Source) (*Stream, error) {
-	s, err := y.prepare(src)
-	if err == nil {
+	all, err := y.OpenAll(src)
+	if err != nil {
+		return nil, err
+	}
+	return all[0], nil
+}
+
+// OpenAll is Open for several that share the room of one name, all of them or none: what
+// the file of each still needs is known before any is read, so that none pushes it out.
+func (y *System) OpenAll(srcs ...Source) ([]*Stream, error) {
+	var all []*Stream
+	var failed error
+	for _, src := range srcs {
+		s, err := y.prepare(src)
+		if failed = err; err != nil {
+			break
+		}
+		all = append(all, s)
+	}
+	for _, s := range all {
 		s.begin()
 	}
-	return s, err
+	if failed != nil {
+		for _, s := range all {
+			s.Close(true)
+		}
+		return nil, failed
+	}
+	return all, nil
 }
 
 // prepare is Open but for the copying from the FIFO.

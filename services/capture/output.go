@@ -1,6 +1,9 @@
 package capture
 
-import "sync/atomic"
+import (
+	"path/filepath"
+	"sync/atomic"
+)
 
 // Output is the two streams of one container.
 type Output struct {
@@ -27,22 +30,18 @@ type OutputConfig struct {
 
 // OpenOutput opens a container's pipes and begins to copy.
 func (y *System) OpenOutput(cfg OutputConfig) (*Output, error) {
-	out, err := pipes(cfg.Pipes)
-	stdout, failed := y.prepare(Source{Name: cfg.Source, Stream: "stdout", Pipe: out, File: cfg.Base + ".out.log", Drop: cfg.Drop, OnLine: cfg.OnLine, Warn: cfg.Warn})
-	if failed != nil {
-		return nil, failed
+	source := func(stream, suffix string) Source {
+		return Source{
+			Name: cfg.Source, Stream: stream, Pipe: filepath.Join(cfg.Pipes, stream), File: cfg.Base + suffix,
+			Drop: cfg.Drop, OnLine: cfg.OnLine, Warn: cfg.Warn,
+		}
 	}
-	stderr, failed := y.prepare(Source{Name: cfg.Source, Stream: "stderr", Pipe: err, File: cfg.Base + ".log", Drop: cfg.Drop, OnLine: cfg.OnLine, Warn: cfg.Warn})
-	if failed != nil {
-		stdout.begin()
-		stdout.Close(true)
-		return nil, failed
+	both, err := y.OpenAll(source("stdout", ".out.log"), source("stderr", ".log"))
+	if err != nil {
+		return nil, err
 	}
-	// Now that it is known what the file of each still needs, neither pushes that out.
-	stdout.begin()
-	stderr.begin()
-	o := &Output{sys: y, stdout: stdout, stderr: stderr, warn: cfg.Warn}
-	o.unheld.Store(stdout.unheld || stderr.unheld)
+	o := &Output{sys: y, stdout: both[0], stderr: both[1], warn: cfg.Warn}
+	o.unheld.Store(o.stdout.unheld || o.stderr.unheld)
 	return o, nil
 }
 

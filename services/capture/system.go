@@ -13,7 +13,6 @@ package capture
 
 import (
 	"os"
-	"path/filepath"
 	"runtime"
 	"slices"
 	"sync"
@@ -222,9 +221,4 @@ func (h *onRAM) total() int64 {
 		sum += n
 	}
 	return sum
-}
-
-// pipes makes the names of a container's pipes.
-func pipes(dir string) (stdout, stderr string) {
-	return filepath.Join(dir, "stdout"), filepath.Join(dir, "stderr")
 }

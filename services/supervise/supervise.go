@@ -297,32 +297,34 @@ const ownPipes = ".keelson"
 // daemonOutput returns what containerd writes to: where runtime-config.toml
 // says, or else a pipe whose lines go to a file and to the console.
 func (s *Supervisor) daemonOutput(rc daemon.RuntimeConfig) (stdout, stderr *os.File) {
-	open := func(setting, name string) *os.File {
-		if filepath.IsAbs(setting) {
-			f, err := os.OpenFile(setting, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o644)
+	files := map[string]*os.File{}
+	var pipes []capture.Source
+	for name, path := range map[string]string{"stdout": rc.Stdout, "stderr": rc.Stderr} {
+		if filepath.IsAbs(path) {
+			f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o644)
 			if err == nil {
-				return f
+				files[name] = f
+				continue
 			}
 			s.con.Warn("containerd", "%s: %s: %v", runtimeConfig, name, err)
 		}
-		stream, err := s.capture.Open(capture.Source{
+		pipes = append(pipes, capture.Source{
 			Name: "containerd", Stream: name, Pipe: filepath.Join(s.cfg.RunDir, "io", ownPipes, "containerd", name),
 			File:   filepath.Join(s.cfg.LogDir, "containerd."+name+".log"),
 			OnLine: func(line string) { s.con.Output("containerd", line) },
 			Warn:   func(format string, a ...any) { s.con.Warn("containerd", format, a...) },
 		})
-		if err != nil {
-			s.con.Warn("containerd", "its output goes nowhere: %v", err)
-			return nil
-		}
-		f, err := os.OpenFile(stream.Path(), os.O_RDWR, 0)
-		if err != nil {
-			s.con.Warn("containerd", "its output goes nowhere: %v", err)
-			return nil
-		}
-		return f
 	}
-	return open(rc.Stdout, "stdout"), open(rc.Stderr, "stderr")
+	streams, err := s.capture.OpenAll(pipes...)
+	for i, stream := range streams {
+		if err == nil {
+			files[pipes[i].Stream], err = os.OpenFile(stream.Path(), os.O_RDWR, 0)
+		}
+	}
+	if err != nil {
+		s.con.Warn("containerd", "its output goes nowhere: %v", err)
+	}
+	return files["stdout"], files["stderr"]
 }
 
 // ownCgroup makes a cgroup beside the supervisor's, with that much memory
