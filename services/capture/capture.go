@@ -144,7 +144,7 @@ func (y *System) prepare(src Source) (*Stream, error) {
 		return nil, err
 	}
 	if src.OnLine != nil {
-		s.cursor = kept.CursorFrom(kept.End())
+		s.cursor = kept.CursorAt(kept.Here())
 	}
 	s.export = newExporter(y, kept, src.File, src.Warn)
 	y.mu.Lock()

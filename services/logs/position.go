@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"keelson/services/spool"
 )
 
 // StreamID names a stream of a source.
@@ -33,55 +35,28 @@ func (id *StreamID) UnmarshalText(text []byte) error {
 	return nil
 }
 
-// Position is a place between two records of one stream, which a later process finds
-// again: behind so many records from the first one on that has a time, and the times
-// of a stream do not go back but for records that were under way together. The zero
-// Position is before everything.
-type Position struct {
-	at    time.Duration // the latest time of the records before it
-	count int           // the records from the first one of that time on
-	lines int64         // about how many lines are before it: never more than there are
-}
+// Position is a place between two records of one stream, where a later process goes on.
+// The zero Position is before everything.
+type Position spool.Place
 
-// positionForm is for messages.
-const positionForm = "a position as a record of a log has it"
-
-// String is how a Position is written: TIME.COUNT.LINES, the time in nanoseconds.
-func (p Position) String() string { return fmt.Sprintf("%d.%d.%d", p.at, p.count, p.lines) }
+// String is how a Position is written: OFFSET.LINES.BYTES.
+func (p Position) String() string { return fmt.Sprintf("%d.%d.%d", p.Offset, p.Lines, p.Bytes) }
 
 // MarshalText is String.
 func (p Position) MarshalText() ([]byte, error) { return []byte(p.String()), nil }
 
 // UnmarshalText is the reverse of MarshalText.
 func (p *Position) UnmarshalText(text []byte) error {
-	var n [3]int64
 	parts := strings.Split(string(text), ".")
-	for i := range n {
+	n := make([]int64, len(parts))
+	for i, part := range parts {
 		var err error
-		if len(parts) == len(n) {
-			n[i], err = strconv.ParseInt(parts[i], 10, 64)
-		}
-		if len(parts) != len(n) || err != nil || n[i] < 0 || n[1] > 1<<31 {
-			return fmt.Errorf("%q is no position: %s", text, positionForm)
+		if n[i], err = strconv.ParseInt(part, 10, 64); err != nil || n[i] < 0 || len(parts) != 3 {
+			return fmt.Errorf("%q is no position: want one as a record of a log has it", text)
 		}
 	}
-	*p = Position{time.Duration(n[0]), int(n[1]), n[2]}
+	*p = Position{n[0], n[1], n[2]}
 	return nil
-}
-
-// behind is the position behind one more record. What is missing is counted only
-// behind a record of which the times are: it may be said at another place next time.
-func (p Position) behind(r Record) Position {
-	switch {
-	case !r.Gap && (p.count == 0 || r.At > p.at):
-		p.at, p.count = r.At, 1
-	case p.count > 0:
-		p.count++
-	}
-	if !r.Gap && !r.Continued && !r.Partial {
-		p.lines++
-	}
-	return p
 }
 
 // Positions is how far somebody has come who reads several streams. What is not in it

@@ -124,16 +124,7 @@ func (r *reading) look() {
 		if r.streams[st] != nil || !r.q.wants(st.Source(), Stream(st.Name())) {
 			continue
 		}
-		h := newHead(st)
-		after, resumed := r.q.After[h.id]
-		switch {
-		case resumed:
-			h.resume(after)
-		case r.q.Last == NoLines && !r.begun:
-			h.passAll(r.now)
-		case r.q.Since.Set():
-			h.since(r.since)
-		}
+		h := r.head(st)
 		r.streams[st] = h
 		r.order = append(r.order, h)
 	}
@@ -222,14 +213,15 @@ func (r *reading) fill(h *head, last bool) {
 			return
 		}
 		switch {
-		case h.passed(&rec):
-			continue
 		case last && rec.At > r.now, r.q.Until.Set() && rec.At >= r.until:
-			h.over = h.over || !h.records
+			if !h.records {
+				h.over = true
+				return
+			}
 		case r.q.Since.Set() && rec.At < r.since:
 		default:
 			h.rec, h.has = rec, true
-			continue
+			return
 		}
 		h.done = rec.Position
 	}

@@ -23,6 +23,8 @@ type Line struct {
 	// which the lines may not be known.
 	Gap                   bool
 	Dropped, DroppedBytes int64
+	// End is where the next one begins; of one that Rest gave, where that itself does.
+	End Place
 }
 
 const (
@@ -39,10 +41,10 @@ type Cursor struct {
 	begun bool
 	out   []Line // to be given before anything else
 
-	off   int64 // of the next byte
+	next  Place // of the next byte
+	done  Place // where the last line ended
+	from  Place // what ends no later is not given
 	entry int64 // the next one
-	lines int64 // that ended before off
-	from  int64 // what ends no later is not given
 
 	at   time.Duration
 	line []byte // under way
@@ -52,45 +54,15 @@ type Cursor struct {
 	lostBytes int64
 	lostLines int64
 
-	data    []byte // read ahead, from off on
+	data    []byte // read ahead, from next on
 	entries []byte // read ahead, from entry on
 	cold    []byte // the whole of a cold segment, from its first byte on
 	coldIx  []byte
 }
 
-// Cursor makes a cursor at the oldest line. What is older than there is is its
-// first gap.
-func (st *Stream) Cursor() *Cursor { return &Cursor{st: st} }
-
-// CursorFrom makes one at the first line that ends behind an offset.
-func (st *Stream) CursorFrom(off int64) *Cursor {
-	return st.skipTo(off, func(g *segment) bool { return g.end() > off })
-}
-
-// CursorSince makes one that need not give what came before a time.
-func (st *Stream) CursorSince(at time.Duration) *Cursor {
-	if st.records { // whose times may be anybody's
-		return st.Cursor()
-	}
-	return st.skipTo(0, func(g *segment) bool { return g.closed >= at })
-}
-
-// skipTo begins at the first segment that is wanted, else at the last one.
-func (st *Stream) skipTo(from int64, wanted func(*segment) bool) *Cursor {
-	c := &Cursor{st: st, from: from}
-	st.mu.Lock()
-	defer st.mu.Unlock()
-	i := slices.IndexFunc(st.segments, wanted)
-	if i < 0 {
-		i = len(st.segments) - 1
-	}
-	if i > 0 {
-		c.enter(st.segments[i], true)
-	} else if i == 0 && from > 0 {
-		c.enter(st.segments[0], true)
-	}
-	return c
-}
+// From is the place behind which it gives lines: what the cursor was made at, or the
+// stream's beginning.
+func (c *Cursor) From() Place { return c.from }
 
 // Next returns the next line, false if there is none yet.
 func (c *Cursor) Next() (Line, bool) {
@@ -102,7 +74,7 @@ func (c *Cursor) Next() (Line, bool) {
 		}
 		limit := c.seg.end()
 		if e, ok := c.peek(); ok {
-			if c.seg.base+e.off <= c.off {
+			if c.seg.base+e.off <= c.next.Offset {
 				c.entry++
 				c.entries = c.entries[min(entryBytes, len(c.entries)):]
 				c.apply(e)
@@ -125,7 +97,7 @@ func (c *Cursor) Rest() (Line, bool) {
 	if len(c.line) == 0 || c.st.records || c.note {
 		return Line{}, false
 	}
-	return Line{At: c.at, Text: bytes.Clone(c.line), Partial: true}, true
+	return Line{At: c.at, Text: bytes.Clone(c.line), Partial: true, End: c.done}, true
 }
 
 // peek returns the next entry.
@@ -151,13 +123,13 @@ func (c *Cursor) peek() (entry, bool) {
 	return decodeEntry(c.entries), true
 }
 
-// bytes returns bytes from off on, up to limit, as many as are at hand.
+// bytes returns bytes from next on, up to limit, as many as are at hand.
 func (c *Cursor) bytes(limit int64) []byte {
-	if !c.begun || c.off >= limit {
+	if !c.begun || c.next.Offset >= limit {
 		return nil
 	}
 	if len(c.data) == 0 {
-		pos := c.off - c.seg.base
+		pos := c.next.Offset - c.seg.base
 		if c.seg.cold {
 			if !c.thaw() {
 				return nil
@@ -167,7 +139,7 @@ func (c *Cursor) bytes(limit int64) []byte {
 			c.data = c.st.read(&c.seg, "", pos, min(chunkBytes, c.seg.size-pos))
 		}
 	}
-	return c.data[:min(int64(len(c.data)), limit-c.off)]
+	return c.data[:min(int64(len(c.data)), limit-c.next.Offset)]
 }
 
 // thaw reads a cold segment.
@@ -182,8 +154,13 @@ func (c *Cursor) thaw() bool {
 	return true
 }
 
+// advance goes over bytes, which whoever writes has written unless they are the words of
+// a note.
 func (c *Cursor) advance(n int64) {
-	c.off += n
+	c.next.Offset += n
+	if !c.note {
+		c.next.Bytes += n
+	}
 	c.data = c.data[n:]
 }
 
@@ -198,7 +175,9 @@ func (c *Cursor) take(b []byte) {
 	}
 	room := MaxLine - c.skip - int64(len(c.line))
 	if room <= 0 && b[0] != '\n' {
-		c.give(Line{At: c.at, Text: c.line, Continued: true})
+		if len(c.line) > 0 {
+			c.give(Line{At: c.at, Text: c.line, Continued: true})
+		}
 		c.line, c.skip = nil, 0
 		return
 	}
@@ -218,7 +197,7 @@ func (c *Cursor) take(b []byte) {
 		return
 	}
 	c.advance(n + 1)
-	c.lines++
+	c.next.Lines++
 	c.give(Line{At: c.at, Text: c.line})
 	c.line, c.skip = nil, 0
 }
@@ -229,8 +208,7 @@ func (c *Cursor) apply(e entry) {
 		if e.kind == noteEnd {
 			c.at = time.Duration(e.at)
 		}
-		c.give(Line{At: c.at, Gap: true, Dropped: c.lostLines, DroppedBytes: c.lostBytes})
-		c.note, c.lostBytes, c.lostLines = false, 0, 0
+		c.endNote()
 	}
 	switch e.kind {
 	case timed:
@@ -240,7 +218,7 @@ func (c *Cursor) apply(e entry) {
 		c.partial()
 	case record:
 		c.at = time.Duration(e.at)
-		c.lines++
+		c.next.Lines++
 		c.give(Line{At: c.at, Text: c.line, Prio: e.prio})
 		c.line = nil
 	case lostBytes:
@@ -261,14 +239,25 @@ func (c *Cursor) partial() {
 	c.line, c.skip = nil, 0
 }
 
-// give queues a line, unless it is before what was asked for.
+// endNote gives what a note says.
+func (c *Cursor) endNote() {
+	c.next.Lines += c.lostLines
+	c.next.Bytes += c.lostBytes
+	c.give(Line{At: c.at, Gap: true, Dropped: c.lostLines, DroppedBytes: c.lostBytes})
+	c.note, c.lostBytes, c.lostLines = false, 0, 0
+}
+
+// give queues a line that has ended, unless it is before what was asked for.
 func (c *Cursor) give(l Line) {
-	if c.off > c.from || c.from == 0 {
-		if l.Text == nil && !l.Gap {
-			l.Text = []byte{}
-		}
-		c.out = append(c.out, l)
+	c.done = c.next
+	if !c.next.after(c.from) {
+		return
 	}
+	if l.Text == nil && !l.Gap {
+		l.Text = []byte{}
+	}
+	l.End = c.next
+	c.out = append(c.out, l)
 }
 
 // refresh looks again at what there is. It reports whether there may be more.
@@ -277,9 +266,8 @@ func (c *Cursor) refresh() bool {
 	defer c.st.mu.Unlock()
 	all := c.st.segments
 	if len(all) == 0 {
-		if c.begun && c.off < c.st.end { // it has all gone
-			c.gap(c.st.end, c.st.next.lines)
-			c.off, c.lines = c.st.end, c.st.next.lines
+		if c.next.Offset < c.st.end { // it has all gone
+			c.gap(c.st.next.place())
 			return true
 		}
 		return false
@@ -287,7 +275,7 @@ func (c *Cursor) refresh() bool {
 	i := slices.IndexFunc(all, func(g *segment) bool { return g.base == c.seg.base })
 	switch {
 	case !c.begun || i < 0:
-		c.enter(all[0], false)
+		c.enter(all[0])
 		return true
 	case all[i].size > c.seg.size || all[i].entries > c.seg.entries || all[i].cold != c.seg.cold:
 		if all[i].cold != c.seg.cold {
@@ -295,44 +283,46 @@ func (c *Cursor) refresh() bool {
 		}
 		c.seg = *all[i]
 		return true
-	case c.off < c.seg.end(): // it cannot be read
-		c.gap(c.seg.end(), c.lines)
-		c.off, c.entry = c.seg.end(), c.seg.entries
-		c.data, c.entries = nil, nil
+	case i+1 < len(all): // to its end it has been read, or cannot be
+		c.enter(all[i+1])
 		return true
-	case i+1 < len(all):
-		c.enter(all[i+1], false)
+	case c.next.Offset < c.seg.end():
+		c.gap(Place{c.seg.end(), c.next.Lines, c.next.Bytes + c.seg.end() - c.next.Offset})
+		c.entry = c.seg.entries
+		c.data, c.entries = nil, nil
 		return true
 	}
 	return false
 }
 
-// enter goes to a segment. What lies between is missing, unless the cursor is
-// where its reader wants it.
-func (c *Cursor) enter(g *segment, wanted bool) {
-	if jump := !c.begun || c.off != g.base; jump {
-		if !wanted && g.base > c.off {
-			at := c.at
-			c.at = max(at, g.born)
-			c.gap(g.base, g.header.lines)
-		}
-		c.line, c.skip = nil, 0
-		if carry := g.header.carry; carry > 0 {
-			c.skip = (carry-1)%MaxLine + 1
-		}
+// enter goes to a segment. What lies between is missing.
+func (c *Cursor) enter(g *segment) {
+	if c.begun && c.next.Offset == g.base && c.note {
+		c.endNote()
+	}
+	if place := g.place(); place.after(c.next) {
+		c.at = max(c.at, g.born)
+		c.gap(place)
+	} else if !c.begun || c.next.Offset != g.base {
+		c.line, c.done = nil, place
+	}
+	if len(c.line) == 0 {
+		c.skip = g.piece()
 	}
 	c.seg, c.begun = *g, true
-	c.off, c.entry, c.lines = g.base, 0, g.header.lines
+	c.next, c.entry = g.place(), 0
 	c.data, c.entries, c.cold, c.coldIx = nil, nil, nil, nil
 }
 
-// gap says that everything up to an offset is missing.
-func (c *Cursor) gap(to, lines int64) {
+// gap says that everything up to a place is missing, as far as it was asked for.
+func (c *Cursor) gap(to Place) {
 	c.partial()
-	was := c.off
-	c.off = to
-	c.give(Line{At: c.at, Gap: true, Dropped: max(lines-c.lines, 0), DroppedBytes: to - was})
-	c.off = was
+	was := c.next
+	if c.from.after(was) {
+		was = c.from
+	}
+	c.next, c.note, c.lostBytes, c.lostLines = to, false, 0, 0
+	c.give(Line{At: c.at, Gap: true, Dropped: max(to.Lines-was.Lines, 0), DroppedBytes: max(to.Bytes-was.Bytes, 0)})
 }
 
 // read reads n bytes of a segment's data, or of its index, which is ".i", from an offset

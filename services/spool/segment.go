@@ -20,15 +20,27 @@ import (
 // known of the segments before it once they have gone.
 type header struct {
 	base  int64 // offset of its first byte in the stream
-	lines int64 // that ended before it
+	lines int64 // before it, as Place counts them
+	bytes int64 // likewise
 	carry int64 // bytes before it of a line that had not ended
 }
 
 const (
-	headerBytes = 32
+	headerBytes = 48
 	entryBytes  = 16
-	magic       = 0x326c6b73 // "skl2"
+	magic       = 0x336c6b73 // "skl3"
 )
+
+// place is where the segment begins.
+func (h header) place() Place { return Place{h.base, h.lines, h.bytes} }
+
+// piece is how many bytes before it belong to the piece of a line with which it begins.
+func (h header) piece() int64 {
+	if h.carry == 0 {
+		return 0
+	}
+	return (h.carry-1)%MaxLine + 1
+}
 
 // encode returns the index of a segment without entries.
 func (h header) encode() []byte {
@@ -37,6 +49,7 @@ func (h header) encode() []byte {
 	binary.LittleEndian.PutUint64(b[8:], uint64(h.lines))
 	binary.LittleEndian.PutUint64(b[16:], uint64(h.carry))
 	binary.LittleEndian.PutUint64(b[24:], uint64(h.base))
+	binary.LittleEndian.PutUint64(b[32:], uint64(h.bytes))
 	return b
 }
 
@@ -47,6 +60,7 @@ func decodeHeader(b []byte) (header, error) {
 	return header{
 		base:  int64(binary.LittleEndian.Uint64(b[24:])),
 		lines: int64(binary.LittleEndian.Uint64(b[8:])),
+		bytes: int64(binary.LittleEndian.Uint64(b[32:])),
 		carry: int64(binary.LittleEndian.Uint64(b[16:])),
 	}, nil
 }
@@ -94,6 +108,9 @@ type segment struct {
 	closed  time.Duration // when its last one had come
 	size    int64         // of its bytes
 	entries int64         // of its index
+	// What is to be added to its newlines and its size to get the lines and bytes in it, as
+	// Place counts them: records, and what its notes say, but not their words.
+	moreLines, moreBytes int64
 	// What its files had before and is still behind that: bytes, and entries.
 	oldSize, oldEntries int64
 	cold                bool
@@ -107,6 +124,18 @@ type segment struct {
 }
 
 func (g *segment) end() int64 { return g.base + g.size }
+
+// count takes note of an entry.
+func (g *segment) count(e entry) {
+	switch e.kind {
+	case record:
+		g.moreLines++
+	case lostBytes:
+		g.moreBytes += e.at
+	case lostLines:
+		g.moreLines += e.at
+	}
+}
 
 // takes is the memory that its files take.
 func (g *segment) takes() int64 {

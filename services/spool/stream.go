@@ -101,18 +101,7 @@ func (st *Stream) recover() error {
 	if err != nil {
 		return err
 	}
-	for i := range g.entries {
-		e := decodeEntry(index[headerBytes+i*entryBytes:])
-		if e.kind == cut || e.kind == noteEnd {
-			st.lastCut = g.base + e.off
-		}
-		if st.records {
-			g.size = e.off // what has no entry behind it was not finished
-		}
-	}
-	if st.records && g.entries == 0 {
-		g.size = 0
-	}
+	inNote := st.survey(g, index, data)
 	st.end = g.end()
 	if g.cold {
 		st.next = st.after(g, bytes.NewReader(data))
@@ -133,7 +122,45 @@ func (st *Stream) recover() error {
 	}
 	st.live = g
 	st.measure(g)
+	if inNote { // else what comes would be taken for more of its words
+		st.lastCut = st.end
+		return st.put(g, noteEnd, 0, int64(st.spool.cfg.Now()))
+	}
 	return nil
+}
+
+// survey takes in what the index of the last segment says. It reports whether that ends
+// in a note, as its writer died.
+func (st *Stream) survey(g *segment, index, data []byte) (inNote bool) {
+	note := int64(0) // where its words begin
+	words := func(end int64) {
+		n := int64(len(data))
+		st.words(g, data[min(note, n):min(end, n)])
+	}
+	for i := range g.entries {
+		e := decodeEntry(index[headerBytes+i*entryBytes:])
+		g.count(e)
+		switch ends := e.kind != lostBytes && e.kind != lostLines; {
+		case inNote && ends:
+			words(e.off)
+			inNote = false
+		case !inNote && !ends:
+			note, inNote = e.off, true
+		}
+		if e.kind == cut || e.kind == noteEnd {
+			st.lastCut = g.base + e.off
+		}
+		if st.records {
+			g.size = e.off // what has no entry behind it was not finished
+		}
+	}
+	if st.records && g.entries == 0 {
+		g.size = 0
+	}
+	if inNote {
+		words(g.size)
+	}
+	return inNote
 }
 
 // close ends the writing.
@@ -185,7 +212,6 @@ func (st *Stream) room(n int64) (*segment, error) {
 // begin makes the next segment, of the files of the oldest one where that is given.
 func (st *Stream) begin(old *segment) (*segment, error) {
 	h := st.next
-	h.base = st.end
 	if old != nil {
 		if g, ok := st.reuse(old, h); ok {
 			return g, nil
@@ -230,12 +256,13 @@ func (st *Stream) finish() {
 
 // after is the header of the segment that follows one with these bytes.
 func (st *Stream) after(g *segment, data io.ReaderAt) header {
+	h := header{base: g.end(), lines: g.header.lines + g.moreLines, bytes: g.header.bytes + g.size + g.moreBytes}
 	if st.records {
-		return header{lines: g.header.lines + g.entries}
+		return h
 	}
-	lines, begin := g.header.lines, g.base-g.header.carry
+	begin := g.base - g.header.carry
 	count := func(at int64, text []byte) {
-		lines += int64(bytes.Count(text, []byte{'\n'}))
+		h.lines += int64(bytes.Count(text, []byte{'\n'}))
 		if i := bytes.LastIndexByte(text, '\n'); i >= 0 {
 			begin = g.base + at + int64(i) + 1
 		}
@@ -258,7 +285,8 @@ func (st *Stream) after(g *segment, data io.ReaderAt) header {
 			}
 		}
 	}
-	return header{lines: lines, carry: max(g.end()-max(begin, st.lastCut), 0)}
+	h.carry = max(g.end()-max(begin, st.lastCut), 0)
+	return h
 }
 
 // put writes an entry to the index: in place of the last one if that was of no
@@ -273,6 +301,7 @@ func (st *Stream) put(g *segment, kind uint8, prio int8, at int64) error {
 		return err
 	}
 	g.entries = slot + 1
+	g.count(e)
 	if kind != lostBytes && kind != lostLines {
 		if g.born == 0 {
 			g.born = time.Duration(at)
@@ -399,6 +428,15 @@ func (st *Stream) add(g *segment, p []byte) error {
 	return nil
 }
 
+// takeBack takes off what was added to a segment of this size.
+func (st *Stream) takeBack(g *segment, size int64) {
+	if g.size > size {
+		_ = g.data.Truncate(size)
+		g.oldSize = 0
+		st.grow(g, size-g.size)
+	}
+}
+
 // Record adds a record to a stream of records.
 func (st *Stream) Record(at time.Duration, prio int8, text []byte) error {
 	text = text[:min(len(text), spliceBytes)]
@@ -412,8 +450,7 @@ func (st *Stream) Record(at time.Duration, prio int8, text []byte) error {
 			return err
 		}
 		if err := st.put(g, record, prio, int64(at)); err != nil {
-			_ = g.data.Truncate(before)
-			st.grow(g, before-g.size)
+			st.takeBack(g, before)
 			return err
 		}
 		return nil
@@ -467,22 +504,36 @@ func (st *Stream) Lost(dropped, lines int64, reason string) error {
 		if err != nil {
 			return err
 		}
-		text := note
+		text := []byte(note)
 		if st.underWay() {
-			text = "\n" + note
+			text = append([]byte{'\n'}, text...)
 		}
-		if err := st.put(g, lostBytes, 0, dropped); err != nil {
-			return err
+		was, last := *g, st.last
+		for _, do := range []func() error{
+			func() error { return st.put(g, lostBytes, 0, dropped) },
+			func() error { return st.put(g, lostLines, 0, lines) },
+			func() error { return st.add(g, text) },
+			func() error { return st.put(g, noteEnd, 0, int64(now)) },
+		} {
+			if err := do(); err != nil { // it will be said again, and is to count once
+				g.entries, g.moreLines, g.moreBytes, st.last = was.entries, was.moreLines, was.moreBytes, last
+				_ = g.write(entry{}, g.entries)
+				st.takeBack(g, was.size)
+				return err
+			}
 		}
-		if err := st.put(g, lostLines, 0, lines); err != nil {
-			return err
-		}
-		if err := st.add(g, []byte(text)); err != nil {
-			return err
-		}
+		st.words(g, text)
 		st.lastCut = st.end
-		return st.put(g, noteEnd, 0, int64(now))
+		return nil
 	})
+}
+
+// words takes note of bytes of a segment that are the words of a note: nobody wrote them.
+func (st *Stream) words(g *segment, text []byte) {
+	g.moreBytes -= int64(len(text))
+	if !st.records {
+		g.moreLines -= int64(bytes.Count(text, []byte{'\n'}))
+	}
 }
 
 // Need says that somebody has yet to read what begins at an offset, so that others'
