@@ -32,6 +32,7 @@ func TestLogsSurvive(t *testing.T) {
 	drive := disk(t, 64<<20)
 	m := boot(t, setup{file: "logs.yml", agent: true, Config: qemu.Config{
 		Drives: []string{drive}, MemoryMB: 1024, Args: virtualTime,
+		CmdlineAdd: "keelson.log.ring=16M", // no supervisor may live long enough to compress any of it
 	}})
 	m.booted()
 
