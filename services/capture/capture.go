@@ -18,7 +18,8 @@ const (
 	spliceBytes = 64 << 10
 	tailBytes   = 4 << 10
 	// A stream is heavy, and has to keep to its share of the processors, with more
-	// than heavyBytes in heavyTime, where each move counts for moveBytes on top.
+	// than heavyBytes in heavyTime, where each move counts for moveBytes on top. So has
+	// one that would be if it were served, as there is something in its pipe all the time.
 	heavyBytes = 128 << 10
 	heavyTime  = 100 * time.Millisecond
 	moveBytes  = 512
@@ -184,7 +185,7 @@ func (s *Stream) intact() bool {
 // run moves what comes until the stream is closed.
 func (s *Stream) run() {
 	defer close(s.done)
-	var w weight
+	w := weight{empty: true}
 	for {
 		select {
 		case <-s.ready:
@@ -212,6 +213,8 @@ type weight struct {
 	large  bool // the pipe has been made larger
 	fast   bool // so much comes that it is not left to gather, in this window
 	pieces bool // what is moved at once, then, is too little for that
+	empty  bool // the pipe has been, in this window
+	held   bool // it was not in all of the last one: its writer has to wait for us
 }
 
 // step moves what there is once, and waits as long as its writer has to. It reports
@@ -220,8 +223,8 @@ func (s *Stream) step(w *weight) (more bool) {
 	var n int64
 	var rest time.Duration
 	heavy := w.bytes > heavyBytes
-	if heavy {
-		if !w.large { // without room for it all goes on as before
+	if heavy || w.held {
+		if heavy && !w.large { // without room for it all goes on as before
 			_, _ = unix.FcntlInt(uintptr(s.fifo), unix.F_SETPIPE_SZ, pipeBytes)
 			w.large = true
 		}
@@ -230,8 +233,9 @@ func (s *Stream) step(w *weight) (more bool) {
 		n, more = s.move()
 	}
 	w.bytes += n + moveBytes
+	w.empty = w.empty || !more
 	if now := s.sys.cfg.Now(); now-w.window > heavyTime {
-		w.window, w.bytes, w.fast, w.pieces = now, 0, false, false
+		w.window, w.bytes, w.fast, w.pieces, w.empty, w.held = now, 0, false, false, !more, !w.empty
 	}
 	if s.src.Drop && rest > 0 {
 		s.mu.Lock()

@@ -18,10 +18,10 @@ type diskCall struct {
 	since  time.Time // it has been seen to wait in the kernel each time since then
 }
 
-// onDisk does work that may have to wait for a disk. It returns the processor time that
-// was taken.
-func (e *exporter) onDisk(work func()) time.Duration {
-	return measured(func() {
+// onDisk does work that may have to wait for a disk. It returns how long to rest after
+// it.
+func (e *exporter) onDisk(work func()) (rest time.Duration) {
+	return e.sys.gate.spend(measured(func() {
 		e.mu.Lock()
 		e.call = diskCall{thread: unix.Gettid()}
 		e.mu.Unlock()
@@ -29,7 +29,7 @@ func (e *exporter) onDisk(work func()) time.Duration {
 		e.mu.Lock()
 		e.call = diskCall{}
 		e.mu.Unlock()
-	})
+	}))
 }
 
 // blockedFor returns how long the kernel has been seen to wait for the disk.

@@ -265,7 +265,7 @@ func (e *exporter) copySome() error {
 		}
 		var n int64
 		began := time.Now()
-		work := e.onDisk(func() {
+		rest := e.onDisk(func() {
 			if _, err = e.file.Seek(e.size, 0); err == nil {
 				n, err = e.copyTo(e.file, pos, min(e.step, max(e.limit-e.size, 1)))
 			}
@@ -288,10 +288,8 @@ func (e *exporter) copySome() error {
 				return e.fail(err)
 			}
 		}
-		if rest := time.Duration(0); n >= spliceBytes && !hurried {
-			if rest = e.sys.gate.spend(work); rest > 0 {
-				time.Sleep(rest)
-			}
+		if n >= spliceBytes && !hurried && rest > 0 {
+			time.Sleep(min(rest, gateMost))
 		}
 	}
 }

@@ -328,4 +328,71 @@ func TestGate(t *testing.T) {
 	if a, b := g.spend(10*time.Millisecond), g.spend(10*time.Millisecond); b < a+15*time.Millisecond {
 		t.Errorf("the first rests %v, the second %v", a, b)
 	}
+
+	// Many do not get more than few: each works when there is a processor for it and it has rested.
+	now += time.Hour
+	began, worked := now, time.Duration(0)
+	var due [40]time.Duration
+	for range 1000 {
+		next := 0
+		for i := range due {
+			if due[i] < due[next] {
+				next = i
+			}
+		}
+		now = max(now, due[next]) + 10*time.Millisecond
+		worked += 10 * time.Millisecond
+		due[next] = now + g.spend(10*time.Millisecond)
+	}
+	if all := now - began; worked < all*45/100 || worked > all*55/100 {
+		t.Errorf("%d worked %v of %v", len(due), worked, all)
+	}
+}
+
+// Whoever is held up writes less for it, and has to keep to its share all the same; who writes little does not have to.
+func TestWhoIsHeldUpHasItsShare(t *testing.T) {
+	dir := t.TempDir()
+	y := machine(t, dir, 1<<30)
+	now := time.Hour
+	y.cfg.Now = func() time.Duration { return now }
+	y.gate.share = 1e9 // it rests for no time here
+	s, err := y.prepare(source(dir))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close(false)
+	defer close(s.done)
+	file := writer(t, s)
+	defer file.Close()
+	write := func() {
+		t.Helper()
+		if _, err := file.Write(make([]byte, 1000)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w := weight{empty: true}
+	for i := range 10 { // a line now and then
+		write()
+		for s.step(&w) {
+			now += heavyTime/2 + 1
+		}
+		if now += time.Duration(i) * heavyTime / 3; w.held {
+			t.Fatalf("line %d: %+v", i, w)
+		}
+	}
+	for i := range 10 { // there is always more
+		write()
+		s.step(&w)
+		if now += 2 * heavyTime; w.held != (i > 0) {
+			t.Fatalf("move %d: %+v", i, w)
+		}
+	}
+	for s.step(&w) {
+	}
+	now += 2 * heavyTime
+	write()
+	s.step(&w)
+	if w.held {
+		t.Errorf("its pipe was empty, and it has to wait still: %+v", w)
+	}
 }

@@ -12,9 +12,11 @@ import (
 const (
 	// gateBurst is how much work may be done at once before anybody waits.
 	gateBurst = 5 * time.Millisecond
-	// gateLeast is the shortest wait there is a use for, gateMost the longest.
+	// gateLeast is the shortest wait there is a use for.
 	gateLeast = time.Millisecond
-	gateMost  = 100 * time.Millisecond
+	// gateMost is the longest for whoever writes files, as somebody may come to wait for
+	// all that there is: what is left of it is in the next wait of whoever reads a pipe.
+	gateMost = 100 * time.Millisecond
 )
 
 // gate keeps the work for streams that are written fast within a share of the
@@ -47,7 +49,7 @@ func (g *gate) spend(work time.Duration) time.Duration {
 	defer g.mu.Unlock()
 	g.free = max(g.free, now-gateBurst) + time.Duration(float64(work)/g.share)
 	if rest := g.free - now; rest >= gateLeast {
-		return min(rest, gateMost)
+		return rest // with many at once as long as it takes for all of them
 	}
 	return 0
 }
