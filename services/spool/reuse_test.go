@@ -369,11 +369,11 @@ func TestTheLiveSegmentStays(t *testing.T) {
 		t.Fatal(err)
 	}
 	st.moving = true
-	if st.drop() {
+	if st.drop(true) {
 		t.Error("it has gone while it was written to")
 	}
 	st.moving = false
-	if !st.drop() {
+	if !st.drop(true) {
 		t.Error("it does not go")
 	}
 }

@@ -72,7 +72,8 @@ type Spool struct {
 	streams map[string]*Stream // by source and name, guarded by mu
 	sources map[string]*source // guarded by mu
 
-	trimming sync.Mutex // held by whoever makes room
+	trimming sync.Mutex   // held by whoever makes room
+	made     atomic.Int64 // how often room was made where the file system had none; changed with trimming
 
 	waiters atomic.Int32
 	signal  sync.Mutex
@@ -243,11 +244,27 @@ func (s *Spool) tell() {
 	s.signal.Unlock()
 }
 
-// trim makes room: a source that is over its bound loses its oldest segments, then
-// whoever has the oldest of all. extra is what is wanted on top.
-func (s *Spool) trim(extra int64) {
+// makeRoom makes room where the file system has none, unless somebody has done so since
+// it was made the given number of times: many may find it full at the same time.
+func (s *Spool) makeRoom(made int64) {
 	s.trimming.Lock()
 	defer s.trimming.Unlock()
+	if s.made.Load() == made {
+		s.trimLocked(4 * SegmentBytes)
+		s.made.Add(1)
+	}
+}
+
+// trim keeps the bounds: a source that is over its own loses its oldest segments, then
+// whoever has the oldest of all.
+func (s *Spool) trim() {
+	s.trimming.Lock()
+	defer s.trimming.Unlock()
+	s.trimLocked(0)
+}
+
+// trimLocked is trim, with extra room on top. The caller holds trimming.
+func (s *Spool) trimLocked(extra int64) {
 	limit := s.cfg.Total
 	if extra > 0 {
 		limit = min(limit, s.used.Load()) - extra
@@ -290,7 +307,7 @@ func dropOldest(all []*Stream, of *source) bool {
 			}
 		}
 		if victim != nil {
-			return victim.drop() || dropOldest(all, of) // it is written to since
+			return victim.drop(neededToo) || dropOldest(all, of) // it is written to since, or another one is the first
 		}
 	}
 	return false

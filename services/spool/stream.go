@@ -332,15 +332,21 @@ func (st *Stream) write(do func() error) error {
 	})
 }
 
-// retry does something that needs room, and once more when room has been made.
+// roomTries is how often something that needs room is tried again: what was made may be
+// taken by others.
+const roomTries = 4
+
+// retry does something that needs room, and again when room has been made.
 func (st *Stream) retry(do func() error) error {
+	made := st.spool.made.Load()
 	err := do()
-	if errors.Is(err, unix.ENOSPC) {
-		st.spool.trim(4 * SegmentBytes)
+	for n := 0; n < roomTries && errors.Is(err, unix.ENOSPC); n++ {
+		st.spool.makeRoom(made)
+		made = st.spool.made.Load()
 		err = do()
 	}
 	if st.source.used.Load() > st.spool.cfg.PerSource || st.spool.used.Load() > st.spool.cfg.Total {
-		st.spool.trim(0)
+		st.spool.trim()
 	}
 	st.spool.tell()
 	return err
@@ -574,11 +580,11 @@ func (st *Stream) first(neededToo bool) (time.Duration, bool) {
 	return st.segments[0].born, true
 }
 
-// drop removes the oldest segment.
-func (st *Stream) drop() bool {
+// drop removes the oldest segment, if it can go; see oldest.
+func (st *Stream) drop(neededToo bool) bool {
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	if _, ok := st.first(true); !ok {
+	if _, ok := st.first(neededToo); !ok {
 		return false
 	}
 	g := st.segments[0]
