@@ -5,6 +5,7 @@ package test
 import (
 	"encoding/json"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -160,7 +161,7 @@ func TestLogsLeaveTheMachine(t *testing.T) {
 		t.Errorf("what was logged while nobody listened was received %d times", n)
 	}
 
-	t.Run("deaths", func(t *testing.T) { testDeaths(t, &vm{m.Machine, t, m.ctx}, 0) })
+	t.Run("deaths", func(t *testing.T) { testDeaths(t, m.in(t), 0) })
 
 	// A flood is shown in part; the line that says how it ended is shown.
 	m.startFlood()
@@ -176,7 +177,32 @@ func TestLogsLeaveTheMachine(t *testing.T) {
 		t.Errorf("%d lines of 60,000 are shown", shown)
 	}
 
-	// One console stops: the other, the services and the flood go on.
+	t.Run("one console stops", func(t *testing.T) { testStoppedConsole(t, m.in(t), other, &second) })
+
+	// Both stop, and the machine goes down all the same; the last lines leave it.
+	t.Run("both consoles stop", func(t *testing.T) {
+		m := m.in(t)
+		if _, err := other.Write([]byte{0x13}); err != nil {
+			t.Fatal(err)
+		}
+		if err := m.Type("\x13"); err != nil {
+			t.Fatal(err)
+		}
+		m.startFlood()
+		m.alive()
+		m.heard(&tcp, `flood - event .*exited with code 3.*restart 3`)
+	})
+	m.sendLast(syscall.SIGUSR2)
+	m.end(qemu.PowerOff)
+	if len(tcp.matching(`keelson - event .*services stopped in`)) != 1 || len(tcp.matching(`the services are down`)) != 1 {
+		all := tcp.all()
+		t.Errorf("the last lines did not arrive; the last that did:\n%s", strings.Join(all[max(0, len(all)-5):], "\n"))
+	}
+}
+
+// testStoppedConsole stops the second console as somebody at a terminal may: the first one, the services and what floods
+// both go on, and once it is let go it has the lines that it has missed.
+func testStoppedConsole(t *testing.T, m *vm, other net.Conn, second *listened) {
 	if _, err := other.Write([]byte{0x13}); err != nil { // XOFF
 		t.Fatal(err)
 	}
@@ -190,24 +216,7 @@ func TestLogsLeaveTheMachine(t *testing.T) {
 	if _, err := other.Write([]byte{0x11}); err != nil { // XON
 		t.Fatal(err)
 	}
-	m.heard(&second, `flood +.*exited with code 3.*restart 2`)
-
-	// Both stop, and the machine goes down all the same; the last lines leave it.
-	if _, err := other.Write([]byte{0x13}); err != nil {
-		t.Fatal(err)
-	}
-	if err := m.Type("\x13"); err != nil {
-		t.Fatal(err)
-	}
-	m.startFlood()
-	m.alive()
-	m.heard(&tcp, `flood - event .*exited with code 3.*restart 3`)
-	m.sendLast(syscall.SIGUSR2)
-	m.end(qemu.PowerOff)
-	if len(tcp.matching(`keelson - event .*services stopped in`)) != 1 || len(tcp.matching(`the services are down`)) != 1 {
-		all := tcp.all()
-		t.Errorf("the last lines did not arrive; the last that did:\n%s", strings.Join(all[max(0, len(all)-5):], "\n"))
-	}
+	m.heard(second, `flood +.*exited with code 3.*restart 2`)
 }
 
 // tellerLines is how many lines the service teller writes in the end: several times what a ring has room for.
@@ -256,7 +265,7 @@ func TestLogsFindNoRoom(t *testing.T) {
 	m.heard(&tcp, `boot complete in`)
 	m.heard(&virtio, `boot complete in`)
 
-	t.Run("readers", func(t *testing.T) { testReaders(t, &vm{m.Machine, t, m.ctx}) })
+	t.Run("readers", func(t *testing.T) { testReaders(t, m.in(t)) })
 
 	m.tell(1, 1000)
 	m.heard(&tcp, `teller - stdout .*\b1000 [0-9a-f]{48}`)

@@ -35,6 +35,10 @@ func TestLogsSurvive(t *testing.T) {
 		CmdlineAdd: "keelson.log.ring=16M", // no supervisor may live long enough to compress any of it
 	}})
 	m.booted()
+	// Who had its file before the disk was mounted has it there as well, although it has written nothing since.
+	for _, file := range []string{"containerd.stderr.log", "containerd.stdout.log"} {
+		m.until("there is a "+file+" on the disk", func() bool { _, err := m.Stat(m.ctx, "/var/log/"+file); return err == nil })
+	}
 
 	supervisor, daemon := m.supervisor(0).PID, m.containerd(0).PID
 	for k := 1; k <= 100; k++ {
@@ -75,7 +79,7 @@ func TestLogsSurvive(t *testing.T) {
 		t.Errorf("the one-shot before the disk: %q", got)
 	}
 	if to, err := m.Stat(m.ctx, "/run/log/onboot"); err != nil || to.Link != "/var/log/onboot" {
-		t.Errorf("/run/log/onboot is %+v, %v", to, err)
+		t.Errorf("the one-shots' files were not moved to the disk: /run/log/onboot is %+v, %v", to, err)
 	}
 
 	// In the store, with times that do not go back.
@@ -110,15 +114,20 @@ func TestLogDisks(t *testing.T) {
 	t.Parallel()
 	m := boot(t, setup{file: "logs.yml", agent: true, Config: qemu.Config{
 		Drives: []string{disk(t, 64<<20)}, MemoryMB: 1024, Args: virtualTime,
+		CmdlineAdd: "linuxkit.runc_debug=1", // so that containerd has something to say
 	}})
 	m.booted()
+	m.until("what containerd said before the disk was mounted is on it", func() bool {
+		return strings.Contains(m.sh("cat /proc/1/root/var/log/containerd.stderr.log; true"), "id=onboot.000-early")
+	})
 	brief := m.service("brief").PID
 	m.sh("echo 1 >/proc/1/root/run/test/brief")
 	m.until("the brief service has ended", func() bool { return first(m.processes(), "/services/brief").PID != brief })
-	t.Run("read-only disk", func(t *testing.T) { testReadOnlyDisk(t, m) })
-	t.Run("full disk", func(t *testing.T) { testFullDisk(t, m) })
-	t.Run("small disk", func(t *testing.T) { testSmallDisk(t, m) })
-	t.Run("frozen disk", func(t *testing.T) { testFrozenDisk(t, m) })
+	t.Run("rotation", func(t *testing.T) { testRotation(t, m.in(t)) })
+	t.Run("read-only disk", func(t *testing.T) { testReadOnlyDisk(t, m.in(t)) })
+	t.Run("full disk", func(t *testing.T) { testFullDisk(t, m.in(t)) })
+	t.Run("small disk", func(t *testing.T) { testSmallDisk(t, m.in(t)) })
+	t.Run("frozen disk", func(t *testing.T) { testFrozenDisk(t, m.in(t)) })
 }
 
 // Ten services write as fast as they can, each to both of its streams, one of them with keelson.log: drop. A quiet one
@@ -206,6 +215,38 @@ func (m *vm) heardAfter(service string) time.Duration {
 	return all[len(all)/2]
 }
 
+// testRotation has a service write more than its files may take: what it wrote last is in ten of them, of 1 MiB.
+func testRotation(t *testing.T, m *vm) {
+	m.pour(12 << 20)
+	sizes := map[string]int{}
+	for line := range strings.Lines(m.sh("cd /proc/1/root/var/log; stat -c '%n %s' agent.out.log*")) {
+		var name string
+		var size int
+		if _, err := fmt.Sscan(line, &name, &size); err != nil {
+			t.Fatalf("%q: %v", line, err)
+		}
+		sizes[name] = size
+	}
+	right := len(sizes) == 10 && sizes["agent.out.log"] <= 1<<20
+	for i := 1; i < 10; i++ {
+		right = right && sizes[fmt.Sprint("agent.out.log.", i)] == 1<<20
+	}
+	if !right {
+		t.Errorf("a service's output is not in ten files of 1 MiB: %v", sizes)
+	}
+}
+
+// pour has the agent write so many bytes to its output, and waits until its file has them or cannot be written.
+func (m *vm) pour(bytes int) {
+	m.t.Helper()
+	from := m.Console.Len()
+	m.sh(fmt.Sprintf("{ head -c %d /dev/zero; echo; echo poured; } >/proc/%d/fd/1", bytes, m.service("agent").PID))
+	m.until("the file has all that was written", func() bool {
+		return m.sh("tail -n 1 /proc/1/root/var/log/agent.out.log 2>/dev/null; true") == "poured\n" ||
+			strings.Contains(strings.Join(m.Console.Lines(from), "\n"), "what comes is kept in memory")
+	})
+}
+
 // testReadOnlyDisk makes the disk of the logs read-only, which needs their files to be closed, and writable again.
 func testReadOnlyDisk(t *testing.T, m *vm) {
 	from := m.Console.Len()
@@ -242,6 +283,12 @@ func testSmallDisk(t *testing.T, m *vm) {
 	m.overLogs("mount", "-t", "tmpfs", "-o", "size=8m", "none", "/var/log")
 	m.write(41)
 	m.caughtUp(41)
+	m.pour(12 << 20)
+	// An eighth was left when a file was moved aside; since then others may have grown.
+	var free, all int
+	if _, err := fmt.Sscan(m.sh("stat -f -c '%a %b' /proc/1/root/var/log"), &free, &all); err != nil || free < all/16 {
+		t.Errorf("of the %d blocks of a small file system the logs leave %d, %v", all, free, err)
+	}
 	for _, line := range m.Console.Lines(from) {
 		if strings.Contains(line, "no space left on device") {
 			t.Errorf("old files do not make room for new ones: %s", line)
