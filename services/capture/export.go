@@ -47,12 +47,14 @@ type exporter struct {
 	from   *spool.Stream
 	path   string
 	warn   func(format string, a ...any)
-	// copyTo is from's, and bound stuckBound, but for tests.
-	copyTo func(f *os.File, from, most int64) (int64, error)
-	bound  time.Duration
+	// copyTo and appendTo are from's, and bound stuckBound, but for tests.
+	copyTo   func(f *os.File, from, most int64) (int64, error)
+	appendTo func(f *os.File, from, most int64) int64
+	bound    time.Duration
 
 	mu      sync.Mutex
 	busy    bool          // somebody copies, guarded by mu
+	here    bool          // whoever moves will copy what there is before it rests; see direct; guarded by mu
 	again   bool          // and is to look once more, guarded by mu
 	last    time.Duration // when that ended, guarded by mu
 	later   *time.Timer   // begins it again, guarded by mu
@@ -74,11 +76,15 @@ type exporter struct {
 	state    position
 	known    bool     // state is what this process has seen itself
 	file     *os.File // nil where it is not open
+	folder   *os.File // that it is in, where both are on the same file system in memory, else nil
 	at       place    // what was open last
 	size     int64    // of it
 	limit    int64
 	keep     int
 	memory   bool
+	full     bool          // it has been filled, and is to be moved aside
+	untidy   bool          // it was moved aside, and is not known to leave others room
+	looked   time.Duration // when it was last seen that file is the one that path names
 	step     int64         // how much is copied at once
 	missSaid time.Duration // when it was said last that something is missing
 	delay    time.Duration
@@ -88,7 +94,7 @@ type exporter struct {
 
 func newExporter(y *System, from *spool.Stream, path string, warn func(string, ...any)) *exporter {
 	return &exporter{
-		sys: y, source: y.source(from.Source()), from: from, path: path, warn: warn, copyTo: from.CopyTo, bound: stuckBound,
+		sys: y, source: y.source(from.Source()), from: from, path: path, warn: warn, copyTo: from.CopyTo, appendTo: from.AppendTo, bound: stuckBound,
 		step: copyBytes, limit: rotateBytes, keep: rotateKeep,
 	}
 }
@@ -228,6 +234,10 @@ func (e *exporter) letGo() {
 		_ = e.file.Close()
 		e.file = nil
 	}
+	if e.folder != nil {
+		_ = e.folder.Close()
+		e.folder = nil
+	}
 }
 
 // release closes the file, if nobody writes it.
@@ -242,13 +252,24 @@ func (e *exporter) release() {
 // copySome copies what there is.
 func (e *exporter) copySome() error {
 	var err error
-	e.onDisk(func() { err = e.ensure() })
+	e.onDisk(func() {
+		if err = e.ensure(); err == nil && e.untidy {
+			e.tidy()
+		}
+	})
 	if err != nil {
 		return e.fail(err)
 	}
 	for {
+		if e.full {
+			e.full = false
+			if e.onDisk(func() { err = e.rotate() }); err != nil {
+				return e.fail(err)
+			}
+		}
 		e.mu.Lock()
 		pos, over := e.pos, e.closed && e.stuck
+		here := e.here && e.folder != nil && e.hurried == 0 && !e.failing
 		e.mu.Unlock()
 		if over || pos >= e.from.End() {
 			e.caughtUp()
@@ -256,6 +277,9 @@ func (e *exporter) copySome() error {
 		}
 		if e.unsaved {
 			e.onDisk(func() { e.save(pos) })
+		}
+		if here && !e.unsaved {
+			return nil
 		}
 		if kept, _ := e.from.Kept(); kept > pos {
 			if e.onDisk(func() { err = e.skip(pos, kept) }); err != nil {
@@ -283,11 +307,7 @@ func (e *exporter) copySome() error {
 		} else if err != nil {
 			return e.fail(fmt.Errorf("write %s: %w", e.path, err))
 		}
-		if e.size >= e.limit {
-			if e.onDisk(func() { err = e.rotate() }); err != nil {
-				return e.fail(err)
-			}
-		}
+		e.full = e.size >= e.limit
 		if n >= spliceBytes && !hurried && rest > 0 {
 			time.Sleep(min(rest, gateMost))
 		}

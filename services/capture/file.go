@@ -66,6 +66,7 @@ func (e *exporter) skip(pos, kept int64) error {
 // Somebody may have moved it away, removed or truncated it, appended to it, or
 // mounted a disk over its folder.
 func (e *exporter) ensure() error {
+	e.looked = e.sys.cfg.Now()
 	if e.file != nil {
 		var open, named unix.Stat_t
 		if err := unix.Fstat(int(e.file.Fd()), &open); err == nil {
@@ -78,9 +79,8 @@ func (e *exporter) ensure() error {
 				return nil
 			}
 		}
-		_ = e.file.Close()
-		e.file = nil
 	}
+	e.letGo()
 	var f *os.File
 	if err := store.InFolder(filepath.Dir(e.path), 0o755, func() (err error) {
 		f, err = openLog(e.path)
@@ -99,17 +99,43 @@ func (e *exporter) ensure() error {
 	if same {
 		e.unsaved = e.unsaved || st.Size != e.size
 		e.size = st.Size
+	} else {
+		e.size = st.Size
+		e.place(st)
+		e.measure()
+	}
+	if e.memory {
+		e.folder = openFolder(filepath.Dir(e.path), st.Dev)
+	}
+	return nil
+}
+
+// openFolder opens a folder, if it is on a device. It is no error if it is not.
+func openFolder(path string, dev uint64) *os.File {
+	fd, err := unix.Open(path, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
 		return nil
 	}
-	e.size = st.Size
-	e.place(st)
-	e.measure()
-	return nil
+	var st unix.Stat_t
+	if unix.Fstat(fd, &st) != nil || st.Dev != dev {
+		_ = unix.Close(fd)
+		return nil
+	}
+	return os.NewFile(uintptr(fd), path)
 }
 
 // openLog opens a file to be written on, without O_APPEND: sendfile refuses that.
 func openLog(path string) (*os.File, error) {
-	return os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_CLOEXEC, 0o644)
+	for { // not os.OpenFile, which tries to have it polled
+		fd, err := unix.Open(path, unix.O_RDWR|unix.O_CREAT|unix.O_CLOEXEC, 0o644)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil {
+			return nil, &os.PathError{Op: "open", Path: path, Err: err}
+		}
+		return os.NewFile(uintptr(fd), path), nil
+	}
 }
 
 // place decides where in the stream the file that was opened goes on.
@@ -150,17 +176,13 @@ func (e *exporter) place(st unix.Stat_t) {
 
 // save remembers where the file's bytes are in the stream.
 func (e *exporter) save(pos int64) {
-	var st unix.Stat_t
-	if unix.Fstat(int(e.file.Fd()), &st) != nil {
-		return
-	}
-	places := e.state.Places[:0:0]
+	places := make([]place, 0, knownFiles+1)
 	for _, p := range e.state.Places {
-		if p.Dev != st.Dev { // one for each disk
+		if p.Dev != e.at.Dev { // one for each disk
 			places = append(places, p)
 		}
 	}
-	places = append(places, place{st.Dev, st.Ino, pos - e.size})
+	places = append(places, place{e.at.Dev, e.at.Ino, pos - e.size})
 	e.state = position{Places: places[max(len(places)-knownFiles, 0):], Pos: pos}
 	if data, err := json.Marshal(e.state); err == nil && e.from.Remember("export", data) == nil {
 		e.unsaved = false
@@ -173,7 +195,7 @@ func (e *exporter) measure() {
 	e.memory = unix.Fstatfs(int(e.file.Fd()), &fs) == nil && (fs.Type == unix.TMPFS_MAGIC || fs.Type == unix.RAMFS_MAGIC)
 	e.limit, e.keep = e.sys.sizes(e.memory)
 	if e.memory {
-		e.sys.hold(e.path, max(e.size, e.limit))
+		e.sys.hold(e.path, max(e.size, e.limit), e.remove)
 	} else {
 		e.sys.released(e.path)
 	}
@@ -184,11 +206,7 @@ func numbered(path string, i int) string { return path + "." + strconv.Itoa(i) }
 
 // rotate moves the full file aside.
 func (e *exporter) rotate() error {
-	_ = unix.Unlink(numbered(e.path, e.keep-1))
-	for i := e.keep - 2; i >= 1; i-- {
-		_ = unix.Rename(numbered(e.path, i), numbered(e.path, i+1)) // not os.Rename, which looks at both first
-	}
-	if err := unix.Rename(e.path, numbered(e.path, 1)); err != nil && !errors.Is(err, unix.ENOENT) { // somebody removed it
+	if err := e.shift(unix.AT_FDCWD, e.path); err != nil && !errors.Is(err, unix.ENOENT) { // somebody removed it
 		if !e.rotation {
 			e.warn("the log grows on: rename %s: %v", e.path, err)
 			e.rotation = true
@@ -201,7 +219,33 @@ func (e *exporter) rotate() error {
 		e.sys.rotated(e.path, e.size)
 	}
 	e.keepRoom()
-	_ = e.file.Close()
-	e.file, e.size, e.at = nil, 0, place{}
+	e.letGo()
+	e.size, e.at = 0, place{}
 	return e.ensure()
+}
+
+// shift moves the file and those it was before aside, which have a name in a folder.
+func (e *exporter) shift(folder int, name string) error {
+	for i := e.keep - 2; i >= 1; i-- {
+		err := unix.Renameat(folder, numbered(name, i), folder, numbered(name, i+1))
+		if err != nil && i == e.keep-2 {
+			_ = unix.Unlinkat(folder, numbered(name, i+1), 0)
+		}
+	}
+	return unix.Renameat(folder, name, folder, numbered(name, 1))
+}
+
+// remove removes an old file, of whichever stream.
+func (e *exporter) remove(path string, i int) bool {
+	_ = os.Remove(numbered(path, i))
+	return true
+}
+
+// tidy makes room for others.
+func (e *exporter) tidy() {
+	e.untidy = false
+	e.keepRoom()
+	if e.memory {
+		e.sys.hold(e.path, max(e.size, e.limit), e.remove)
+	}
 }

@@ -50,6 +50,12 @@ func isOpen(path string) bool {
 	return false
 }
 
+// copyWith has a stream's file written by copyTo only, as one on a disk is. The caller holds the exporter's mu.
+func copyWith(s *Stream, copyTo func(f *os.File, from, most int64) (int64, error)) {
+	s.export.copyTo = copyTo
+	s.export.appendTo = func(*os.File, int64, int64) int64 { return 0 }
+}
+
 // stuckDisk makes a copy to a stream's file hang in the kernel until answer is called.
 func stuckDisk(t *testing.T, s *Stream) (answer func()) {
 	t.Helper()
@@ -61,10 +67,10 @@ func stuckDisk(t *testing.T, s *Stream) (answer func()) {
 	s.export.mu.Lock()
 	defer s.export.mu.Unlock()
 	s.export.bound = 50 * time.Millisecond
-	s.export.copyTo = func(f *os.File, from, most int64) (int64, error) {
+	copyWith(s, func(f *os.File, from, most int64) (int64, error) {
 		_, _ = unix.Read(pipe[0], make([]byte, 1))
 		return s.spool.CopyTo(f, from, most)
-	}
+	})
 	return func() { _ = unix.Close(pipe[1]) }
 }
 
@@ -95,10 +101,10 @@ func testSlowDisk(t *testing.T, sources int, total int64) {
 		}
 		for _, s := range []*Stream{o.stdout, o.stderr} {
 			s.export.mu.Lock()
-			s.export.copyTo = func(f *os.File, from, most int64) (int64, error) {
+			copyWith(s, func(f *os.File, from, most int64) (int64, error) {
 				time.Sleep(5 * time.Millisecond)
 				return s.spool.CopyTo(f, from, min(most, 64<<10))
-			}
+			})
 			s.export.mu.Unlock()
 			all.Go(func() {
 				w := writer(t, s)
@@ -164,12 +170,12 @@ func TestWhoIsStarvedIsWaitedFor(t *testing.T) {
 	s.export.mu.Lock()
 	s.export.bound = 200 * time.Millisecond
 	busy := 2 * time.Second // runs, or would
-	s.export.copyTo = func(f *os.File, from, most int64) (int64, error) {
+	copyWith(s, func(f *os.File, from, most int64) (int64, error) {
 		for began := time.Now(); time.Since(began) < busy; {
 		}
 		busy = 0
 		return s.spool.CopyTo(f, from, most)
-	}
+	})
 	s.export.mu.Unlock()
 	w := writer(t, s)
 	text := numberedLines(40_000)
@@ -192,10 +198,10 @@ func TestDroppingForASlowDisk(t *testing.T) {
 	s := openSource(t, machine(t, dir, 1<<30), src)
 	answers := make(chan struct{})
 	s.export.mu.Lock()
-	s.export.copyTo = func(f *os.File, from, most int64) (int64, error) {
+	copyWith(s, func(f *os.File, from, most int64) (int64, error) {
 		<-answers
 		return s.spool.CopyTo(f, from, most)
-	}
+	})
 	s.export.mu.Unlock()
 	w := writer(t, s)
 	if _, err := w.Write(numberedLines(40_000)); err != nil {
@@ -282,10 +288,10 @@ func TestAHeldBackWriterDiesOfASignal(t *testing.T) {
 	s := openSource(t, machine(t, dir, 1<<30), src)
 	answers := make(chan struct{})
 	s.export.mu.Lock()
-	s.export.copyTo = func(f *os.File, from, most int64) (int64, error) {
+	copyWith(s, func(f *os.File, from, most int64) (int64, error) {
 		<-answers
 		return s.spool.CopyTo(f, from, most)
-	}
+	})
 	s.export.bound = time.Hour
 	s.export.mu.Unlock()
 	w := writer(t, s)

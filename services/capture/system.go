@@ -4,7 +4,8 @@
 // Each stream is a FIFO that the supervisor and the shim both hold open, so a
 // writer gets no SIGPIPE and a reader's death loses nothing: what is in the
 // pipe stays there. Bytes go from FIFO to spool by splice(2), in one step that
-// cannot be cut in two by a kill, and from the spool to the file beside that. A
+// cannot be cut in two by a kill, and from the spool to the file beside that, or right
+// behind it where they are many and the file is in memory. A
 // writer waits for its file, so that neither loses anything, but not for a disk that
 // does nothing. It must never hold up the supervisor, use more than its share of the processors,
 // nor let files fill the machine's memory; what does not reach spool or file is
@@ -154,8 +155,9 @@ func (y *System) sizes(memory bool) (size int64, keep int) {
 }
 
 // hold takes note of what a file and those it was take of the memory, and removes
-// old ones, of whoever has most, where all together are too many.
-func (y *System) hold(path string, size int64) {
+// old ones, of whoever has most, where all together are too many, for as long as remove
+// says that it could.
+func (y *System) hold(path string, size int64, remove func(path string, i int) bool) {
 	y.mu.Lock()
 	defer y.mu.Unlock()
 	h := y.held[path]
@@ -183,7 +185,9 @@ func (y *System) hold(path string, size int64) {
 			return
 		}
 		h := y.held[most]
-		_ = os.Remove(numbered(most, len(h.old)))
+		if !remove(most, len(h.old)) {
+			return
+		}
 		h.old = h.old[:len(h.old)-1]
 	}
 }

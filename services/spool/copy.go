@@ -42,6 +42,27 @@ func (st *Stream) CopyTo(f *os.File, from, max int64) (int64, error) {
 	}
 }
 
+// AppendTo appends bytes of the stream, from an offset on and no more than most, to a file,
+// wherever that ends by now, and returns how many it was: none where this is not to be had
+// in a single step, as CopyTo may need several.
+func (st *Stream) AppendTo(f *os.File, from, most int64) int64 {
+	g, now, err := st.hold(from)
+	if err != nil || g == nil {
+		return 0
+	}
+	defer st.release(g)
+	if now.mapped == nil {
+		return 0
+	}
+	off := from - now.base
+	for {
+		n, err := unix.Pwritev2(int(f.Fd()), [][]byte{now.mapped[off:min(off+most, now.size)]}, 0, unix.RWF_APPEND)
+		if !errors.Is(err, unix.EINTR) {
+			return int64(max(n, 0))
+		}
+	}
+}
+
 // copyTo appends n bytes of a segment, from an offset of its own on, to a file.
 func (g *segment) copyTo(dir string, f *os.File, off, n int64) (int64, error) {
 	if g.cold {

@@ -73,7 +73,8 @@ func (s *Spool) isOldest(st *Stream, first *segment, ofSource bool) bool {
 
 // reuse makes the oldest segment the next one, whose header is given, when the last one
 // has been finished. It reports whether it did; progress may be about the next one
-// either way. A death on the way leaves the old one or a new one of no bytes.
+// either way. Its header is written with its first entry, which comes before any byte, so
+// a death on the way leaves the old one or a new one of no bytes.
 func (st *Stream) reuse(old *segment, h header) (*segment, bool) {
 	if st.progress == nil {
 		p, err := makeProgress(st.dir)
@@ -84,15 +85,13 @@ func (st *Stream) reuse(old *segment, h header) (*segment, bool) {
 		st.account(pageBytes)
 	}
 	st.progress.begin(h.base, 0)
-	if _, err := old.index.WriteAt(h.encode(), 0); err != nil {
-		return nil, false
-	}
 	if old.mapped == nil {
 		old.mapped, _ = unix.Mmap(int(old.data.Fd()), 0, SegmentBytes, unix.PROT_READ, unix.MAP_SHARED) // it goes without
 	}
 	g := &segment{
 		header: h, name: old.name, data: old.data, index: old.index, mapped: old.mapped, memory: old.memory,
 		oldSize: max(old.size, old.oldSize), oldEntries: max(old.entries, old.oldEntries),
+		unwritten: true,
 	}
 	st.segments = append(append(st.segments[:0], st.segments[1:]...), g)
 	st.live = g

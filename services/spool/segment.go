@@ -121,6 +121,7 @@ type segment struct {
 	readers     int      // that must not find other bytes in data, nor it closed
 	closing     bool     // to be closed by the last of them
 	found       bool     // an earlier process made it: a thread of it may still read what is in it
+	unwritten   bool     // the index is still that of the segment whose files it has: its header is written with its first entry
 }
 
 func (g *segment) end() int64 { return g.base + g.size }
@@ -188,6 +189,11 @@ func (g *segment) there() (size int64, links uint64) {
 // write writes an entry to the index, and an end behind it.
 func (g *segment) write(e entry, slot int64) error {
 	at, both := headerBytes+slot*entryBytes, e.encode()
+	if g.unwritten {
+		_, err := g.index.WriteAt(append(g.header.encode()[:headerBytes], both...), 0)
+		g.unwritten = err != nil
+		return err
+	}
 	if (at+entryBytes)%pageBytes == 0 && slot < g.oldEntries {
 		// A death may come between the pages: no old entry must follow then.
 		if _, err := g.index.WriteAt(both[entryBytes:], at+entryBytes); err != nil {

@@ -7,7 +7,7 @@ import (
 	"io"
 	"math"
 	"os"
-	"path/filepath"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -35,14 +35,15 @@ type Stream struct {
 
 	writing  sync.Mutex // held by whoever writes, outside mu
 	mu       sync.Mutex
-	segments []*segment // by base, guarded by mu
-	live     *segment   // the last one while it is written to, guarded by mu
-	moving   bool       // bytes are being moved to live without mu: it must stay; guarded by mu
-	progress *progress  // of live, once a segment has been written over; guarded by mu
-	next     header     // of the next segment, guarded by mu
-	end      int64      // of the stream, guarded by mu
-	lastCut  int64      // the line under way begins no earlier, guarded by mu
-	last     entry      // the last one written, at an offset of the stream; guarded by mu
+	segments []*segment          // by base, guarded by mu
+	live     *segment            // the last one while it is written to, guarded by mu
+	moving   bool                // bytes are being moved to live without mu: it must stay; guarded by mu
+	progress *progress           // of live, once a segment has been written over; guarded by mu
+	next     header              // of the next segment, guarded by mu
+	end      int64               // of the stream, guarded by mu
+	lastCut  int64               // the line under way begins no earlier, guarded by mu
+	last     entry               // the last one written, at an offset of the stream; guarded by mu
+	notes    map[string]*os.File // what Remember has written, guarded by mu
 }
 
 // Source is the name of the source.
@@ -174,6 +175,10 @@ func (st *Stream) close() {
 	}
 	st.live = nil
 	st.forget()
+	for _, f := range st.notes {
+		_ = f.Close()
+	}
+	st.notes = nil
 }
 
 // forget lets go of the progress, which is of no use any more.
@@ -262,19 +267,13 @@ func (st *Stream) after(g *segment, data io.ReaderAt) header {
 	}
 	begin := g.base - g.header.carry
 	count := func(at int64, text []byte) {
-		h.lines += int64(bytes.Count(text, []byte{'\n'}))
-		if i := bytes.LastIndexByte(text, '\n'); i >= 0 {
+		n, i := bytes.Count(text, []byte{'\n'}), bytes.LastIndexByte(text, '\n')
+		h.lines += int64(n)
+		if i >= 0 {
 			begin = g.base + at + int64(i) + 1
 		}
 	}
-	whole := g.mapped != nil
-	if whole {
-		size, _ := g.there()
-		whole = size >= g.size
-	}
-	if whole {
-		count(0, g.mapped[:g.size])
-	} else {
+	if g.mapped == nil || !unlessCutOff(func() { count(0, g.mapped[:g.size]) }) {
 		buf := buffers.Get().(*[32 << 10]byte)
 		defer buffers.Put(buf)
 		for at := int64(0); at < g.size; {
@@ -391,6 +390,23 @@ func (st *Stream) move(g *segment, pipe int, most int64) (int64, error) {
 	st.mu.Lock()
 	st.moving = false
 	return n, err
+}
+
+// unlessCutOff reads a mapped file. It reports false where somebody has cut that off, which
+// ends the reading where the file does.
+func unlessCutOff(do func()) (done bool) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		switch reason := recover().(type) {
+		case nil:
+		case interface{ Addr() uintptr }:
+			done = false
+		default:
+			panic(reason)
+		}
+	}()
+	do()
+	return true
 }
 
 func (st *Stream) grow(g *segment, n int64) {
@@ -604,15 +620,4 @@ func (st *Stream) drop(neededToo bool) bool {
 	st.segments = append(st.segments[:0], st.segments[1:]...)
 	st.account(-g.memory)
 	return true
-}
-
-// Remember keeps a few bytes beside the stream, under a name, for a later process:
-// the old ones or the new ones, never half of each.
-func (st *Stream) Remember(name string, data []byte) error {
-	return st.retry(func() error { return store.Write(filepath.Join(st.dir, name), data) })
-}
-
-// Recall returns what was remembered under a name.
-func (st *Stream) Recall(name string) ([]byte, error) {
-	return os.ReadFile(filepath.Join(st.dir, name))
 }
