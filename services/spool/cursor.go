@@ -81,6 +81,8 @@ func (c *Cursor) Next() (Line, bool) {
 				continue
 			}
 			limit = min(limit, c.seg.base+e.off)
+		} else if c.begun && c.entry < c.seg.entries {
+			limit = c.next.Offset // what the bytes are is in entries that are elsewhere by now
 		}
 		if b := c.bytes(limit); len(b) > 0 {
 			c.take(b)
@@ -301,6 +303,7 @@ func (c *Cursor) enter(g *segment) {
 		c.endNote()
 	}
 	if place := g.place(); place.after(c.next) {
+		c.partial() // of its own time
 		c.at = max(c.at, g.born)
 		c.gap(place)
 	} else if !c.begun || c.next.Offset != g.base {

@@ -73,6 +73,9 @@ func (st *Stream) CursorSince(at time.Duration) *Cursor {
 	defer st.mu.Unlock()
 	for i, g := range st.segments {
 		if g.closed >= at || i == len(st.segments)-1 {
+			if i > 0 && g.piece() > 0 { // its first line began in the one before
+				i, g = i-1, st.segments[i-1]
+			}
 			if i > 0 {
 				c.next = g.place() // and no gap before it
 				c.enter(g)

@@ -290,3 +290,118 @@ func TestANoteThatFindsNoRoom(t *testing.T) {
 		}
 	}
 }
+
+// A reader that stops within a segment for as long as it takes for that to be compressed, or to go, goes on with what
+// follows: all of it, or a gap.
+func TestAReaderThatStopsWithinASegment(t *testing.T) {
+	for _, tc := range []struct {
+		name    string
+		stream  string
+		goes    bool
+		atFirst int
+	}{
+		{"records, compressed", Kernel, false, 1},
+		{"lines, compressed", "stdout", false, 1},
+		{"lines, compressed, from further on", "stdout", false, 200},
+		{"records that go", Kernel, true, 1},
+		{"lines that go", "stdout", true, 200},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			times := &clock{}
+			s := openSpool(t, t.TempDir(), Config{PerSource: 1 << 30, Total: 1 << 30, Now: times.now})
+			st := stream(t, s, "web", tc.stream)
+			write := func(err error) {
+				t.Helper()
+				if err != nil {
+					t.Fatal(err)
+				}
+			}
+			for n := 0; len(st.segments) < 3; n++ {
+				times.add(2 * time.Millisecond) // each has a time of its own
+				text := fmt.Appendf(nil, "line %06d", n)
+				if tc.stream == Kernel {
+					write(st.Record(times.now(), 6, text))
+					continue
+				}
+				write(st.Write(times.now(), append(text, '\n')))
+				switch {
+				case n == 150:
+					write(st.Lost(1000, 10, "of a test"))
+				case n%10 == 0:
+					write(st.Write(times.now(), []byte("x")))
+					write(st.Cut())
+				}
+			}
+			want := all(st.Cursor())
+			reader := st.Cursor()
+			var got []Line
+			for range tc.atFirst {
+				l, _ := reader.Next()
+				got = append(got, l)
+			}
+			times.add(time.Minute)
+			if tc.goes {
+				if !st.drop(true) {
+					t.Fatal("it does not go")
+				}
+			} else {
+				s.coolAll()
+			}
+			if first := st.segments[0]; tc.goes == (first.base == 0) || !tc.goes && !first.cold {
+				t.Fatalf("the first segment: %+v", first)
+			}
+			var lines, size int64
+			gaps := 0
+			for _, l := range append(got, all(reader)...) {
+				n, b := written(l, tc.stream == Kernel)
+				lines, size = lines+n, size+b
+				if !l.Gap {
+					if i := slices.IndexFunc(want, func(w Line) bool { return w.End == l.End }); i < 0 || !reflect.DeepEqual(l, want[i]) {
+						t.Fatalf("a line that nobody wrote: %.100q, %+v", l.Text, l)
+					}
+				} else if l.DroppedBytes != 1000 {
+					gaps++
+				}
+				if l.End.Lines != lines || l.End.Bytes != size {
+					t.Fatalf("%.50q ends at %+v, after %d lines, %d bytes", l.Text, l.End, lines, size)
+				}
+			}
+			if end := want[len(want)-1].End; lines != end.Lines || size != end.Bytes || tc.goes != (gaps == 1) {
+				t.Errorf("%d lines, %d bytes, %d gaps; the end is %+v", lines, size, gaps, end)
+			}
+		})
+	}
+}
+
+// What need not be given begins with a whole line.
+func TestALineOfTwoSegmentsSinceItsEnd(t *testing.T) {
+	times := &clock{}
+	s := openSpool(t, t.TempDir(), Config{PerSource: 1 << 30, Total: 1 << 30, Now: times.now})
+	st := stream(t, s, "web", "stdout")
+	write := func(text string) {
+		t.Helper()
+		if err := st.Write(times.now(), []byte(text)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	old := strings.Repeat("z", 1023) + "\n"
+	for range SegmentBytes/len(old) - 1 {
+		write(old)
+	}
+	for len(st.segments) < 2 {
+		write(strings.Repeat("y", 200)) // one line, into the next segment
+	}
+	times.add(time.Minute)
+	since := times.now()
+	write("the end\n")
+	var ended []Line
+	for _, l := range all(st.CursorSince(since)) {
+		if l.At >= since {
+			ended = append(ended, l)
+		}
+	}
+	if len(ended) != 1 || !strings.HasPrefix(string(ended[0].Text), "yyyy") || len(ended[0].Text)%200 != len("the end") || st.segments[1].piece() == 0 ||
+		int64(len(ended[0].Text)) <= st.segments[1].size {
+		t.Errorf("%d lines: %+v; in the last segment are %d bytes", len(ended), ended, st.segments[1].size)
+	}
+}

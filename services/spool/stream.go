@@ -613,6 +613,7 @@ func (st *Stream) drop(neededToo bool) bool {
 			g.remove(st.dir)
 			st.segments = st.segments[:0]
 			st.account(-g.memory)
+			_, _ = st.begin(nil) // in the room that it had
 			return true
 		}
 	}
