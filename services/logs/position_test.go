@@ -266,6 +266,34 @@ func TestAReadingOfAStreamThatBeganAgain(t *testing.T) {
 }
 
 // A stream of which nothing is left is not said to lack what was read.
+// A reading that is not followed is told what the ring lets go while it reads, although all that is left came after it began.
+func TestWhatGoesWhileItIsReadIsCounted(t *testing.T) {
+	m := newMachine(t)
+	fill := strings.Repeat("z", 1000)
+	say := func(from, to int) {
+		for i := from; i < to; i++ {
+			m.say("web", Stdout, fmt.Sprint(i, " ", fill))
+		}
+	}
+	say(0, 400)
+	var given, dropped int64
+	if err := m.Read(t.Context(), Query{}, func(r Record) error {
+		if given+dropped == 0 {
+			say(400, 2400)
+		}
+		if !r.Gap {
+			given++
+		}
+		dropped += r.Dropped
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if given == 400 || given+dropped < 400 {
+		t.Errorf("of 400 lines that were there %d were given, %d counted as missing", given, dropped)
+	}
+}
+
 func TestNothingIsMissingWhereAllWasRead(t *testing.T) {
 	m := newMachine(t)
 	m.say("web", Stdout, "one")

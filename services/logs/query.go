@@ -24,7 +24,7 @@ type Query struct {
 	Follow  bool // go on with what comes, until the context ends
 	Events  bool // the machine's own console lines too
 	// After is how far an earlier reading came: of a stream that is in it what follows is
-	// given, whatever Last says.
+	// given. Not together with Last.
 	After     Positions
 	Positions bool // for Handler: say where each record is, and where the first one is behind
 }
@@ -185,6 +185,9 @@ func ParseQuery(v url.Values) (Query, error) {
 		}
 		if q.Last = n; n == 0 {
 			q.Last = NoLines
+		}
+		if q.After != nil {
+			return Query{}, fmt.Errorf("last: not together with after: what follows a position is not counted")
 		}
 	}
 	for _, b := range []struct {

@@ -39,6 +39,7 @@ func TestParseQuery(t *testing.T) {
 		{"source=", Query{}, "source is empty"},
 		{"lines=5", Query{}, "lines"},
 		{"last=5&last=6", Query{}, "once"},
+		{"last=5&after=web/stdout@1.2.3", Query{}, "last: not together with after"},
 	} {
 		v, err := url.ParseQuery(tc.query)
 		if err != nil {

@@ -30,13 +30,14 @@ func (s *Store) read(ctx context.Context, q Query, give func(Record) error, star
 	if err := s.known(&q); err != nil {
 		return err
 	}
-	if q.Last == NoLines && !q.Follow {
-		return nil // not even what is unfinished
+	r := s.newReading(q)
+	r.start = start
+	if q.Last == NoLines && !q.Follow { // not even what is unfinished
+		r.look()
+		return r.tell()
 	}
 	waiter := s.spool.Wait()
 	defer waiter.Done()
-	r := s.newReading(q)
-	r.start = start
 	whole := ctx
 	if q.Until.Set() && q.Follow {
 		var cancel context.CancelFunc
@@ -213,6 +214,9 @@ func (r *reading) fill(h *head, last bool) {
 			return
 		}
 		switch {
+		case rec.Gap && rec.At >= r.since: // of which nobody knows when it was
+			h.rec, h.has = rec, true
+			return
 		case last && rec.At > r.now, r.q.Until.Set() && rec.At >= r.until:
 			if !h.records {
 				h.over = true

@@ -317,12 +317,15 @@ func (s *Supervisor) daemonOutput(rc daemon.RuntimeConfig) (stdout, stderr *os.F
 	}
 	streams, err := s.capture.OpenAll(pipes...)
 	for i, stream := range streams {
-		if err == nil {
-			files[pipes[i].Stream], err = os.OpenFile(stream.Path(), os.O_RDWR, 0)
+		f, failed := os.OpenFile(stream.Path(), os.O_RDWR, 0)
+		if failed != nil {
+			err = failed
+			continue
 		}
+		files[pipes[i].Stream] = f
 	}
 	if err != nil {
-		s.con.Warn("containerd", "its output goes nowhere: %v", err)
+		s.con.Warn("containerd", "output of it goes nowhere: %v", err)
 	}
 	return files["stdout"], files["stderr"]
 }
