@@ -31,7 +31,7 @@ func (e *exporter) direct() bool {
 	e.here = true
 	switch {
 	case e.busy:
-	case e.full || e.unsaved || now-e.looked > gather:
+	case e.isFull() || e.unsaved || now-e.looked > gather:
 		e.start()
 	default:
 		e.append(end)
@@ -47,14 +47,16 @@ func (e *exporter) append(end int64) {
 	e.busy = true
 	pos := e.pos
 	e.mu.Unlock()
-	for pos < end && e.file != nil && !e.full {
+	for pos < end && e.file != nil && !e.unsaved && !e.isFull() {
 		n := e.appendTo(e.file, pos, min(end-pos, e.limit-e.size))
 		if n == 0 {
 			break
 		}
 		pos += n
 		e.size += n
-		e.full = e.size >= e.limit && !e.rotateHere(pos)
+		if e.isFull() && !e.rotateHere(pos) {
+			break
+		}
 	}
 	e.mu.Lock()
 	e.busy = false
@@ -68,8 +70,8 @@ func (e *exporter) append(end int64) {
 		e.rest()
 	}
 	e.told()
-	e.here = pos >= end || e.full
-	if e.again || e.full || pos < end {
+	e.here = pos >= end || e.isFull()
+	if e.again || e.isFull() || pos < end {
 		e.again = false
 		e.start()
 	}
@@ -79,10 +81,15 @@ func (e *exporter) append(end int64) {
 // one, if that can be done. It reports whether the full one has been moved.
 func (e *exporter) rotateHere(pos int64) bool {
 	folder, name := int(e.folder.Fd()), filepath.Base(e.path)
+	var named unix.Stat_t
+	if unix.Fstatat(folder, name, &named, unix.AT_SYMLINK_NOFOLLOW) != nil || named.Dev != e.at.Dev || named.Ino != e.at.Ino {
+		e.looked = never // somebody has moved it: those before it are to stay where they are
+		return false
+	}
 	if e.shift(folder, name) != nil {
 		return false
 	}
-	e.untidy = true
+	e.untidy, e.rotation = true, false
 	e.sys.rotated(e.path, e.size)
 	_ = e.file.Close()
 	e.file, e.size, e.at = nil, 0, place{}
@@ -117,7 +124,7 @@ const never = time.Duration(math.MinInt64 / 2)
 func (e *exporter) leave() {
 	end := e.from.End()
 	e.mu.Lock()
-	behind := e.here && e.pos < end
+	behind := e.here && (e.pos < end || !e.busy && e.untidy)
 	e.here = false
 	e.mu.Unlock()
 	if behind {

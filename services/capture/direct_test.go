@@ -232,3 +232,150 @@ func TestKilledWhileItIsFast(t *testing.T) {
 		t.Errorf("the ring has or counts %d lines, want %d", n, lines)
 	}
 }
+
+// fastOutput is an output whose ring has been written over, so that what comes is to be had in memory, and its stdout.
+func fastOutput(t *testing.T, y *System, dir, name string) *Stream {
+	t.Helper()
+	o, err := y.OpenOutput(OutputConfig{Source: name, Pipes: filepath.Join(dir, "io-"+name), Base: filepath.Join(dir, "log", name), Warn: t.Logf})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { o.Close(false) })
+	for range 30 {
+		bring(t, o.stdout, 100_000)
+	}
+	return o.stdout
+}
+
+// bring writes to a stream's ring, and to its file by copyAll.
+func bring(t *testing.T, s *Stream, n int) {
+	t.Helper()
+	if err := s.spool.Write(s.sys.cfg.Now(), make([]byte, n)); err != nil {
+		t.Fatal(err)
+	}
+	s.export.flush(time.Minute)
+	settle(t, s.export)
+}
+
+// settle waits until nobody copies to a file, nor will.
+func settle(t *testing.T, e *exporter) {
+	t.Helper()
+	for end := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
+		e.mu.Lock()
+		busy := e.busy || e.armed
+		e.mu.Unlock()
+		if !busy {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatal("there is no end to it")
+		}
+	}
+}
+
+// brings is what a fast stream does: n bytes come, and are written by whoever has moved them.
+func brings(t *testing.T, s *Stream, n int64) {
+	t.Helper()
+	e := s.export
+	if err := s.spool.Write(s.sys.cfg.Now(), make([]byte, n)); err != nil {
+		t.Fatal(err)
+	}
+	e.mu.Lock()
+	e.looked = s.sys.cfg.Now() // it is not time to look again
+	e.mu.Unlock()
+	e.direct()
+	e.leave()
+	settle(t, e)
+}
+
+func TestAFileThatSomebodyMakesTooLarge(t *testing.T) {
+	dir := inMemory(t)
+	s := fastOutput(t, machine(t, dir, 1<<30), dir, "web")
+	e := s.export
+	if err := os.Truncate(e.path, 3<<20); err != nil {
+		t.Fatal(err)
+	}
+	e.mu.Lock()
+	e.here = true // it is looked at while somebody moves
+	e.mu.Unlock()
+	if err := s.spool.Write(s.sys.cfg.Now(), make([]byte, 70_000)); err != nil {
+		t.Fatal(err)
+	}
+	e.kick()
+	settle(t, e)
+	appendTo := e.appendTo
+	e.appendTo = func(f *os.File, from, most int64) int64 {
+		if most <= 0 {
+			t.Errorf("%d bytes are to be written", most)
+		}
+		return appendTo(f, from, most)
+	}
+	brings(t, s, 70_000)
+	if old, err := os.Stat(numbered(e.path, 1)); err != nil || old.Size() != 3<<20 {
+		t.Errorf("the large one was not moved aside: %v, %v", old, err)
+	}
+	if now, err := os.Stat(e.path); err != nil || now.Size() != 140_000 {
+		t.Errorf("the file: %v, %v", now, err)
+	}
+}
+
+func TestAFileThatSomebodyMovesAwayIsNotMovedAside(t *testing.T) {
+	dir := inMemory(t)
+	s := fastOutput(t, machine(t, dir, 1<<30), dir, "web")
+	e := s.export
+	for e.size <= e.limit-130_000 {
+		bring(t, s, 60_000)
+	}
+	before, err := os.Stat(numbered(e.path, 1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(e.path, e.path+"-moved"); err != nil {
+		t.Fatal(err)
+	}
+	brings(t, s, 130_000)
+	e.flush(time.Minute)
+	settle(t, e)
+	if after, err := os.Stat(numbered(e.path, 1)); err != nil || !os.SameFile(before, after) {
+		t.Errorf("the newest old file is another one: %v, %v", after, err)
+	}
+	moved, err := os.Stat(e.path + "-moved")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if now, err := os.Stat(e.path); err != nil || moved.Size() != e.limit || now.Size() == 0 {
+		t.Errorf("moved away with %d bytes of %d; now %v, %v", moved.Size(), e.limit, now, err)
+	}
+}
+
+// Others' old files go although nothing more comes from the stream that needs their room.
+func TestRoomIsMadeAfterTheLastPiece(t *testing.T) {
+	dir := inMemory(t)
+	y := machine(t, dir, 16<<20)
+	total := func() (n int64) {
+		y.mu.Lock()
+		defer y.mu.Unlock()
+		for _, h := range y.held {
+			n += h.total()
+		}
+		return n
+	}
+	web, db := fastOutput(t, y, dir, "web"), fastOutput(t, y, dir, "db")
+	for range 160 {
+		bring(t, web, 64<<10)
+	}
+	e := db.export
+	for range 200 {
+		if total()+e.limit > y.cfg.Memory {
+			break
+		}
+		bring(t, db, 64<<10)
+	}
+	for e.limit-e.size > 64<<10 {
+		bring(t, db, 60<<10)
+	}
+	brings(t, db, e.limit-e.size)
+	if total() > y.cfg.Memory {
+		t.Errorf("all files together have %d bytes of %d", total(), y.cfg.Memory)
+	}
+}

@@ -82,7 +82,6 @@ type exporter struct {
 	limit    int64
 	keep     int
 	memory   bool
-	full     bool          // it has been filled, and is to be moved aside
 	untidy   bool          // it was moved aside, and is not known to leave others room
 	looked   time.Duration // when it was last seen that file is the one that path names
 	step     int64         // how much is copied at once
@@ -261,8 +260,7 @@ func (e *exporter) copySome() error {
 		return e.fail(err)
 	}
 	for {
-		if e.full {
-			e.full = false
+		if e.isFull() {
 			if e.onDisk(func() { err = e.rotate() }); err != nil {
 				return e.fail(err)
 			}
@@ -307,12 +305,14 @@ func (e *exporter) copySome() error {
 		} else if err != nil {
 			return e.fail(fmt.Errorf("write %s: %w", e.path, err))
 		}
-		e.full = e.size >= e.limit
 		if n >= spliceBytes && !hurried && rest > 0 {
 			time.Sleep(min(rest, gateMost))
 		}
 	}
 }
+
+// isFull reports whether the file has to be moved aside. For whoever has busy.
+func (e *exporter) isFull() bool { return e.size >= e.limit }
 
 // move notes how far the file has come, which it can be written for. It reports
 // whether somebody waits for all of it.

@@ -104,7 +104,7 @@ func (e *exporter) ensure() error {
 		e.place(st)
 		e.measure()
 	}
-	if e.memory {
+	if e.memory && st.Mode&unix.S_IFMT == unix.S_IFREG { // nothing else can be relied on not to wait
 		e.folder = openFolder(filepath.Dir(e.path), st.Dev)
 	}
 	return nil

@@ -51,10 +51,10 @@ func (st *Stream) AppendTo(f *os.File, from, most int64) int64 {
 		return 0
 	}
 	defer st.release(g)
-	if now.mapped == nil {
+	off := from - now.base
+	if now.mapped == nil || off >= now.size || most <= 0 {
 		return 0
 	}
-	off := from - now.base
 	for {
 		n, err := unix.Pwritev2(int(f.Fd()), [][]byte{now.mapped[off:min(off+most, now.size)]}, 0, unix.RWF_APPEND)
 		if !errors.Is(err, unix.EINTR) {
