@@ -64,12 +64,7 @@ func (e *exporter) append(end int64) {
 	if !e.stuck && !e.closed {
 		e.from.Need(pos)
 	}
-	if e.closed {
-		e.letGo()
-	} else {
-		e.rest()
-	}
-	e.told()
+	e.done()
 	e.here = pos >= end || e.isFull()
 	if e.again || e.isFull() || pos < end {
 		e.again = false

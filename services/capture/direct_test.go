@@ -1,11 +1,9 @@
 package capture
 
 import (
-	"bufio"
 	"bytes"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"sync/atomic"
@@ -122,14 +120,7 @@ func TestKilledWhileItIsFast(t *testing.T) {
 	if err := os.Mkdir(filepath.Join(dir, "io"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	fifo := filepath.Join(dir, "io", "stdout")
-	if err := unix.Mkfifo(fifo, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	fd, err := unix.Open(fifo, unix.O_RDWR|unix.O_CLOEXEC, 0) // both ends, as the shim has it
-	if err != nil {
-		t.Fatal(err)
-	}
+	fd := heldPipe(t, filepath.Join(dir, "io"), "stdout")
 	var wrote atomic.Int64
 	more := make(chan bool, each/(64<<10)) // a token for each write
 	ended := make(chan error, 1)
@@ -156,25 +147,9 @@ func TestKilledWhileItIsFast(t *testing.T) {
 		<-t.Context().Done()
 	}()
 	path := filepath.Join(dir, "log", "web.out.log")
-	start := func() *exec.Cmd {
-		cmd := exec.Command("/proc/self/exe")
-		cmd.Env = append(os.Environ(), captureDir+"="+dir, fmt.Sprintf("%s=%d", captureRing, spool.DefaultPerSource))
-		cmd.Stderr = os.Stderr
-		out, err := cmd.StdoutPipe()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
-		if line, err := bufio.NewReader(out).ReadString('\n'); err != nil || line != "reading\n" {
-			t.Fatalf("%q, %v", line, err)
-		}
-		return cmd
-	}
 	seen := -1 // the last line that was found in the file
 	for k := range kills {
-		cmd := start()
+		cmd := startCapture(t, dir, spool.DefaultPerSource)
 		for range cap(more) {
 			more <- true
 		}
@@ -190,7 +165,7 @@ func TestKilledWhileItIsFast(t *testing.T) {
 		}
 	}
 	close(more)
-	cmd := start()
+	cmd := startCapture(t, dir, spool.DefaultPerSource)
 	if err := <-ended; err != nil {
 		t.Fatal(err)
 	}

@@ -192,18 +192,24 @@ func (e *exporter) copyAll() {
 		if !e.again || e.closed || err != nil {
 			e.busy, e.again = false, false
 			e.last = e.sys.cfg.Now()
-			if e.closed {
-				e.letGo()
-			} else {
-				e.rest()
-			}
-			e.told()
+			e.done()
 			e.mu.Unlock()
 			return
 		}
 		e.again = false
 		e.mu.Unlock()
 	}
+}
+
+// done is for whoever has copied for now: the file is closed, at once or when nothing
+// comes, and whoever waits looks again. The caller holds mu.
+func (e *exporter) done() {
+	if e.closed {
+		e.letGo()
+	} else {
+		e.rest()
+	}
+	e.told()
 }
 
 // rest has the file closed, if nothing comes. The caller holds mu.

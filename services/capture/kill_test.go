@@ -66,14 +66,7 @@ func testKilled(t *testing.T, ring int64) {
 	gates := map[string]chan int{}
 	ended := make(chan error, 2)
 	for _, stream := range []string{"stdout", "stderr"} {
-		path := filepath.Join(dir, "io", stream)
-		if err := unix.Mkfifo(path, 0o600); err != nil {
-			t.Fatal(err)
-		}
-		fd, err := unix.Open(path, unix.O_RDWR|unix.O_CLOEXEC, 0) // both ends, as the shim has it
-		if err != nil {
-			t.Fatal(err)
-		}
+		fd := heldPipe(t, filepath.Join(dir, "io"), stream)
 		gate := make(chan int, kills)
 		gates[stream] = gate
 		go func() {
@@ -98,24 +91,8 @@ func testKilled(t *testing.T, ring int64) {
 			<-t.Context().Done()
 		}()
 	}
-	start := func() *exec.Cmd {
-		cmd := exec.Command("/proc/self/exe")
-		cmd.Env = append(os.Environ(), captureDir+"="+dir, fmt.Sprintf("%s=%d", captureRing, ring))
-		cmd.Stderr = os.Stderr
-		out, err := cmd.StdoutPipe()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
-		if line, err := bufio.NewReader(out).ReadString('\n'); err != nil || line != "reading\n" {
-			t.Fatalf("%q, %v", line, err)
-		}
-		return cmd
-	}
 	for k := range kills {
-		cmd := start()
+		cmd := startCapture(t, dir, ring)
 		for _, gate := range gates {
 			gate <- k
 		}
@@ -130,7 +107,7 @@ func testKilled(t *testing.T, ring int64) {
 	for _, gate := range gates {
 		close(gate)
 	}
-	last := start()
+	last := startCapture(t, dir, ring)
 	for range gates {
 		if err := <-ended; err != nil {
 			t.Fatal(err)
@@ -140,13 +117,7 @@ func testKilled(t *testing.T, ring int64) {
 		path := filepath.Join(dir, "log", name)
 		var text []byte
 		for deadline := time.Now().Add(time.Minute); ; {
-			text = nil
-			for i := 9; i >= 1; i-- {
-				data, _ := os.ReadFile(numbered(path, i))
-				text = append(text, data...)
-			}
-			data, _ := os.ReadFile(path)
-			text = append(text, data...)
+			text = written(path)
 			if bytes.Contains(text, fmt.Appendf(nil, "\n%d %s", lines, stream)) && bytes.HasSuffix(text, []byte("\n")) || time.Now().After(deadline) {
 				break
 			}
@@ -202,6 +173,39 @@ func testKilled(t *testing.T, ring int64) {
 	if all < lines/20 {
 		t.Errorf("the spool has %d lines", all)
 	}
+}
+
+// startCapture starts a process that captures what is written in a folder.
+func startCapture(t *testing.T, dir string, ring int64) *exec.Cmd {
+	t.Helper()
+	cmd := exec.Command("/proc/self/exe")
+	cmd.Env = append(os.Environ(), captureDir+"="+dir, fmt.Sprintf("%s=%d", captureRing, ring))
+	cmd.Stderr = os.Stderr
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if line, err := bufio.NewReader(out).ReadString('\n'); err != nil || line != "reading\n" {
+		t.Fatalf("%q, %v", line, err)
+	}
+	return cmd
+}
+
+// heldPipe makes a FIFO in a folder and opens both of its ends, as the shim has it.
+func heldPipe(t *testing.T, dir, name string) (fd int) {
+	t.Helper()
+	path := filepath.Join(dir, name)
+	if err := unix.Mkfifo(path, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	fd, err := unix.Open(path, unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return fd
 }
 
 // size is what the files of a folder hold.

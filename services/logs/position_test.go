@@ -265,7 +265,6 @@ func TestAReadingOfAStreamThatBeganAgain(t *testing.T) {
 	}
 }
 
-// A stream of which nothing is left is not said to lack what was read.
 // A reading that is not followed is told what the ring lets go while it reads, although all that is left came after it began.
 func TestWhatGoesWhileItIsReadIsCounted(t *testing.T) {
 	m := newMachine(t)
@@ -294,6 +293,7 @@ func TestWhatGoesWhileItIsReadIsCounted(t *testing.T) {
 	}
 }
 
+// A stream of which nothing is left is not said to lack what was read.
 func TestNothingIsMissingWhereAllWasRead(t *testing.T) {
 	m := newMachine(t)
 	m.say("web", Stdout, "one")

@@ -214,10 +214,7 @@ func (r *reading) fill(h *head, last bool) {
 			return
 		}
 		switch {
-		case rec.Gap && rec.At >= r.since: // of which nobody knows when it was
-			h.rec, h.has = rec, true
-			return
-		case last && rec.At > r.now, r.q.Until.Set() && rec.At >= r.until:
+		case !rec.Gap && (last && rec.At > r.now || r.q.Until.Set() && rec.At >= r.until): // when a gap was nobody knows
 			if !h.records {
 				h.over = true
 				return
