@@ -15,7 +15,14 @@ type key[P any] struct {
 	set  func(p *P, value string) bool
 }
 
-const healthKey = "keelson.health"
+const (
+	healthKey  = "keelson.health"
+	hardenKey  = "keelson.harden"
+	seccompKey = "keelson.seccomp"
+
+	wantHarden  = "want auto, linuxkit or strict"
+	wantSeccomp = "want refuse or log"
+)
 
 var serviceKeys = []key[Service]{
 	{"keelson.restart", "want always, on-failure or never", func(p *Service, v string) bool {
@@ -91,6 +98,8 @@ var serviceKeys = []key[Service]{
 		p.OwnShim = v == "own"
 		return true
 	}},
+	{hardenKey, wantHarden, func(p *Service, v string) bool { return setHarden(&p.Harden, v) }},
+	{seccompKey, wantSeccomp, func(p *Service, v string) bool { return setSeccompLog(&p.SeccompLog, v) }},
 }
 
 var oneShotKeys = []key[OneShot]{
@@ -119,6 +128,8 @@ var oneShotKeys = []key[OneShot]{
 	}},
 	{"keelson.console", "want true or false", func(p *OneShot, v string) bool { return setBool(&p.Console, v) }},
 	{"keelson.log", "want block or drop", func(p *OneShot, v string) bool { return setDrop(&p.LogDrop, v) }},
+	{hardenKey, wantHarden, func(p *OneShot, v string) bool { return setHarden(&p.Harden, v) }},
+	{seccompKey, wantSeccomp, func(p *OneShot, v string) bool { return setSeccompLog(&p.SeccompLog, v) }},
 }
 
 // ParseService reads the policy of a service from its annotations. Each key

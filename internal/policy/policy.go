@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"keelson/internal/harden"
 )
 
 // Prefix begins every annotation that is ours; others are nobody's business here.
@@ -87,6 +89,14 @@ type Service struct {
 	Console  bool // its output goes to the console as well
 	OwnShim  bool // it has a shim process of its own
 	LogDrop  bool // output that cannot be kept at once is dropped rather than waited for
+
+	Walls
+}
+
+// Walls say what keeps a container from the machine and from others.
+type Walls struct {
+	Harden     harden.Level
+	SeccompLog bool // what the default seccomp profile would refuse is only logged
 }
 
 // Health says how a running service is watched; a Check of kind ProbeNone is
@@ -106,6 +116,8 @@ type OneShot struct {
 	Retries   int // for ActionRetry
 	Console   bool
 	LogDrop   bool
+
+	Walls
 }
 
 // Problem is an annotation that was not understood.
@@ -131,13 +143,15 @@ func DefaultService() Service {
 		Health:       Health{Interval: 10 * time.Second, Timeout: 3 * time.Second, Retries: 3},
 		StopSignal:   unix.SIGTERM,
 		StopTimeout:  10 * time.Second,
+		Walls:        Walls{Harden: harden.Auto},
 	}
 }
 
 // DefaultOneShot is the policy of a one-shot without annotations; one that runs
-// at shutdown has a bound, so that the machine does end.
+// at shutdown has a bound, so that the machine does end. One-shots set the machine
+// up, and are not kept from it.
 func DefaultOneShot(onshutdown bool) OneShot {
-	p := OneShot{OnFailure: ActionContinue, Console: true}
+	p := OneShot{OnFailure: ActionContinue, Console: true, Walls: Walls{Harden: harden.LinuxKit}}
 	if onshutdown {
 		p.Timeout = 30 * time.Second
 	}

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"keelson/internal/harden"
 )
 
 func TestParseServiceTakesEveryKey(t *testing.T) {
@@ -30,6 +32,8 @@ func TestParseServiceTakesEveryKey(t *testing.T) {
 		"keelson.health.grace":    "1m",
 		"keelson.critical":        "true",
 		"keelson.log":             "drop",
+		"keelson.harden":          "strict",
+		"keelson.seccomp":         "log",
 		"org.example.other":       "nobody's business",
 	})
 	want := Service{
@@ -41,6 +45,7 @@ func TestParseServiceTakesEveryKey(t *testing.T) {
 			Interval: 5 * time.Second, Timeout: time.Second, Retries: 2, Grace: time.Minute,
 		},
 		StopSignal: unix.SIGINT, StopTimeout: 3 * time.Second, Critical: true, Console: true, OwnShim: true, LogDrop: true,
+		Walls: Walls{harden.Strict, true},
 	}
 	if len(problems) > 0 || !reflect.DeepEqual(got, want) {
 		t.Errorf("got %+v, %v; want %+v", got, problems, want)
@@ -48,8 +53,8 @@ func TestParseServiceTakesEveryKey(t *testing.T) {
 }
 
 func TestParseOneShotTakesEveryKey(t *testing.T) {
-	got, problems := ParseOneShot(false, map[string]string{"keelson.timeout": "5s", "keelson.on-failure": "retry:3", "keelson.console": "false", "keelson.log": "drop"})
-	if want := (OneShot{5 * time.Second, ActionRetry, 3, false, true}); len(problems) > 0 || got != want {
+	got, problems := ParseOneShot(false, map[string]string{"keelson.timeout": "5s", "keelson.on-failure": "retry:3", "keelson.console": "false", "keelson.log": "drop", "keelson.harden": "auto", "keelson.seccomp": "log"})
+	if want := (OneShot{5 * time.Second, ActionRetry, 3, false, true, Walls{harden.Auto, true}}); len(problems) > 0 || got != want {
 		t.Errorf("got %+v, %v; want %+v", got, problems, want)
 	}
 	if got, _ := ParseOneShot(true, map[string]string{"keelson.timeout": "none"}); got.Timeout != 0 {
@@ -73,7 +78,7 @@ func TestWrongValuesKeepTheDefault(t *testing.T) {
 		{"keelson.ready", `exec:a \`}, {"keelson.ready", "file:a"}, {"keelson.ready", "file:/"}, {"keelson.ready", "log:("}, {"keelson.ready", "log:"},
 		{"keelson.ready", "notify:x"}, {"keelson.ready", "started:"}, {"keelson.ready.timeout", "0s"}, {"keelson.ready.timeout", "90"},
 		{"keelson.health", "started"}, {"keelson.health", "file:/x"}, {"keelson.health", ""},
-		{"keelson.critical", "1"}, {"keelson.log", "keep"},
+		{"keelson.critical", "1"}, {"keelson.log", "keep"}, {"keelson.harden", "off"}, {"keelson.seccomp", "unconfined"},
 		{"keelson.timeout", "10s"}, // a one-shot's key
 	} {
 		got, problems := ParseService(map[string]string{tc.key: tc.value})

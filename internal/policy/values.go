@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"keelson/internal/harden"
 )
 
 func choose[T ~string](into *T, value string, allowed ...T) bool {
@@ -58,6 +60,18 @@ func setDrop(into *bool, value string) bool {
 		return false
 	}
 	*into = value == "drop"
+	return true
+}
+
+func setHarden(into *harden.Level, value string) bool {
+	return choose(into, value, harden.Auto, harden.LinuxKit, harden.Strict)
+}
+
+func setSeccompLog(into *bool, value string) bool {
+	if value != "refuse" && value != "log" {
+		return false
+	}
+	*into = value == "log"
 	return true
 }
 

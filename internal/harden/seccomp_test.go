@@ -1,0 +1,114 @@
+package harden
+
+import (
+	"slices"
+	"testing"
+
+	"github.com/containerd/containerd/v2/contrib/seccomp"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"keelson/internal/syscalls"
+)
+
+// decide is what a profile makes of a call with this first argument.
+func decide(p *specs.LinuxSeccomp, name string, first uint64) (specs.LinuxSeccompAction, uint) {
+	for _, s := range p.Syscalls {
+		if !slices.Contains(s.Names, name) {
+			continue
+		}
+		matches := true
+		for _, a := range s.Args {
+			switch a.Op {
+			case specs.OpEqualTo:
+				matches = matches && first == a.Value
+			case specs.OpLessThan:
+				matches = matches && first < a.Value
+			case specs.OpMaskedEqual:
+				matches = matches && first&a.Value == a.ValueTwo
+			default:
+				panic(a.Op)
+			}
+		}
+		if matches {
+			errno := uint(0)
+			if s.ErrnoRet != nil {
+				errno = *s.ErrnoRet
+			}
+			return s.Action, errno
+		}
+	}
+	return p.DefaultAction, 0
+}
+
+// The profile is containerd's: for every call of the architecture, with arguments on
+// both sides of each rule, and with each capability.
+func TestProfileIsContainerds(t *testing.T) {
+	sets := [][]string{nil, {"CAP_SYS_ADMIN", "CAP_SYSLOG", "CAP_BPF"}, {"CAP_CHOWN", "CAP_NET_ADMIN"}}
+	for _, g := range grants {
+		sets = append(sets, []string{g.capability})
+	}
+	arguments := []uint64{0x8, 0x20000, 0x20008, 0xffffffff, 0x12345678, unix.CLONE_NEWUSER, unix.CLONE_NEWCGROUP | 0x11, unix.CLONE_VM}
+	for i := range uint64(64) {
+		arguments = append(arguments, i)
+	}
+	arguments = slices.DeleteFunc(arguments, func(a uint64) bool { return a == unix.AF_UNSPEC }) // no family: refused by the kernel itself
+	for _, set := range sets {
+		theirs := seccomp.DefaultProfile(&specs.Spec{Process: &specs.Process{Capabilities: &specs.LinuxCapabilities{Bounding: set}}})
+		ours := Profile(set, true, false)
+		for nr := range 512 {
+			name := syscalls.Name(nr)
+			if name == "" {
+				continue
+			}
+			for _, a := range arguments {
+				wantAction, wantErrno := decide(theirs, name, a)
+				if action, errno := decide(ours, name, a); action != wantAction || errno != wantErrno {
+					t.Errorf("%v: %s(%#x): %s %d, containerd has %s %d", set, name, a, action, errno, wantAction, wantErrno)
+					break
+				}
+			}
+		}
+	}
+	for _, name := range always {
+		if _, ok := syscalls.Number(name); !ok {
+			t.Errorf("%s is no call of this architecture", name)
+		}
+	}
+}
+
+func TestStrictRefusesRareFamilies(t *testing.T) {
+	p := Profile(nil, false, false)
+	for family := range uint64(64) {
+		want := specs.ActErrno
+		if slices.Contains([]uint64{unix.AF_UNIX, unix.AF_INET, unix.AF_INET6, unix.AF_NETLINK}, family) {
+			want = specs.ActAllow
+		}
+		if got, _ := decide(p, "socket", family); got != want {
+			t.Errorf("family %d: %s", family, got)
+		}
+	}
+}
+
+func TestLoggingProfileRefusesNothing(t *testing.T) {
+	p := Profile(nil, true, true)
+	if got, _ := decide(p, "mount", 0); got != specs.ActLog {
+		t.Errorf("mount: %s", got)
+	}
+	if !slices.Contains(p.Flags, specs.LinuxSeccompFlagLog) || !slices.Equal(p.Architectures, []specs.Arch{specs.ArchX86_64}) {
+		t.Errorf("%v %v", p.Flags, p.Architectures)
+	}
+}
+
+func TestGranting(t *testing.T) {
+	for name, want := range map[string][]string{
+		"mount": {"CAP_SYS_ADMIN"}, "bpf": {"CAP_SYS_ADMIN", "CAP_BPF"}, "chroot": {"CAP_SYS_CHROOT"}, "read": nil, "keyctl": nil, "kcmp": {"CAP_SYS_PTRACE"},
+	} {
+		if got := Granting(name); !slices.Equal(got, want) {
+			t.Errorf("%s: %v, want %v", name, got, want)
+		}
+	}
+	if !Allowed("read") || Allowed("mount") || Allowed("clone") {
+		t.Error("what is always allowed")
+	}
+}
