@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"keelson/internal/audit"
 )
 
 type key[P any] struct {
@@ -100,6 +102,7 @@ var serviceKeys = []key[Service]{
 	}},
 	{hardenKey, wantHarden, func(p *Service, v string) bool { return setHarden(&p.Harden, v) }},
 	{seccompKey, wantSeccomp, func(p *Service, v string) bool { return setSeccompLog(&p.SeccompLog, v) }},
+	{audit.AcceptKey, "", func(_ *Service, v string) bool { return accepts(v) == nil }},
 }
 
 var oneShotKeys = []key[OneShot]{
@@ -130,6 +133,7 @@ var oneShotKeys = []key[OneShot]{
 	{"keelson.log", "want block or drop", func(p *OneShot, v string) bool { return setDrop(&p.LogDrop, v) }},
 	{hardenKey, wantHarden, func(p *OneShot, v string) bool { return setHarden(&p.Harden, v) }},
 	{seccompKey, wantSeccomp, func(p *OneShot, v string) bool { return setSeccompLog(&p.SeccompLog, v) }},
+	{audit.AcceptKey, "", func(_ *OneShot, v string) bool { return accepts(v) == nil }},
 }
 
 // ParseService reads the policy of a service from its annotations. Each key
@@ -182,7 +186,11 @@ func parse[P any](p *P, keys []key[P], annotations map[string]string) []Problem 
 			continue
 		}
 		if !keys[i].set(p, strings.TrimSpace(value)) {
-			problems = append(problems, Problem{name, value, keys[i].want})
+			want := keys[i].want
+			if name == audit.AcceptKey {
+				want = accepts(value).Error()
+			}
+			problems = append(problems, Problem{name, value, want})
 		}
 	}
 	return problems
@@ -230,4 +238,10 @@ func distance(a, b string) int {
 		}
 	}
 	return row[len(b)]
+}
+
+// accepts checks what an author accepts of an audit; who audits reads it again.
+func accepts(value string) error {
+	_, err := audit.ParseAccept(value)
+	return err
 }

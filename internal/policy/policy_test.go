@@ -53,7 +53,7 @@ func TestParseServiceTakesEveryKey(t *testing.T) {
 }
 
 func TestParseOneShotTakesEveryKey(t *testing.T) {
-	got, problems := ParseOneShot(false, map[string]string{"keelson.timeout": "5s", "keelson.on-failure": "retry:3", "keelson.console": "false", "keelson.log": "drop", "keelson.harden": "auto", "keelson.seccomp": "log"})
+	got, problems := ParseOneShot(false, map[string]string{"keelson.timeout": "5s", "keelson.on-failure": "retry:3", "keelson.console": "false", "keelson.log": "drop", "keelson.harden": "auto", "keelson.seccomp": "log", "keelson.audit.accept": "User: x"})
 	if want := (OneShot{5 * time.Second, ActionRetry, 3, false, true, Walls{harden.Auto, true}}); len(problems) > 0 || got != want {
 		t.Errorf("got %+v, %v; want %+v", got, problems, want)
 	}
@@ -78,7 +78,7 @@ func TestWrongValuesKeepTheDefault(t *testing.T) {
 		{"keelson.ready", `exec:a \`}, {"keelson.ready", "file:a"}, {"keelson.ready", "file:/"}, {"keelson.ready", "log:("}, {"keelson.ready", "log:"},
 		{"keelson.ready", "notify:x"}, {"keelson.ready", "started:"}, {"keelson.ready.timeout", "0s"}, {"keelson.ready.timeout", "90"},
 		{"keelson.health", "started"}, {"keelson.health", "file:/x"}, {"keelson.health", ""},
-		{"keelson.critical", "1"}, {"keelson.log", "keep"}, {"keelson.harden", "off"}, {"keelson.seccomp", "unconfined"},
+		{"keelson.critical", "1"}, {"keelson.log", "keep"}, {"keelson.harden", "off"}, {"keelson.seccomp", "unconfined"}, {"keelson.audit.accept", "Usre: x"},
 		{"keelson.timeout", "10s"}, // a one-shot's key
 	} {
 		got, problems := ParseService(map[string]string{tc.key: tc.value})
@@ -185,5 +185,20 @@ func TestCommandsAreSplitIntoWords(t *testing.T) {
 		if got, ok := splitWords(text); !ok || !reflect.DeepEqual(got, want) {
 			t.Errorf("%s: got %q, want %q", text, got, want)
 		}
+	}
+}
+
+// What is accepted of an audit is checked here, so that a build fails on a slip.
+func TestAcceptIsChecked(t *testing.T) {
+	annotations := map[string]string{"keelson.audit.accept": "Usre: it has to"}
+	_, service := ParseService(annotations)
+	_, oneShot := ParseOneShot(false, annotations)
+	for _, problems := range [][]Problem{service, oneShot} {
+		if len(problems) != 1 || !strings.Contains(problems[0].Want, "did you mean User?") {
+			t.Errorf("%v", problems)
+		}
+	}
+	if _, problems := ParseService(map[string]string{"keelson.audit.accept": "User: it has to"}); len(problems) > 0 {
+		t.Errorf("%v", problems)
 	}
 }
