@@ -11,6 +11,7 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/spf13/cobra"
 
+	"keelson/internal/visible"
 	"keelson/mkimage/images"
 	"keelson/mkimage/output"
 )
@@ -106,7 +107,7 @@ func (f *importFlags) run(cmd *cobra.Command, name, path string) error {
 			return err
 		}
 		for _, full := range n.Names {
-			fmt.Fprintf(cmd.OutOrStdout(), "%s  %s\n", full, digest)
+			fmt.Fprintf(cmd.OutOrStdout(), "%s  %s\n", visible.Text(full), digest)
 		}
 	}
 	return nil

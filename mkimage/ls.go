@@ -6,6 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"keelson/internal/visible"
 	"keelson/mkimage/images"
 )
 
@@ -27,7 +28,7 @@ func lsCommand() *cobra.Command {
 			tw := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
 			fmt.Fprintln(tw, "IMAGE\tDIGEST\tSIZE")
 			for _, i := range list {
-				fmt.Fprintf(tw, "%s\t%.19s\t%s\n", i.Name, i.Digest, humanSize(i.Size))
+				fmt.Fprintf(tw, "%s\t%.19s\t%s\n", visible.Text(i.Name), i.Digest, humanSize(i.Size))
 			}
 			return tw.Flush()
 		},

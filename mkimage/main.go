@@ -18,6 +18,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
+	"keelson/internal/visible"
 	"keelson/mkimage/vm"
 )
 
@@ -35,7 +36,7 @@ func main() {
 	if errors.Is(err, context.Canceled) {
 		err = errors.New("stopped")
 	}
-	fmt.Fprintln(os.Stderr, err)
+	fmt.Fprintln(os.Stderr, visible.Lines(err.Error()))
 	os.Exit(1)
 }
 

@@ -488,11 +488,11 @@ func TestReporter(t *testing.T) {
 	var b bytes.Buffer
 	r := newReporter(&b, false)
 	r.line("a %d", 1)
-	r.warn("b")
+	r.warn("b \x1b[2J\u202e\u009b")
 	count, done := r.bar("pull", 2_500_000)
 	count(5)
 	done()
-	if want := "a 1\nwarning: b\npull (2.5 MB)\n"; b.String() != want {
+	if want := "a 1\nwarning: b \\x1b[2J\\u202e\\xc2\\x9b\npull (2.5 MB)\n"; b.String() != want {
 		t.Errorf("got %q, want %q", b.String(), want)
 	}
 	b.Reset()

@@ -9,10 +9,12 @@ import (
 	"time"
 
 	"golang.org/x/term"
+
+	"keelson/internal/visible"
 )
 
 // reporter tells of steps: one line each, and on a terminal a bar that is
-// drawn over for those that take time.
+// drawn over for those that take time. Names come from images, so all is made visible.
 type reporter struct {
 	w     io.Writer
 	quiet bool
@@ -31,12 +33,12 @@ func newReporter(w io.Writer, quiet bool) *reporter {
 
 func (r *reporter) line(format string, a ...any) {
 	if !r.quiet {
-		fmt.Fprintf(r.w, format+"\n", a...)
+		fmt.Fprintln(r.w, visible.Lines(fmt.Sprintf(format, a...)))
 	}
 }
 
 func (r *reporter) warn(format string, a ...any) {
-	fmt.Fprintf(r.w, "warning: "+format+"\n", a...)
+	fmt.Fprintln(r.w, "warning: "+visible.Lines(fmt.Sprintf(format, a...)))
 }
 
 // bar begins a step of total bytes. count is told of bytes done; done ends it.
@@ -48,6 +50,7 @@ func (r *reporter) bar(what string, total int64) (count func(n int), done func()
 		r.line("%s (%s)", what, humanSize(total))
 		return func(int) {}, func() {}
 	}
+	what = visible.Text(what)
 	var sum int64
 	var drawn time.Time
 	draw := func() {

@@ -6,8 +6,8 @@
 // a slow or hung-up terminal could not take is counted and said as soon as it
 // can take lines again; and that no container's output, however much, keeps a line
 // about the machine from being seen. It must never hold up PID 1 or the
-// supervisor, grow without bound, or depend on anything outside the standard
-// library and x/sys: PID 1 uses it too.
+// supervisor, grow without bound, or depend on more than the standard library, x/sys
+// and package visible: PID 1 uses it too.
 package console
 
 import (
@@ -16,9 +16,10 @@ import (
 	"strings"
 	"sync"
 	"time"
-	"unicode/utf8"
 
 	"golang.org/x/sys/unix"
+
+	"keelson/internal/visible"
 )
 
 // queueBytes bounds what may wait for one device. A serial line takes about
@@ -232,28 +233,15 @@ func Now() time.Duration {
 }
 
 // Format renders one console line for a time since the kernel's start; a text
-// of several lines becomes as many console lines. Control characters other than
-// tab, and bytes that are not UTF-8, are made visible, so that no container's
-// output can steer the terminal.
+// of several lines becomes as many console lines. Name and text are made visible, so
+// that no container's output can steer the terminal.
 func Format(at time.Duration, name, text string) []byte {
 	var b bytes.Buffer
 	text = strings.TrimRight(text, "\n")
+	name = visible.Text(name)
 	for _, line := range strings.Split(text, "\n") {
 		fmt.Fprintf(&b, "%9.3f  %-12s  ", at.Seconds(), name)
-		line = strings.TrimSuffix(line, "\r")
-		for len(line) > 0 {
-			r, n := utf8.DecodeRuneInString(line)
-			// The last ones are C1 controls, which 8-bit terminals obey as bytes and
-			// others as characters.
-			if r < ' ' && r != '\t' || r >= 0x7f && r < 0xa0 || r == utf8.RuneError && n == 1 {
-				for _, ch := range []byte(line[:n]) {
-					fmt.Fprintf(&b, "\\x%02x", ch)
-				}
-			} else {
-				b.WriteString(line[:n])
-			}
-			line = line[n:]
-		}
+		b.WriteString(visible.Text(strings.TrimSuffix(line, "\r")))
 		b.WriteByte('\n')
 	}
 	return b.Bytes()

@@ -35,6 +35,9 @@ func TestFormat(t *testing.T) {
 	if got, want := string(Format(0, "web", "naïve → \x9b2J \u009b2J\x7f \xff")), "    0.000  web           naïve → \\x9b2J \\xc2\\x9b2J\\x7f \\xff\n"; got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
+	if got, want := string(Format(0, "w\u202eb", "gnp.\u202e.exe\u2069")), "    0.000  w\\u202eb      gnp.\\u202e.exe\\u2069\n"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
 	want := "    1.235  web           running\n    1.235  web           and \\x1b[2Jwell\tso\n"
 	if got != want {
 		t.Errorf("got %q, want %q", got, want)

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"keelson/internal/api"
+	"keelson/internal/visible"
 )
 
 func bootCommands() []command {
@@ -94,7 +95,7 @@ func (a *app) showBoot(b api.Boot, name string) {
 	}
 	rows := [][]string{{"STEP", "FROM", "TO", "TOOK", ""}}
 	for _, s := range spans(b) {
-		rows = append(rows, []string{s.name, seconds(s.start), seconds(s.end), took(s.end - s.start), safe(s.note)})
+		rows = append(rows, []string{s.name, seconds(s.start), seconds(s.end), took(s.end - s.start), s.note})
 	}
 	table(a.out, rows)
 	if len(b.Services) == 0 {
@@ -131,7 +132,7 @@ func (a *app) showBoot(b api.Boot, name string) {
 		if i > 0 {
 			branch = strings.Repeat("  ", i-1) + "└─"
 		}
-		line := fmt.Sprintf("%s%s @%.3fs +%s", branch, s.name, s.end.Seconds(), took(s.end-s.start))
+		line := fmt.Sprintf("%s%s @%.3fs +%s", branch, visible.Text(s.name), s.end.Seconds(), took(s.end-s.start))
 		if i == 0 {
 			line = a.colour(bold, line)
 		}

@@ -25,6 +25,7 @@ import (
 	"golang.org/x/term"
 
 	"keelson/internal/api"
+	"keelson/internal/visible"
 )
 
 // The exit codes. Exec ends with the code of what it ran, or with one of the last
@@ -258,7 +259,7 @@ func (a *app) usage(command, format string, args ...any) int {
 	if command != "" {
 		command += " "
 	}
-	fmt.Fprintf(a.err, "service: %s%s\nservice help %slists what there is.\n", prefix(command), text, command)
+	fmt.Fprintf(a.err, "service: %s%s\nservice help %slists what there is.\n", prefix(command), visible.Lines(text), command)
 	return codeUsage
 }
 
@@ -274,20 +275,20 @@ func (a *app) fail(err error) int {
 	if a.ctx.Err() != nil && errors.Is(err, context.Canceled) {
 		return 128 + int(unix.SIGINT) // the person who asked has seen enough
 	}
-	fmt.Fprintf(a.err, "service: %v\n", err)
+	fmt.Fprintf(a.err, "service: %s\n", visible.Lines(err.Error()))
 	return codeOf(err)
 }
 
 func (a *app) say(format string, args ...any) {
 	if !a.quiet {
-		fmt.Fprintf(a.out, format+"\n", args...)
+		fmt.Fprintln(a.out, visible.Lines(fmt.Sprintf(format, args...)))
 	}
 }
 
 // detail is for those who asked with -v.
 func (a *app) detail(format string, args ...any) {
 	if a.verbose {
-		fmt.Fprintf(a.err, "service: "+format+"\n", args...)
+		fmt.Fprintln(a.err, "service: "+visible.Lines(fmt.Sprintf(format, args...)))
 	}
 }
 

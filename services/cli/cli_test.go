@@ -135,7 +135,7 @@ func (m *machine) listen(t *testing.T) {
 		},
 		Boot:    func() api.Boot { return m.boot },
 		Figures: func(string) (api.Figures, error) { return api.Figures{Memory: 3 << 20, CPU: time.Second, Pids: 4}, nil },
-		Tail:    func(string, int) []string { return []string{"hello \x1b[2J"} },
+		Tail:    func(string, int) []string { return []string{"hello \x1b[2J\u202e"} },
 		Logs:    m.logs(), Events: m.hub,
 		Power: func(action string) error { m.note("%s", action); return nil },
 		Exec: func(context.Context, api.Service, control.ExecRequest) (control.Process, error) {
@@ -240,7 +240,7 @@ func TestStatus(t *testing.T) {
 	code, out, _ := m.run(t, "status", "web")
 	for _, want := range []string{"● web: ready\n", "Process: 42, started 39.000, ready 1.000s later\n", "Health: healthy by http:80/\n",
 		"Restarts: 2; last exit: killed by SIGKILL at 38.000, after 30s\n", "Requires: db\n", "Memory: 3.0 MiB\n", "CPU: 1.000s\n",
-		"Problem: config.json", "running -> ready: became ready\n", "| hello \\x1b[2J\n"} {
+		"Problem: config.json", "running -> ready: became ready\n", "| hello \\x1b[2J\\u202e\n"} {
 		if !strings.Contains(out, want) {
 			t.Errorf("no %q in\n%s", want, out)
 		}
@@ -411,7 +411,7 @@ func TestNobodyThere(t *testing.T) {
 func TestLogs(t *testing.T) {
 	m := start(t)
 	for _, r := range []logs.Record{
-		{At: 1 * time.Second, Source: "web", Stream: logs.Stdout, Text: []byte("one \x1b[31m"), Priority: logs.NoPriority},
+		{At: 1 * time.Second, Source: "web", Stream: logs.Stdout, Text: []byte("one \x1b[31m\u2066"), Priority: logs.NoPriority},
 		{At: 2 * time.Second, Source: "db", Stream: logs.Stderr, Text: []byte("two"), Priority: logs.NoPriority, Dropped: 3, DroppedBytes: 300},
 		{At: 3 * time.Second, Source: "web", Stream: logs.Stdout, Text: []byte("no newline"), Priority: logs.NoPriority, Partial: true},
 		{At: 4 * time.Second, Source: "keelson", Stream: logs.Event, Text: []byte("boot complete"), Priority: 6},
@@ -423,14 +423,14 @@ func TestLogs(t *testing.T) {
 	}
 	m.clock.Store(int64(now))
 	for _, tc := range []struct{ args, want string }{
-		{"logs", "    1.000  web           one \\x1b[31m\n    2.000  db            missed 3 lines (300 B)\n    2.000  db            two\n    3.000  web           no newline\n"},
+		{"logs", "    1.000  web           one \\x1b[31m\\u2066\n    2.000  db            missed 3 lines (300 B)\n    2.000  db            two\n    3.000  web           no newline\n"},
 		{"logs -n 1 web", "    3.000  web           no newline\n"},
-		{"logs -o raw web", "one \x1b[31m\nno newline"},
+		{"logs -o raw web", "one \x1b[31m\u2066\nno newline"},
 		{"logs -o raw db", "two\n"},
 		{"logs --stream=stderr", "    2.000  db            missed 3 lines (300 B)\n    2.000  db            two\n"},
 		{"logs --since 4 --boot-events", "    4.000  keelson       boot complete\n    5.000  web           warning: not well\n    6.000  web           ERROR: killed\n"},
 		{"logs -n 0", ""},
-		{"logs -f --until 2 web", "    1.000  web           one \\x1b[31m\n"}, // it ends, and is no cut
+		{"logs -f --until 2 web", "    1.000  web           one \\x1b[31m\\u2066\n"}, // it ends, and is no cut
 	} {
 		if code, out, errs := m.run(t, strings.Fields(tc.args)...); code != 0 || out != tc.want {
 			t.Errorf("service %s: %d %s\n%q, want\n%q", tc.args, code, errs, out, tc.want)

@@ -16,6 +16,7 @@ import (
 	"strings"
 
 	"keelson/internal/api"
+	"keelson/internal/visible"
 	"keelson/services/logs"
 )
 
@@ -217,10 +218,10 @@ func (l *logLines) line(out *bufio.Writer, data []byte) error {
 	}
 	if r.Dropped > 0 || r.DroppedBytes > 0 {
 		if l.format == "raw" { // nothing of ours stands among a container's bytes
-			fmt.Fprintf(l.a.err, "service: %s: %s\n", safe(r.Source), missed(r))
+			fmt.Fprintf(l.a.err, "service: %s: %s\n", visible.Text(r.Source), missed(r))
 			return l.raw(out, r)
 		}
-		fmt.Fprintf(out, "%s\n", l.a.colour(yellow, fmt.Sprintf("%9s  %-12s  %s", seconds(r.At), safe(r.Source), missed(r))))
+		fmt.Fprintf(out, "%s\n", l.a.colour(yellow, fmt.Sprintf("%9s  %-12s  %s", seconds(r.At), visible.Text(r.Source), missed(r))))
 	}
 	if l.format == "raw" {
 		return l.raw(out, r)
@@ -228,11 +229,11 @@ func (l *logLines) line(out *bufio.Writer, data []byte) error {
 	if r.Gap {
 		return nil
 	}
-	text := mark(r) + safe(strings.TrimSuffix(string(r.Text), "\r"))
+	text := mark(r) + visible.Text(strings.TrimSuffix(string(r.Text), "\r"))
 	if r.Continued {
 		text += "…"
 	}
-	name := fmt.Sprintf("%-12s", safe(r.Source))
+	name := fmt.Sprintf("%-12s", visible.Text(r.Source))
 	switch {
 	case r.Stream == logs.Event || r.Stream == logs.Kernel:
 		text = l.a.colour(dim, text)
@@ -375,7 +376,7 @@ func (a *app) eventLine(e api.Event) string {
 	if name == "" {
 		name = "-"
 	}
-	text := safe(e.Cause)
+	text := visible.Text(e.Cause)
 	if e.To != "" {
 		move := a.colour(stateColour(e.To), e.To)
 		if e.From != "" {
@@ -386,5 +387,5 @@ func (a *app) eventLine(e api.Event) string {
 		}
 		text = move + text
 	}
-	return fmt.Sprintf("%9s  %-9s  %-12s  %s", seconds(e.At), e.Kind, safe(name), text)
+	return fmt.Sprintf("%9s  %-9s  %-12s  %s", seconds(e.At), e.Kind, visible.Text(name), text)
 }

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"keelson/internal/api"
+	"keelson/internal/visible"
 )
 
 func lookCommands() []command {
@@ -74,7 +75,7 @@ func (a *app) list(fs *flag.FlagSet, args []string) int {
 		return a.json(all)
 	case "name":
 		for _, s := range all {
-			fmt.Fprintln(a.out, s.Name)
+			fmt.Fprintln(a.out, visible.Text(s.Name))
 		}
 		return codeOK
 	}
@@ -122,7 +123,7 @@ func (a *app) table(all []api.Service, now time.Duration) {
 	}
 	for _, s := range all {
 		for _, p := range s.Problems {
-			fmt.Fprintf(a.out, "%s %s: %s\n", a.colour(yellow, "warning:"), s.Name, safe(p))
+			fmt.Fprintf(a.out, "%s %s: %s\n", a.colour(yellow, "warning:"), visible.Text(s.Name), visible.Text(p))
 		}
 	}
 }
@@ -141,17 +142,17 @@ func cut(text string) string {
 func why(s api.Service, now time.Duration) string {
 	switch {
 	case len(s.WaitingFor) > 0:
-		return safe(strings.Join(s.WaitingFor, ", "))
+		return visible.Text(strings.Join(s.WaitingFor, ", "))
 	case s.State == "ready" && s.Health != nil && s.Health.Failures > 0:
-		return safe(s.Health.Reason)
+		return visible.Text(s.Health.Reason)
 	case s.State == "ready":
 		return ""
 	case s.State == "backoff" && s.RetryAt > 0:
-		return safe(s.Cause) + "; again in " + ago(s.RetryAt-now)
+		return visible.Text(s.Cause) + "; again in " + ago(s.RetryAt-now)
 	case s.State == "running":
-		return "ready when " + safe(s.Ready)
+		return "ready when " + visible.Text(s.Ready)
 	}
-	return safe(s.Cause)
+	return visible.Text(s.Cause)
 }
 
 func (a *app) status(fs *flag.FlagSet, args []string) int {
@@ -200,7 +201,7 @@ func (a *app) machineStatus(m api.Machine, format string) int {
 	if err := a.client.ask(a.ctx, "GET", "/boot", nil, &b); err != nil {
 		return a.fail(err)
 	}
-	line := func(name, value string) { fmt.Fprintf(a.out, "%12s: %s\n", name, value) }
+	line := func(name, value string) { fmt.Fprintf(a.out, "%12s: %s\n", name, visible.Text(value)) }
 	line("Machine", m.State)
 	line("Up", ago(m.Now))
 	if b.Complete > 0 {
@@ -217,14 +218,14 @@ func (a *app) machineStatus(m api.Machine, format string) int {
 // statusOf shows all of one service.
 func (a *app) statusOf(s api.Service, now time.Duration) {
 	line := func(name, format string, args ...any) {
-		fmt.Fprintf(a.out, "%12s: %s\n", name, safe(fmt.Sprintf(format, args...)))
+		fmt.Fprintf(a.out, "%12s: %s\n", name, visible.Text(fmt.Sprintf(format, args...)))
 	}
 	list := func(name string, of []string) {
 		if len(of) > 0 {
 			line(name, "%s", strings.Join(of, ", "))
 		}
 	}
-	fmt.Fprintf(a.out, "%s %s: %s\n", a.colour(stateColour(s.State), "●"), a.colour(bold, s.Name), a.colour(stateColour(s.State), s.State))
+	fmt.Fprintf(a.out, "%s %s: %s\n", a.colour(stateColour(s.State), "●"), a.colour(bold, visible.Text(s.Name)), a.colour(stateColour(s.State), s.State))
 	cause := ""
 	if s.Cause != "" {
 		cause = ": " + s.Cause
@@ -293,13 +294,13 @@ func (a *app) statusOf(s api.Service, now time.Duration) {
 			if cause == "" {
 				cause = m.Event
 			}
-			fmt.Fprintf(a.out, "    %9s  %s -> %s: %s\n", seconds(m.At), m.From, m.To, safe(cause))
+			fmt.Fprintf(a.out, "    %9s  %s -> %s: %s\n", seconds(m.At), m.From, m.To, visible.Text(cause))
 		}
 	}
 	if len(s.Log) > 0 {
 		fmt.Fprintf(a.out, "%12s:\n", "Last lines")
 		for _, l := range s.Log {
-			fmt.Fprintf(a.out, "    | %s\n", safe(l))
+			fmt.Fprintf(a.out, "    | %s\n", visible.Text(l))
 		}
 	}
 }

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"time"
 	"unicode/utf8"
+
+	"keelson/internal/visible"
 )
 
 // bytesText is a size for people.
@@ -45,11 +47,14 @@ func ago(d time.Duration) string {
 // seconds is a time since the machine's start, as the console has it.
 func seconds(d time.Duration) string { return fmt.Sprintf("%.3f", d.Seconds()) }
 
-// table writes rows in columns. The last column is as wide as it is.
+// table writes rows in columns, each cell made visible. The last column is as wide as
+// it is.
 func table(w io.Writer, rows [][]string) {
 	var width []int
 	for _, row := range rows {
 		for i, cell := range row {
+			cell = visible.Text(cell)
+			row[i] = cell
 			if i == len(width) {
 				width = append(width, 0)
 			}
@@ -108,25 +113,3 @@ func (a *app) json(v any) int {
 	}
 	return codeOK
 }
-
-// safe makes what would steer a terminal visible.
-func safe(text string) string {
-	if strings.IndexFunc(text, steers) < 0 && utf8.ValidString(text) {
-		return text
-	}
-	var b strings.Builder
-	for len(text) > 0 {
-		r, n := utf8.DecodeRuneInString(text)
-		if steers(r) || r == utf8.RuneError && n == 1 {
-			for _, c := range []byte(text[:n]) {
-				fmt.Fprintf(&b, "\\x%02x", c)
-			}
-		} else {
-			b.WriteString(text[:n])
-		}
-		text = text[n:]
-	}
-	return b.String()
-}
-
-func steers(r rune) bool { return r < ' ' && r != '\t' || r >= 0x7f && r < 0xa0 }
