@@ -75,6 +75,7 @@ type buildFlags struct {
 	store    *string
 	pull     bool
 	offline  bool
+	insecure []string
 	compress string
 	efiStub  string
 	quiet    bool
@@ -84,6 +85,7 @@ func (f *buildFlags) add(cmd *cobra.Command) {
 	f.store = storeFlag(cmd)
 	cmd.Flags().BoolVar(&f.pull, "pull", false, "ask the registry even for images that the store has")
 	cmd.Flags().BoolVar(&f.offline, "offline", false, "never ask a registry")
+	cmd.Flags().StringSliceVar(&f.insecure, "insecure-registry", nil, "HOST[:PORT] of a registry that may be asked over plain HTTP, or with a certificate that nobody vouches for; may be repeated")
 	cmd.Flags().StringVar(&f.compress, "compress", output.Compressions[0], "of the initrd: "+strings.Join(output.Compressions, ", "))
 	cmd.Flags().StringVar(&f.efiStub, "efi-stub", "", "program that a .efi begins with (default: the distribution's linuxx64.efi.stub)")
 	cmd.Flags().BoolVarP(&f.quiet, "quiet", "q", false, "say nothing but errors")
@@ -165,6 +167,11 @@ func buildImage(ctx context.Context, log io.Writer, file, prefix string, formats
 	if !slices.Contains(output.Compressions, flags.compress) {
 		return nil, fmt.Errorf("--compress %s: must be one of %s", flags.compress, strings.Join(output.Compressions, ", "))
 	}
+	for _, host := range flags.insecure {
+		if err := images.CheckRegistry(host); err != nil {
+			return nil, fmt.Errorf("--insecure-registry: %w", err)
+		}
+	}
 	cfg, err := config.Load(file)
 	if err != nil {
 		return nil, err
@@ -173,7 +180,7 @@ func buildImage(ctx context.Context, log io.Writer, file, prefix string, formats
 		return nil, fmt.Errorf("-o: %w; name another folder", err)
 	}
 	ui := newReporter(log, flags.quiet)
-	resolver := &images.Resolver{Store: images.OpenStore(*flags.store), Pull: flags.pull, Offline: flags.offline, Progress: ui.bar}
+	resolver := &images.Resolver{Store: images.OpenStore(*flags.store), Pull: flags.pull, Offline: flags.offline, Insecure: flags.insecure, Progress: ui.bar}
 	defer resolver.Close()
 	res, err := assemble.Build(ctx, assemble.Options{
 		Config: cfg, Dir: filepath.Dir(file), Resolver: resolver, Log: ui.line, Warn: ui.warn,

@@ -2,6 +2,7 @@ package images
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -23,6 +24,9 @@ type Resolver struct {
 	Pull bool
 	// Offline never asks a registry.
 	Offline bool
+	// Insecure are registries, as HOST or HOST:PORT, that may be asked over plain HTTP
+	// or without a certificate that anybody vouches for.
+	Insecure []string
 	// Timeout bounds how long a registry may stay silent; 0 is 30 s.
 	Timeout time.Duration
 	// Progress is told of a download: its name, its size, and then of bytes.
@@ -30,6 +34,8 @@ type Resolver struct {
 
 	// afterFunc is time.AfterFunc but in tests.
 	afterFunc func(time.Duration, func()) timer
+	// dial connects but in tests.
+	dial func(ctx context.Context, network, address string) (net.Conn, error)
 
 	archives []*Archive
 	silent   map[string]error // registries that did not answer, asked once only
@@ -103,6 +109,12 @@ func (r *Resolver) pull(ctx context.Context, full string) error {
 		return err
 	}
 	host := ref.Context().RegistryStr()
+	insecure := r.insecure(host)
+	if insecure {
+		if ref, err = name.ParseReference(full, name.WeakValidation, name.Insecure); err != nil {
+			return err
+		}
+	}
 	if err := r.silent[host]; err != nil {
 		return err
 	}
@@ -121,19 +133,26 @@ func (r *Resolver) pull(ctx context.Context, full string) error {
 	watchdog := afterFunc(limit, func() { cancel(fmt.Errorf("nothing heard from %s for %v", host, limit)) })
 	defer watchdog.Stop()
 
-	dialer := &net.Dialer{Timeout: min(limit, 10*time.Second)}
+	dial := r.dial
+	if dial == nil {
+		dial = (&net.Dialer{Timeout: min(limit, 10*time.Second)}).DialContext
+	}
 	rt := &http.Transport{
 		Proxy:                 http.ProxyFromEnvironment,
-		DialContext:           dialer.DialContext,
+		DialContext:           dial,
+		TLSClientConfig:       &tls.Config{InsecureSkipVerify: insecure}, // the user said so of this registry
 		TLSHandshakeTimeout:   min(limit, 10*time.Second),
 		ResponseHeaderTimeout: limit,
 	}
 	defer rt.CloseIdleConnections()
 	img, err := remote.Image(ref, remote.WithContext(ctx), remote.WithPlatform(Platform),
-		remote.WithAuthFromKeychain(authn.DefaultKeychain), remote.WithTransport(rt),
+		remote.WithAuthFromKeychain(authn.DefaultKeychain), remote.WithTransport(plainHTTP{rt, r.insecure}),
 		remote.WithRetryBackoff(remote.Backoff{Duration: 500 * time.Millisecond, Factor: 2, Steps: 3}))
 	if err != nil {
 		err = cause(ctx, err)
+		if errors.Is(err, http.ErrSchemeMismatch) {
+			err = notPlain(host)
+		}
 		if !answered(err) {
 			r.markSilent(host, err)
 		}
