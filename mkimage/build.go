@@ -14,6 +14,7 @@ import (
 	"keelson/mkimage/assemble"
 	"keelson/mkimage/config"
 	"keelson/mkimage/images"
+	"keelson/mkimage/lock"
 	"keelson/mkimage/output"
 )
 
@@ -79,13 +80,24 @@ type buildFlags struct {
 	compress string
 	efiStub  string
 	quiet    bool
+	noLabels bool
+	lock     string
+	audit    threshold
 }
 
-func (f *buildFlags) add(cmd *cobra.Command) {
+// addImages adds the flags of where images come from and what of them counts.
+func (f *buildFlags) addImages(cmd *cobra.Command) {
 	f.store = storeFlag(cmd)
 	cmd.Flags().BoolVar(&f.pull, "pull", false, "ask the registry even for images that the store has")
 	cmd.Flags().BoolVar(&f.offline, "offline", false, "never ask a registry")
 	cmd.Flags().StringSliceVar(&f.insecure, "insecure-registry", nil, "HOST[:PORT] of a registry that may be asked over plain HTTP, or with a certificate that nobody vouches for; may be repeated")
+	cmd.Flags().BoolVar(&f.noLabels, "no-labels", false, "ignore what images grant themselves by the label "+config.Label)
+}
+
+func (f *buildFlags) add(cmd *cobra.Command) {
+	f.addImages(cmd)
+	cmd.Flags().StringVar(&f.lock, "lock", "", "file that records the digest of each image the first time; an image that changes is then an error")
+	cmd.Flags().Var(&f.audit, "audit", "build nothing if a container's exposure is above this, such as 3.0 (see mkimage audit)")
 	cmd.Flags().StringVar(&f.compress, "compress", output.Compressions[0], "of the initrd: "+strings.Join(output.Compressions, ", "))
 	cmd.Flags().StringVar(&f.efiStub, "efi-stub", "", "program that a .efi begins with (default: the distribution's linuxx64.efi.stub)")
 	cmd.Flags().BoolVarP(&f.quiet, "quiet", "q", false, "say nothing but errors")
@@ -112,10 +124,15 @@ An initrd's command line has rootfstype=ramfs added, which lets the root take mo
 than half of the memory; a disk's has what mounts it.
 
 Each image is looked for in the store, then in its registry. A path to a tarball
-(oci-archive:PATH, ./PATH) does as well. The same input gives the same bytes.`,
+(oci-archive:PATH, ./PATH) does as well. The same input gives the same bytes.
+
+What the label of an image grants a container beyond its entry in the YAML is
+printed; --no-labels ignores labels, --lock FILE holds images to their digests, and
+--audit 3.0 refuses an image with a container that is more exposed than that.`,
 		Example: `  mkimage build web.yml
   mkimage build --format raw-efi --format tar -o build web.yml
-  mkimage build --offline --compress gzip web.yml`,
+  mkimage build --offline --compress gzip web.yml
+  mkimage build --lock web.lock --audit 3.0 web.yml`,
 		Args: oneFile("an image YAML"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			formats, err := parseFormats(given)
@@ -167,11 +184,6 @@ func buildImage(ctx context.Context, log io.Writer, file, prefix string, formats
 	if !slices.Contains(output.Compressions, flags.compress) {
 		return nil, fmt.Errorf("--compress %s: must be one of %s", flags.compress, strings.Join(output.Compressions, ", "))
 	}
-	for _, host := range flags.insecure {
-		if err := images.CheckRegistry(host); err != nil {
-			return nil, fmt.Errorf("--insecure-registry: %w", err)
-		}
-	}
 	cfg, err := config.Load(file)
 	if err != nil {
 		return nil, err
@@ -180,12 +192,12 @@ func buildImage(ctx context.Context, log io.Writer, file, prefix string, formats
 		return nil, fmt.Errorf("-o: %w; name another folder", err)
 	}
 	ui := newReporter(log, flags.quiet)
-	resolver := &images.Resolver{Store: images.OpenStore(*flags.store), Pull: flags.pull, Offline: flags.offline, Insecure: flags.insecure, Progress: ui.bar}
-	defer resolver.Close()
-	res, err := assemble.Build(ctx, assemble.Options{
-		Config: cfg, Dir: filepath.Dir(file), Resolver: resolver, Log: ui.line, Warn: ui.warn,
-	})
+	res, locked, done, err := assembleImage(ctx, ui, file, cfg, flags)
 	if err != nil {
+		return nil, err
+	}
+	defer done()
+	if err := flags.audit.check(file, auditImage(res)); err != nil {
 		return nil, err
 	}
 	var files []string
@@ -196,7 +208,35 @@ func buildImage(ctx context.Context, log io.Writer, file, prefix string, formats
 		}
 		files = append(files, written...)
 	}
-	return files, nil
+	for _, name := range locked.Added() {
+		ui.line("%-11s %s  recorded in %s", "lock", name, flags.lock)
+	}
+	return files, locked.Save()
+}
+
+// assembleImage puts the root of an image together. done has to be called when the
+// result is not needed any more.
+func assembleImage(ctx context.Context, ui *reporter, file string, cfg *config.Config, flags buildFlags) (res *assemble.Result, locked *lock.Lock, done func(), err error) {
+	for _, host := range flags.insecure {
+		if err := images.CheckRegistry(host); err != nil {
+			return nil, nil, nil, fmt.Errorf("--insecure-registry: %w", err)
+		}
+	}
+	options := assemble.Options{Config: cfg, Dir: filepath.Dir(file), Log: ui.line, Warn: ui.warn, NoLabels: flags.noLabels}
+	locked = &lock.Lock{}
+	if flags.lock != "" {
+		if locked, err = lock.Open(flags.lock); err != nil {
+			return nil, nil, nil, err
+		}
+		options.Check = locked.Check
+	}
+	resolver := &images.Resolver{Store: images.OpenStore(*flags.store), Pull: flags.pull, Offline: flags.offline, Insecure: flags.insecure, Progress: ui.bar}
+	options.Resolver = resolver
+	if res, err = assemble.Build(ctx, options); err != nil {
+		resolver.Close()
+		return nil, nil, nil, err
+	}
+	return res, locked, func() { resolver.Close() }, nil
 }
 
 // inOrder is the formats with the tar last, as it puts the kernel into the root.

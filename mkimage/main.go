@@ -50,14 +50,15 @@ from a local store that "mkimage import" fills, from tarballs, or from a registr
 
   mkimage import keelson/init build/init    a folder becomes an image of the store
   mkimage build image.yml                   image-kernel, image-initrd.img, image-cmdline
-  mkimage run image.yml                     build it and boot it in QEMU`,
+  mkimage run image.yml                     build it and boot it in QEMU
+  mkimage audit image.yml                   what each of its containers could do`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
 	cmd.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return fmt.Errorf("%w; see %s --help", err, cmd.CommandPath())
 	})
-	cmd.AddCommand(buildCommand(), importCommand(), lsCommand(), runCommand())
+	cmd.AddCommand(buildCommand(), importCommand(), lsCommand(), runCommand(), auditCommand())
 	return cmd
 }
 

@@ -13,6 +13,7 @@ import (
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
+	"keelson/internal/bundle"
 	"keelson/internal/policy"
 	"keelson/mkimage/config"
 	"keelson/mkimage/images"
@@ -32,6 +33,15 @@ type Result struct {
 	Kernel  *File // nil without one
 	UCode   *File // nil without one
 	Cmdline string
+	// Containers are in the order of the YAML's sections.
+	Containers []Container
+}
+
+// Container is a container of the image, as the machine will find it.
+type Container struct {
+	Bundle *bundle.Bundle // without a directory
+	File   string         // the YAML
+	Line   int            // of its entry there
 }
 
 // Options for Build.
@@ -41,6 +51,10 @@ type Options struct {
 	Resolver *images.Resolver
 	Log      func(format string, a ...any) // one line per step; may be nil
 	Warn     func(format string, a ...any) // may be nil
+	// NoLabels ignores the labels of all images.
+	NoLabels bool
+	// Check may refuse an image before any is used; nil accepts all.
+	Check func(name, digest string) error
 }
 
 type builder struct {
@@ -125,6 +139,13 @@ func (b *builder) load() error {
 			continue
 		}
 		l, err := b.loadOne(u.name)
+		if err == nil && b.Check != nil {
+			name := l.ref.Name
+			if name == "" { // a tarball, by the path in the YAML: the file may lie elsewhere for others
+				name = u.name
+			}
+			err = b.Check(name, l.digest.String())
+		}
 		if err != nil {
 			if b.ctx.Err() != nil {
 				return b.ctx.Err()

@@ -6,12 +6,15 @@ import (
 	"fmt"
 	"path"
 	"slices"
+	"strings"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
+	"keelson/internal/bundle"
 	"keelson/internal/policy"
 	"keelson/internal/userns"
 	"keelson/mkimage/config"
+	"keelson/mkimage/label"
 	"keelson/mkimage/ocispec"
 	"keelson/mkimage/tree"
 )
@@ -50,17 +53,9 @@ func (b *builder) containers() error {
 
 func (b *builder) container(section, field, dir string, image *config.Image) error {
 	l := b.loaded[image.Image]
-	var label config.Container
-	if text := l.config.Labels[config.Label]; text != "" {
-		names := make([]string, 0, len(b.users))
-		for n := range b.users {
-			names = append(names, n)
-		}
-		var err error
-		what := fmt.Sprintf("image %s: label %s", l.ref, config.Label)
-		if label, err = config.ParseLabel(what, section, names, text); err != nil {
-			return err
-		}
+	label, err := b.label(l, section, image)
+	if err != nil {
+		return err
 	}
 	spec, err := ocispec.Spec(ocispec.Inputs{
 		YAML: image.Container, Label: label, Image: l.config, Users: b.users, Volumes: b.volumeFolders(),
@@ -85,7 +80,50 @@ func (b *builder) container(section, field, dir string, image *config.Image) err
 	if err := putJSON(root, "config.json", spec); err != nil {
 		return err
 	}
+	b.note(section, field, image.Name, spec)
 	return putJSON(root, "runtime.json", ocispec.Runtime(image.Runtime, label.Runtime, mounts))
+}
+
+// label reads the label of a container's image, and logs what it gives that the YAML
+// does not state, or that it is ignored.
+func (b *builder) label(l *loaded, section string, image *config.Image) (config.Container, error) {
+	text := l.config.Labels[config.Label]
+	if text == "" {
+		return config.Container{}, nil
+	}
+	var names []string
+	for n := range b.users {
+		names = append(names, n)
+	}
+	what := fmt.Sprintf("image %s: label %s", l.ref, config.Label)
+	c, err := config.ParseLabel(what, section, names, text)
+	if b.NoLabels {
+		if err != nil {
+			b.Log("%-11s %s  label ignored; it could not be used: %v", section, image.Name, err)
+		} else if lost := label.Lost(image.Container, c); len(lost) > 0 {
+			b.Log("%-11s %s  label ignored: %s", section, image.Name, strings.Join(lost, ", "))
+		}
+		return config.Container{}, nil
+	}
+	if err != nil {
+		return c, err
+	}
+	if grants := label.Grants(image.Container, c); len(grants) > 0 {
+		b.Log("%-11s %s  label grants: %s", section, image.Name, strings.Join(grants, ", "))
+	}
+	return c, nil
+}
+
+// note keeps a container for those who judge the image.
+func (b *builder) note(section, field, name string, spec *specs.Spec) {
+	c := &bundle.Bundle{Section: bundle.Section(section), Name: name, ID: name, Spec: spec}
+	if c.Section == bundle.Services {
+		c.Service = b.kept[name]
+	} else {
+		c.OneShot, _ = policy.ParseOneShot(c.Section == bundle.Onshutdown, spec.Annotations)
+	}
+	at := b.Config.Problem(field, "")
+	b.result.Containers = append(b.result.Containers, Container{Bundle: c, File: at.File, Line: at.Line})
 }
 
 // checkUsers refuses users that a container's user namespace would not have.
