@@ -12,7 +12,7 @@ const (
 	fixCaps    = "leave it out of capabilities:"
 	fixHarden  = "annotation keelson.harden: auto, and no CAP_SYS_ADMIN"
 	fixFilter  = "annotation keelson.harden: auto or strict, and no capability that it is for"
-	fixNone    = "nothing in the YAML changes it yet: accept it, or set linux.seccomp in config.json"
+	fixNone    = "no field of the YAML; accept it"
 	fixStrict  = "annotation keelson.harden: strict"
 	machineDir = "bind less of the machine, or :ro"
 )
@@ -140,7 +140,7 @@ var checks = []Check{
 	capability("CAP_SYS_PACCT", 25, "SYS_PACCT", "cannot turn process accounting on"),
 	capability("CAP_BPF", 25, "BPF", "cannot load BPF programs"),
 
-	{"UMask", 100, 10, "makes files that only its user can read", "umask in config.json; the YAML has no field for it", func(f *Facts) (int, string) {
+	{"UMask", 100, 10, "makes files that only its user can read", fixNone, func(f *Facts) (int, string) {
 		for _, u := range []struct {
 			bit     uint32
 			badness int
@@ -155,7 +155,7 @@ var checks = []Check{
 	{"KeyringMode", 1000, 1, "has no kernel keys in common with others", "annotation keelson.harden: auto, or userns: new", func(f *Facts) (int, string) {
 		return when(!f.Own[specs.UserNamespace] && lets(f.Seccomp, "keyctl"))
 	}},
-	{"ProtectProc", 1000, 3, "does not see the machine's processes", "leave out pid: host", func(f *Facts) (int, string) {
+	{"ProtectProc", 1000, 3, "does not see the machine's processes", "leave out pid: host and binds of / and /proc", func(f *Facts) (int, string) {
 		if !f.Own[specs.PIDNamespace] {
 			return 3, "pid: host"
 		}

@@ -51,7 +51,7 @@ func Open(file string) (*Lock, error) {
 		}
 		word := strings.Fields(line)
 		if len(word) != 2 || !digest.MatchString(word[1]) {
-			return nil, fmt.Errorf("--lock: %s:%d: %q must be the name of an image and its digest sha256:...", file, n, line)
+			return nil, fmt.Errorf("--lock: %s:%d: %q must be the name of an image and its digest, sha256 and its number", file, n, line)
 		}
 		if have, twice := l.digests[word[0]]; twice && have != word[1] {
 			return nil, fmt.Errorf("--lock: %s:%d: %s is there with another digest already; remove one of the lines", file, n, word[0])
