@@ -3,6 +3,7 @@ package runner
 import (
 	"cmp"
 	"fmt"
+	"math"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -96,7 +97,7 @@ func (s *Service) heard(m Message) {
 		}
 		return
 	}
-	state, now := s.State(), s.cfg.Now()
+	state := s.State()
 	status := m.Status
 	switch {
 	case status != "":
@@ -112,15 +113,7 @@ func (s *Service) heard(m Message) {
 		s.saveSoon()
 	}
 	if m.ExtendTimeout > 0 {
-		switch {
-		case s.watch.limit != nil && now+m.ExtendTimeout > s.readyBy():
-			s.set(func(p *public) { p.readyBy = now + m.ExtendTimeout })
-			s.watch.limit = s.cfg.After(m.ExtendTimeout)
-			s.saveSoon()
-		case s.kill != nil && now+m.ExtendTimeout > s.stopBegan+s.b.Service.StopTimeout && !s.leaving:
-			s.killBy(m.ExtendTimeout)
-			s.saveSoon()
-		}
+		s.extend(m.ExtendTimeout)
 	}
 	if m.Ready && s.watch.probe.Kind == policy.ProbeNotify && !s.watch.health {
 		s.nowReady()
@@ -132,6 +125,50 @@ func (s *Service) heard(m Message) {
 		case m.Watchdog:
 			s.watch.next = s.cfg.After(s.b.Service.Health.Interval)
 			s.healthy()
+		}
+	}
+}
+
+// Bounds of what EXTEND_TIMEOUT_USEC can give in all: a service that asks again and
+// again would else start, or stop, for ever. An hour is what one message can ask
+// for, and is enough to replay a large journal; a service whose timeout is long
+// takes long by design, so it gets ten times that.
+const (
+	extendTimes = 10
+	extendLeast = time.Hour
+)
+
+// extendBound is the longest that something with this timeout may take in all.
+func extendBound(timeout time.Duration) time.Duration {
+	return max(extendLeast, min(timeout, math.MaxInt64/extendTimes)*extendTimes)
+}
+
+// extend gives the service more time to become ready or to stop, from now on.
+func (s *Service) extend(more time.Duration) {
+	now, p := s.cfg.Now(), s.b.Service
+	// allowed is until when, and reports once for each start and stop that it is less than was asked for.
+	allowed := func(what string, began, timeout time.Duration) time.Duration {
+		by := min(now+more, began+extendBound(timeout))
+		if which := fmt.Sprint(what, began); by < now+more && s.boundReported != which {
+			s.boundReported = which
+			s.cfg.Console.Warn(s.name, "asks for more time to %s than EXTEND_TIMEOUT_USEC can give: %v in all", what, extendBound(timeout))
+		}
+		return by
+	}
+	switch {
+	case s.watch.limit != nil:
+		s.mu.Lock()
+		began, was := s.pub.startedAt, s.pub.readyBy
+		s.mu.Unlock()
+		if by := allowed("become ready", began, p.ReadyTimeout); by > was {
+			s.set(func(p *public) { p.readyBy = by })
+			s.watch.limit = s.cfg.After(max(by-now, 0))
+			s.saveSoon()
+		}
+	case s.kill != nil && !s.leaving:
+		if by := allowed("stop", s.stopBegan, p.StopTimeout); by > s.stopBegan+p.StopTimeout {
+			s.killBy(max(by-now, 0))
+			s.saveSoon()
 		}
 	}
 }

@@ -113,6 +113,8 @@ type Service struct {
 	lastFailure string        // the last failed start, not to be told at length again
 	memoryError string        // the last one, not to be said again
 	outputError string        // the last one, not to be said again
+	// The start or stop that was reported to reach its extendBound.
+	boundReported string
 	// What a person asked for before it was known what runs.
 	startAsked, restartAsked bool
 	saidWaiting              string // the last hopeless wait that was said

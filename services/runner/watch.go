@@ -153,7 +153,10 @@ func (s *Service) isReady() {
 
 // notReadyInTime ends a service as a failed start.
 func (s *Service) notReadyInTime() {
-	why := fmt.Sprintf("not ready within %v: %s", s.b.Service.ReadyTimeout, s.watch.lastError)
+	s.mu.Lock()
+	within := s.pub.readyBy - s.pub.startedAt // with what it was given by EXTEND_TIMEOUT_USEC
+	s.mu.Unlock()
+	why := fmt.Sprintf("not ready within %v: %s", within.Round(time.Millisecond), s.watch.lastError)
 	s.cfg.Console.Error(s.name, "%s", why)
 	s.stop(why, followFailure)
 }

@@ -382,6 +382,65 @@ func TestMoreTimeToStop(t *testing.T) {
 	})
 }
 
+// A service that asks for more time again and again does not start for ever.
+func TestMoreTimeToBecomeReadyHasABound(t *testing.T) {
+	for timeout, bound := range map[string]time.Duration{"10s": time.Hour, "10m": 100 * time.Minute} {
+		synctest.Test(t, func(t *testing.T) {
+			l, said := talks(t, map[string]string{"keelson.ready": "notify", "keelson.ready.timeout": timeout, "keelson.restart": "never"})
+			l.run()
+			for at := 5 * time.Second; at < bound; at += 5 * time.Second {
+				l.until(at)
+				said <- Message{ExtendTimeout: 10 * time.Second}
+			}
+			synctest.Wait()
+			l.is(lifecycle.Running, 1)
+			l.until(bound + time.Minute)
+			l.is(lifecycle.Failed, 1)
+			if l.Count("ERROR: not ready within "+bound.String()) != 1 || l.Count("asks for more time to become ready than EXTEND_TIMEOUT_USEC can give: "+bound.String()+" in all") != 1 {
+				t.Errorf("the console shows\n\t%s", strings.Join(l.Shown(), "\n\t"))
+			}
+			l.svc.Leave()
+			<-l.svc.Over()
+		})
+	}
+}
+
+// Nor does it stop for ever, under however many supervisors.
+func TestMoreTimeToStopHasABound(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l, said := talks(t, map[string]string{"keelson.ready": "notify", "keelson.stop.timeout": "2s"})
+		f := tasktest.New(101)
+		f.OnStop = func(*tasktest.Task) bool { return true }
+		l.onStart = func(context.Context, int) (task.Task, error) { return f, nil }
+		l.onAdopt = func(context.Context, int, pidfd.Identity) (task.Task, *task.Exit, error) { return f, nil, nil }
+		l.run()
+		said <- Message{Ready: true}
+		if err := l.svc.Stop("asked to stop"); err != nil {
+			t.Fatal(err)
+		}
+		for at := time.Second; at < time.Hour; at += time.Second {
+			l.until(at)
+			said <- Message{ExtendTimeout: 30 * time.Second}
+			if at == 30*time.Minute {
+				l.until(at + 2*statusDelay)
+				at += 2 * statusDelay
+				l.cancel()
+				<-l.svc.Over()
+				l.cfg.Resumed = true
+				l.run()
+			}
+		}
+		l.is(lifecycle.Stopping, 1)
+		l.until(time.Hour + time.Second)
+		l.is(lifecycle.Stopped, 1)
+		if l.Count("asks for more time to stop than EXTEND_TIMEOUT_USEC can give: 1h0m0s in all") != 1 {
+			t.Errorf("the console shows\n\t%s", strings.Join(l.Shown(), "\n\t"))
+		}
+		l.svc.Leave()
+		<-l.svc.Over()
+	})
+}
+
 // Failures of its health before the death of a supervisor count under the next.
 func TestFailuresOfHealthAreRemembered(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
