@@ -15,6 +15,7 @@ import (
 	"keelson/internal/network"
 	"keelson/internal/policy"
 	"keelson/internal/power"
+	"keelson/internal/sysctl"
 	"keelson/internal/uevent"
 )
 
@@ -33,6 +34,7 @@ func (s *Supervisor) hardware(ctx context.Context) {
 	if s.cfg.Container {
 		return
 	}
+	s.harden()
 	if err := network.Loopback(); err != nil {
 		s.con.Warn("network", "%v", err)
 	}
@@ -55,6 +57,24 @@ func (s *Supervisor) hardware(ctx context.Context) {
 	case set:
 		s.con.Line("network", "host name %s", name)
 	}
+}
+
+// harden sets the kernel's settings, before any container of the image runs: its own
+// sysctl container has the last word. A boot does it once.
+func (s *Supervisor) harden() {
+	began := console.Now()
+	settings := sysctl.Settings{Root: "/proc/sys", Cmdline: s.cfg.Cmdline}
+	if !s.words.sysctlOff {
+		if err := settings.Harden(); err != nil {
+			s.con.Warn("keelson", "%v", err)
+		}
+	}
+	if s.words.kexecOff {
+		if err := settings.LockKexec(); err != nil {
+			s.con.Warn("keelson", "kexec is not locked: %v", err)
+		}
+	}
+	s.con.Debug("keelson", "kernel settings took %v", console.Now()-began)
 }
 
 // loadModules loads what the devices ask for, and lets the kernel ask us for

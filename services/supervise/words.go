@@ -9,12 +9,15 @@ import (
 	"keelson/services/forward"
 )
 
-// words are what the kernel command line says to the supervisor about logs.
+// words are what the kernel command line asks of the supervisor.
 type words struct {
 	level       console.Level
 	runcConsole bool // linuxkit.runc_console=1: the output of all containers is shown
 	runcDebug   bool // linuxkit.runc_debug=1: the runtime tells what it does
 	forward     []forward.Target
+	sysctlOff   bool // keelson.sysctl=off: no kernel setting is touched
+	kexecOff    bool // keelson.kexec=off: no other kernel can be started
+	modulesBoot bool // keelson.modules=boot: none can be loaded once the boot is complete
 }
 
 // readWords reads a kernel command line. Each error is about one word, for which
@@ -28,25 +31,41 @@ func readWords(cmdline string) (w words, wrong []error) {
 	w.forward, wrong = targets, append(wrong, bad...)
 	for _, word := range strings.Fields(cmdline) {
 		name, value, _ := strings.Cut(word, "=")
-		var to *bool
-		switch name {
-		case "linuxkit.runc_console":
-			to = &w.runcConsole
-		case "linuxkit.runc_debug":
-			to = &w.runcDebug
+		sw := w.of(name)
+		switch {
+		case sw.to == nil:
+		case value == sw.yes:
+			*sw.to = true
+		case value == sw.no:
+			*sw.to = false
 		default:
-			continue
-		}
-		switch value {
-		case "1":
-			*to = true
-		case "0":
-			*to = false
-		default:
-			wrong = append(wrong, fmt.Errorf("kernel command line: %s is neither %s=1 nor %s=0", word, name, name))
+			wrong = append(wrong, fmt.Errorf("kernel command line: %s is neither %s=%s nor %s=%s", word, name, sw.yes, name, sw.no))
 		}
 	}
 	return w, wrong
+}
+
+// onOff is a word with two values, of which no is the default.
+type onOff struct {
+	to      *bool
+	yes, no string
+}
+
+// of returns the word of that name; without a to if there is none.
+func (w *words) of(name string) onOff {
+	switch name {
+	case "linuxkit.runc_console":
+		return onOff{&w.runcConsole, "1", "0"}
+	case "linuxkit.runc_debug":
+		return onOff{&w.runcDebug, "1", "0"}
+	case "keelson.sysctl":
+		return onOff{&w.sysctlOff, "off", "on"}
+	case "keelson.kexec":
+		return onOff{&w.kexecOff, "off", "on"}
+	case "keelson.modules":
+		return onOff{&w.modulesBoot, "boot", "on"}
+	}
+	return onOff{}
 }
 
 // containerdOptions adds to the image's own options of containerd what has the

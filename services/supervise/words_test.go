@@ -20,6 +20,9 @@ func TestReadWords(t *testing.T) {
 		{"keelson.log=warn linuxkit.runc_console=1 linuxkit.runc_debug=1", words{level: console.Warn, runcConsole: true, runcDebug: true}, "[]"},
 		{"linuxkit.runc_console=1 linuxkit.runc_console=0", words{}, "[]"},
 		{"keelson.log.forward=udp://log.example", words{forward: []forward.Target{{Kind: "udp", Address: "log.example:514"}}}, "[]"},
+		{"keelson.sysctl=off keelson.kexec=off keelson.modules=boot", words{sysctlOff: true, kexecOff: true, modulesBoot: true}, "[]"},
+		{"keelson.sysctl=off keelson.modules=boot keelson.sysctl=on keelson.modules=on", words{}, "[]"},
+		{"keelson.modules=off", words{}, "[kernel command line: keelson.modules=off is neither keelson.modules=boot nor keelson.modules=on]"},
 		{"keelson.log=all linuxkit.runc_debug=yes linuxkit.runc_console", words{},
 			"[kernel command line: keelson.log=all is none of keelson.log=debug, keelson.log=info, keelson.log=warn" +
 				" kernel command line: linuxkit.runc_debug=yes is neither linuxkit.runc_debug=1 nor linuxkit.runc_debug=0" +
