@@ -126,6 +126,7 @@ type Machine struct {
 	Now      time.Duration `json:"now"`
 	State    string        `json:"state"`              // booting, running, stopping
 	Watchdog string        `json:"watchdog,omitempty"` // in words
+	Modules  string        `json:"modules,omitempty"`  // in words: whether loading is locked, and who asked for modules
 	Services int           `json:"services"`
 	Ready    int           `json:"ready"`
 	Failed   int           `json:"failed"`

@@ -83,6 +83,12 @@ func symbolError(err error) error {
 	return err
 }
 
+// Locked reports whether the kernel loads no more modules until it boots again.
+func Locked() bool {
+	text, err := os.ReadFile("/proc/sys/kernel/modules_disabled")
+	return err == nil && strings.TrimSpace(string(text)) == "1"
+}
+
 // unpack undoes the compression that the name's end stands for.
 func unpack(r io.Reader, ext string, limit int64) ([]byte, error) {
 	plain, err := unpackers[ext].reader(r)

@@ -126,8 +126,10 @@ func explain(err error) error {
 		hint = "the file is no module, or one for another kernel"
 	case errors.Is(err, errSymbol):
 		hint = "it uses a symbol that no loaded module has; the kernel's log names it"
+	case errors.Is(err, unix.EPERM) && Locked():
+		hint = "no module can be loaded until the machine boots again (kernel.modules_disabled, keelson.modules=boot)"
 	case errors.Is(err, unix.EPERM):
-		hint = "not permitted: kernel.modules_disabled is set, the command line has it in module_blacklist, or CAP_SYS_MODULE is missing"
+		hint = "not permitted: the command line has it in module_blacklist, or CAP_SYS_MODULE is missing"
 	case errors.Is(err, unix.ENOKEY), errors.Is(err, unix.EBADMSG), errors.Is(err, unix.EKEYREJECTED):
 		hint = "the kernel wants modules signed with its own key"
 	case errors.Is(err, unix.EINVAL):

@@ -54,16 +54,21 @@ Loads a kernel module, by its name or an alias, and the modules it needs.
 func ModprobeMain(args []string) int {
 	ctx, cancel := context.WithTimeout(context.Background(), modprobeTimeout)
 	defer cancel()
-	stderr := io.Writer(os.Stderr)
 	// As the kernel's helper there is nobody to read: what goes wrong belongs into
-	// the kernel's log, beside what it was about.
+	// the supervisor's log, or else into the kernel's.
 	if len(args) == 3 && args[0] == "-q" && args[1] == "--" {
+		r := Request{Name: args[2], Askers: askers("/proc")}
+		status := r.serve(ctx, func() (*Index, error) { return Open(Running()) })
+		if r.idle() || r.report(RequestSocket) == nil {
+			return status
+		}
 		if kmsg, err := os.OpenFile("/dev/kmsg", os.O_WRONLY, 0); err == nil {
 			defer kmsg.Close()
-			stderr = kmsg
+			fmt.Fprintf(kmsg, "modprobe: %v\n", r)
 		}
+		return status
 	}
-	return modprobe(ctx, args, os.Stdout, stderr, func() (*Index, error) { return Open(Running()) })
+	return modprobe(ctx, args, os.Stdout, os.Stderr, func() (*Index, error) { return Open(Running()) })
 }
 
 type modprobeFlags struct {

@@ -211,6 +211,9 @@ func (a *app) machineStatus(m api.Machine, format string) int {
 	if m.Watchdog != "" {
 		line("Watchdog", m.Watchdog)
 	}
+	if m.Modules != "" {
+		line("Modules", m.Modules)
+	}
 	line("Version", m.Version)
 	return codeOK
 }

@@ -74,7 +74,10 @@ func (s *Supervisor) boot(bootCtx, ctx context.Context) {
 		services := console.Now() - began
 		s.scripts(bootCtx, initScripts, stepServices, "", scriptBound)
 		s.bootComplete(services)
-		go s.processorModules(ctx)
+		go func() {
+			s.processorModules(ctx)
+			s.lockModules()
+		}()
 	}
 }
 
@@ -159,6 +162,7 @@ func (s *Supervisor) takenOver(ctx context.Context) {
 	s.listenToButtons()
 	s.con.Line("keelson", "supervisor is back; %d of %s running", running, plural(all, "service"))
 	s.complete()
+	s.lockModules() // unless its predecessor has
 }
 
 // complete notes that the boot is over, and tells whoever follows it.

@@ -88,6 +88,7 @@ func (s *Supervisor) machine() api.Machine {
 	m := api.Machine{Version: version(), Now: console.Now(), State: "booting"}
 	if !s.cfg.Container {
 		m.Watchdog = s.dog.String()
+		m.Modules = s.modulesState()
 	}
 	if s.progress.Done("complete") {
 		m.State = "running"

@@ -30,6 +30,7 @@ import (
 	"keelson/internal/power"
 	"keelson/internal/rtsignal"
 	"keelson/internal/uevent"
+	"keelson/services/autoload"
 	"keelson/services/capture"
 	"keelson/services/daemon"
 	"keelson/services/events"
@@ -119,6 +120,7 @@ type Supervisor struct {
 	roster   *roster.Roster // every service; nil until the boot has come to them
 	resumed  bool           // an earlier supervisor of this boot has been here
 	modules  *modules.Index
+	autoload *autoload.Log    // who makes the kernel load modules; nil in a container
 	events   *uevent.Listener // nil where the kernel's device events cannot be had
 	buttons  *power.Buttons   // open before anybody is told that the boot is complete; nil in a container
 
@@ -180,6 +182,9 @@ func Run(cfg Config) int {
 
 	s.dog = s.newDog(hands)
 	s.known.stopping.Store(cfg.StopKind != "")
+	if !s.cfg.Container {
+		s.watchAutoload(ctx)
+	}
 	s.openControl()
 
 	// SIGTERM ends the boot where it stands, then everything else in order.
