@@ -15,6 +15,7 @@ import (
 	"keelson/internal/bundle"
 	"keelson/internal/harden"
 	"keelson/internal/inspect"
+	"keelson/internal/visible"
 	"keelson/mkimage/assemble"
 	"keelson/mkimage/config"
 	"keelson/mkimage/sarif"
@@ -57,7 +58,7 @@ func (t *threshold) check(file string, all []audited) error {
 	var above []string
 	for _, a := range all {
 		if a.report.Exposure > t.tenths {
-			above = append(above, fmt.Sprintf("%s %s (%s)", a.Section, a.Name, a.report.Score()))
+			above = append(above, fmt.Sprintf("%s %s (%s)", a.Section, visible.Text(a.Name), a.report.Score()))
 		}
 	}
 	if len(above) == 0 {
@@ -173,14 +174,14 @@ func auditText(w io.Writer, all []audited) error {
 		if i > 0 {
 			fmt.Fprintln(t)
 		}
-		fmt.Fprintf(t, "%s %s: exposure %s %s (%s:%d)\n", a.Section, a.Name, a.report.Score(), a.Level, a.File, a.Line)
+		fmt.Fprintf(t, "%s %s: exposure %s %s (%s:%d)\n", a.Section, visible.Text(a.Name), a.report.Score(), a.Level, a.File, a.Line)
 		fmt.Fprintf(t, "  CHECK\tWEIGHT\tA CONTAINER THAT PASSES\tTHIS ONE\tTO PASS\n")
 		for _, f := range a.report.Bad() {
-			fmt.Fprintf(t, "  %s\t%s\t%s\t%s\t%s\n", f.ID, weight(f), f.What, orDash(f.Note), f.Fix)
+			fmt.Fprintf(t, "  %s\t%s\t%s\t%s\t%s\n", f.ID, weight(f), f.What, orDash(visible.Text(f.Note)), visible.Text(f.Fix))
 		}
 		for _, f := range a.Findings {
 			if f.State == audit.Accepted {
-				fmt.Fprintf(t, "  %s\taccepted\t%s\t%s\t(%s)\n", f.ID, f.What, orDash(f.Note), f.Reason)
+				fmt.Fprintf(t, "  %s\taccepted\t%s\t%s\t(%s)\n", f.ID, f.What, orDash(visible.Text(f.Note)), visible.Text(f.Reason))
 			}
 		}
 		if err := t.Flush(); err != nil {
