@@ -16,6 +16,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -93,6 +94,23 @@ type Bundle struct {
 // ownCgroup is where the supervisor, containerd and the shims live.
 const ownCgroup = "/keelson"
 
+// CheckCgroupsPath returns what is wrong with a container's cgroupsPath, which may be
+// empty: a container has a cgroup for itself, whose limits and end are its own.
+func CheckCgroupsPath(path string) error {
+	if path == "" {
+		return nil
+	}
+	switch p := filepath.Join("/", path); {
+	case p == "/":
+		return fmt.Errorf("%q is the whole machine, which would be limited and killed with the container: name a group below it, or none", path)
+	case p == ownCgroup || strings.HasPrefix(p, ownCgroup+"/"):
+		return fmt.Errorf("%s holds the system itself, which would be killed with the container: name another, or none", p)
+	case slices.Contains([]Section{Services, Onboot, Onshutdown}, Section(p[1:])):
+		return fmt.Errorf("%s holds the groups of all containers of that section, which would be killed with the container: name a group below it, or none", p)
+	}
+	return nil
+}
+
 // idPattern is what containerd accepts as an identifier.
 var idPattern = regexp.MustCompile(`^[A-Za-z0-9]+(?:[._-][A-Za-z0-9]+)*$`)
 
@@ -125,8 +143,8 @@ func Load(section Section, dir string) (*Bundle, error) {
 	case spec.Root == nil || spec.Root.Path == "":
 		return b, fmt.Errorf("%s: root.path is missing: it names the folder of the root file system, usually rootfs", config)
 	}
-	if p := filepath.Join("/", spec.Linux.CgroupsPath); p == ownCgroup || strings.HasPrefix(p, ownCgroup+"/") {
-		return b, fmt.Errorf("%s: linux.cgroupsPath: %s holds the system itself, which would be killed with the container: name another, or none", config, p)
+	if err := CheckCgroupsPath(spec.Linux.CgroupsPath); err != nil {
+		return b, fmt.Errorf("%s: linux.cgroupsPath: %w", config, err)
 	}
 	b.Spec = spec
 	// runtime.json belongs to LinuxKit's form; a plain OCI bundle has none.

@@ -110,6 +110,7 @@ func TestErrors(t *testing.T) {
 		{"mount without destination", image("    mounts:\n      - type: tmpfs\n"), []string{"t.yml:5: services[0].mounts[0]: has no destination:, the path to mount at"}},
 		{"unknown capability", image("    capabilities: [net_admin]\n"), []string{`t.yml:4: services[0].capabilities[0]: unknown capability "net_admin"; did you mean "CAP_NET_ADMIN"?`}},
 		{"all and more", image("    capabilities: [all, CAP_KILL]\n"), []string{`t.yml:4: services[0].capabilities[0]: unknown capability "all"; it must be the only one of the list`}},
+		{"the group of all services", image("    cgroupsPath: /services/\n"), []string{`t.yml:4: services[0].cgroupsPath: /services holds the groups of all containers of that section, which would be killed with the container: name a group below it, or none`}},
 		{"bad rlimit", image("    rlimits: [nofile]\n"), []string{`t.yml:4: services[0].rlimits[0]: is "nofile", must be NAME,SOFT,HARD such as nofile,1024,unlimited`}},
 		{"unknown rlimit", image("    rlimits: [\"files,1,2\"]\n"), []string{`t.yml:4: services[0].rlimits[0]: unknown limit "files"; known: as, core, cpu, data, fsize, locks, memlock, msgqueue, nice, nofile, nproc, rss, rtprio, rttime, sigpending, stack`}},
 		{"soft above hard", image("    rlimits: [\"nofile,unlimited,2\"]\n"), []string{"t.yml:4: services[0].rlimits[0]: soft limit unlimited is above the hard limit 2"}},

@@ -9,6 +9,7 @@ import (
 
 	"github.com/moby/sys/capability"
 
+	"keelson/internal/bundle"
 	"keelson/internal/policy"
 	"keelson/mkimage/images"
 )
@@ -49,6 +50,13 @@ func checkOneShotName(c *checker, field string, v *value) {
 func checkNamespace(c *checker, field string, v *value) {
 	if n := v.text(); n != "" && !serviceName.MatchString(n) {
 		c.add(v.line, field, "%q is no containerd namespace: letters and digits, single . _ - between them", n)
+	}
+}
+
+// checkCgroupsPath refuses the groups that the machine keeps for itself.
+func checkCgroupsPath(c *checker, field string, v *value) {
+	if err := bundle.CheckCgroupsPath(v.text()); err != nil {
+		c.add(v.line, field, "%v", err)
 	}
 }
 

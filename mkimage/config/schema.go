@@ -124,9 +124,10 @@ var (
 // containerFields are the keys of an image section that a label may have too.
 func containerFields() map[string]*schema {
 	f := fieldsOf(strs, []string{"command", "env", "maskedPaths", "readonlyPaths"})
-	for _, k := range []string{"cwd", "hostname", "cgroupsPath"} {
+	for _, k := range []string{"cwd", "hostname"} {
 		f[k] = str()
 	}
+	f["cgroupsPath"] = str(checkCgroupsPath)
 	for k := range namespaceWords {
 		f[k] = str(checkJoined(k))
 	}
