@@ -124,7 +124,11 @@ func Full(path string) string {
 // MkdirAll is os.MkdirAll with mode 0755 and an error that says which file
 // system is full or read-only when that is why.
 func MkdirAll(dir string) error {
-	err := os.MkdirAll(dir, 0o755)
+	return ExplainMake(dir, os.MkdirAll(dir, 0o755))
+}
+
+// ExplainMake adds to the error of making a directory or a file what is behind it.
+func ExplainMake(dir string, err error) error {
 	switch {
 	case errors.Is(err, unix.ENOSPC):
 		return fmt.Errorf("%w%s", err, Full(dir))

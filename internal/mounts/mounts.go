@@ -52,6 +52,9 @@ func (e Entry) String() string {
 // IsBind reports whether the entry binds a file or folder that is there already.
 func (e Entry) IsBind() bool { return e.isBind(Parse(e.Options)) }
 
+// Recursive reports whether a bind takes along what is mounted below its source.
+func (e Entry) Recursive() bool { return Parse(e.Options).Flags&unix.MS_REC != 0 }
+
 func (e Entry) isBind(o Options) bool {
 	return o.Flags&unix.MS_REMOUNT == 0 && (o.Flags&unix.MS_BIND != 0 || e.Type == "bind")
 }

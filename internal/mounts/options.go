@@ -20,6 +20,10 @@ type Options struct {
 	NoFail bool
 }
 
+// ReadOnly reports whether the words, of which the last one counts, ask for a
+// mount that cannot be written.
+func (o Options) ReadOnly() bool { return o.Flags&unix.MS_RDONLY != 0 }
+
 type flag struct {
 	bits  uintptr
 	clear bool // the word takes the bits away

@@ -68,7 +68,7 @@ func TestMoveExistingLink(t *testing.T) {
 	pid, _ := nstest.Process(t, syscall.CLONE_NEWNET)
 	b := withInterfaces(bundle.Interface{Name: "port0"})
 	for range 2 { // the second finds it moved
-		if err := Attach(testContext(t), b, pid); err != nil {
+		if err := Attach(testContext(t), b, nil, pid); err != nil {
 			t.Fatal(err)
 		}
 		if inNamespace(t, pid, "port0") != "veth" || linkType(root{}, "port0") != "" {
@@ -82,7 +82,7 @@ func TestVeth(t *testing.T) {
 	pid, end := nstest.Process(t, syscall.CLONE_NEWNET)
 	b := withInterfaces(bundle.Interface{Name: "in0", Peer: "out0"}) // a peer implies veth
 	for range 2 {
-		if err := Attach(testContext(t), b, pid); err != nil {
+		if err := Attach(testContext(t), b, nil, pid); err != nil {
 			t.Fatal(err)
 		}
 		if inNamespace(t, pid, "in0") != "veth" || linkType(root{}, "out0") != "veth" || linkType(root{}, "in0") != "" {
@@ -93,7 +93,7 @@ func TestVeth(t *testing.T) {
 	// own time, and must not be in the way
 	end()
 	pid, _ = nstest.Process(t, syscall.CLONE_NEWNET)
-	if err := Attach(testContext(t), b, pid); err != nil {
+	if err := Attach(testContext(t), b, nil, pid); err != nil {
 		t.Fatal(err)
 	}
 	if inNamespace(t, pid, "in0") != "veth" || linkType(root{}, "out0") != "veth" {
@@ -110,7 +110,7 @@ func TestLinkTypes(t *testing.T) {
 		{Name: "br0", Add: "bridge"},
 		{Name: "wg0", Add: "wireguard", CreateInRoot: true},
 	} {
-		if err := Attach(testContext(t), withInterfaces(want), pid); err != nil {
+		if err := Attach(testContext(t), withInterfaces(want), nil, pid); err != nil {
 			if strings.Contains(err.Error(), "the kernel has no such link type") {
 				t.Logf("%s: not in this kernel", want.Add)
 				continue
@@ -128,10 +128,10 @@ func TestFailedMoveLeavesNothing(t *testing.T) {
 	nstest.Need(t)
 	pid, _ := nstest.Process(t, syscall.CLONE_NEWNET)
 	// the container has a link of that name, of another type
-	if err := Attach(testContext(t), withInterfaces(bundle.Interface{Name: "x0", Add: "bridge"}), pid); err != nil {
+	if err := Attach(testContext(t), withInterfaces(bundle.Interface{Name: "x0", Add: "bridge"}), nil, pid); err != nil {
 		t.Skip(err)
 	}
-	err := Attach(testContext(t), withInterfaces(bundle.Interface{Name: "x0", Peer: "y0"}), pid)
+	err := Attach(testContext(t), withInterfaces(bundle.Interface{Name: "x0", Peer: "y0"}), nil, pid)
 	if err == nil || !strings.Contains(err.Error(), "web: /c/web/runtime.json: interfaces[0]: move x0 into the container: file exists") {
 		t.Errorf("%v", err)
 	}
@@ -156,7 +156,7 @@ func TestInterfaceErrors(t *testing.T) {
 		{bundle.Interface{Name: "absent0"}, "find interface absent0"},
 	} {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second) // the longest that the absent one is waited for
-		err := Attach(ctx, withInterfaces(c.i), pid)
+		err := Attach(ctx, withInterfaces(c.i), nil, pid)
 		cancel()
 		if err == nil || !strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), "interfaces[0]") {
 			t.Errorf("%+v:\n got  %v\n want ...%s", c.i, err, c.want)
@@ -171,7 +171,7 @@ func TestWaitsForALinkThatComes(t *testing.T) {
 	started := make(chan struct{})
 	go func() {
 		close(started)
-		done <- Attach(testContext(t), withInterfaces(bundle.Interface{Name: "late0"}), pid)
+		done <- Attach(testContext(t), withInterfaces(bundle.Interface{Name: "late0"}), nil, pid)
 	}()
 	<-started
 	addLink(t, "late0")
@@ -186,7 +186,7 @@ func TestSharedNetworkNamespace(t *testing.T) {
 	addLink(t, "host0")
 	b := withInterfaces(bundle.Interface{Name: "host0"}, bundle.Interface{Name: "hv0", Peer: "hv1"})
 	for range 2 {
-		if err := Attach(testContext(t), b, pid); err != nil {
+		if err := Attach(testContext(t), b, nil, pid); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -8,7 +8,8 @@
 // came back can call any of its functions again, and a restart of a container
 // mounts nothing twice. Every error names the container, the file and the field.
 // It must never touch what belongs to another container, and never remove a file
-// of the image.
+// of the image, and never follow a link that a service can have made: what services
+// can change is made, mounted and unmounted through descriptors (package safepath).
 package prepare
 
 import (
@@ -25,6 +26,7 @@ import (
 
 	"keelson/internal/bundle"
 	"keelson/internal/mounts"
+	"keelson/internal/safepath"
 )
 
 // cgroupRoot is where the cgroup file systems are mounted.
@@ -33,7 +35,7 @@ const cgroupRoot = "/sys/fs/cgroup"
 // Before makes the mounts, the folders and the cgroups of runtime.json, in this
 // order. What is there already stays as it is. After an error Cleanup undoes
 // what was done until then.
-func Before(ctx context.Context, b *bundle.Bundle) error {
+func Before(ctx context.Context, b *bundle.Bundle, paths *safepath.Resolver) error {
 	if err := checkUsers(b); err != nil {
 		return err
 	}
@@ -41,16 +43,12 @@ func Before(ctx context.Context, b *bundle.Bundle) error {
 		if err := ctx.Err(); err != nil {
 			return fieldError(b, fmt.Sprintf("mounts[%d]", i), err)
 		}
-		if err := mount(ctx, b, m); err != nil {
+		if err := mount(ctx, b, paths, m); err != nil {
 			return fieldError(b, fmt.Sprintf("mounts[%d]", i), err)
 		}
 	}
 	for i, dir := range b.Runtime.Mkdir {
-		path, err := within(b, dir)
-		if err == nil {
-			err = makeFolder(b, path)
-		}
-		if err != nil {
+		if err := makeFolder(b, paths, dir); err != nil {
 			return fieldError(b, fmt.Sprintf("mkdir[%d]", i), err)
 		}
 	}
@@ -65,7 +63,7 @@ func Before(ctx context.Context, b *bundle.Bundle) error {
 // Attach gives the created container, whose first process is pid, its network
 // interfaces, and binds its namespaces to the files of bindNS. A container that
 // has them already is left as it is.
-func Attach(ctx context.Context, b *bundle.Bundle, pid int) error {
+func Attach(ctx context.Context, b *bundle.Bundle, paths *safepath.Resolver, pid int) error {
 	if len(b.Runtime.Interfaces) > 0 {
 		if err := attachInterfaces(ctx, b, pid); err != nil {
 			return err
@@ -75,7 +73,7 @@ func Attach(ctx context.Context, b *bundle.Bundle, pid int) error {
 		if err := ctx.Err(); err != nil {
 			return fieldError(b, "bindNS."+n.field, err)
 		}
-		if err := n.bind(pid); err != nil {
+		if err := n.bind(paths, pid); err != nil {
 			return fieldError(b, "bindNS."+n.field, err)
 		}
 	}
@@ -88,11 +86,11 @@ func Attach(ctx context.Context, b *bundle.Bundle, pid int) error {
 // one-shot's stay, because setting up the machine is what one-shots are for.
 // Folders, cgroups and what was written into them stay. It goes on after an
 // error and returns all of them.
-func Cleanup(ctx context.Context, b *bundle.Bundle) error {
+func Cleanup(ctx context.Context, b *bundle.Bundle, paths *safepath.Resolver) error {
 	var errs []error
 	if b.Section == bundle.Services {
 		for _, n := range slices.Backward(bindings(b.Runtime.BindNS)) {
-			if err := n.unbind(); err != nil {
+			if err := n.unbind(paths); err != nil {
 				errs = append(errs, fieldError(b, "bindNS."+n.field, err))
 			}
 		}
@@ -101,7 +99,7 @@ func Cleanup(ctx context.Context, b *bundle.Bundle) error {
 			if err != nil || e.Target == b.Dir || strings.HasPrefix(e.Target, b.Dir+"/") {
 				continue // unmounted below with everything in the folder
 			}
-			if err := e.Unmount(); err != nil {
+			if err := unmount(paths, e); err != nil {
 				errs = append(errs, fieldError(b, fmt.Sprintf("mounts[%d]", i), err))
 			}
 		}
@@ -148,7 +146,7 @@ func entry(b *bundle.Bundle, m specs.Mount) (mounts.Entry, error) {
 }
 
 // mount makes one mount of runtime.json and what it needs to exist.
-func mount(ctx context.Context, b *bundle.Bundle, m specs.Mount) error {
+func mount(ctx context.Context, b *bundle.Bundle, paths *safepath.Resolver, m specs.Mount) error {
 	if inUserNamespace(b) && isRoot(b, m) {
 		return mountMapped(ctx, b, m)
 	}
@@ -158,6 +156,11 @@ func mount(ctx context.Context, b *bundle.Bundle, m specs.Mount) error {
 	}
 	if err := e.Check(); err != nil {
 		return err
+	}
+	if changeable, err := changeable(b, paths, e); err != nil {
+		return err
+	} else if changeable {
+		return mountAt(b, paths, e)
 	}
 	if err := makeTarget(e); err != nil {
 		return fmt.Errorf("make the destination: %w", err)

@@ -71,7 +71,7 @@ func TestBeforeTwiceAndCleanupTwice(t *testing.T) {
 	)
 	b.Runtime.Mkdir = []string{outside + "/deep/er", "settings/made", "../../../escaped"}
 	for range 2 {
-		if err := Before(testContext(t), b); err != nil {
+		if err := Before(testContext(t), b, nil); err != nil {
 			t.Fatal(err)
 		}
 		if n := below(t, b.Dir); n != 3 {
@@ -87,7 +87,7 @@ func TestBeforeTwiceAndCleanupTwice(t *testing.T) {
 		}
 	}
 	for range 2 {
-		if err := Cleanup(testContext(t), b); err != nil {
+		if err := Cleanup(testContext(t), b, nil); err != nil {
 			t.Fatal(err)
 		}
 		if below(t, b.Dir) != 0 || below(t, outside) != 0 {
@@ -106,10 +106,10 @@ func TestOneShotsMountsOutsideStay(t *testing.T) {
 	b := readWrite(t, base, "format")
 	b.Section = bundle.Onboot
 	b.Runtime.Mounts = append(b.Runtime.Mounts, specs.Mount{Destination: outside, Type: "tmpfs", Source: "var"})
-	if err := Before(testContext(t), b); err != nil {
+	if err := Before(testContext(t), b, nil); err != nil {
 		t.Fatal(err)
 	}
-	if err := Cleanup(testContext(t), b); err != nil {
+	if err := Cleanup(testContext(t), b, nil); err != nil {
 		t.Fatal(err)
 	}
 	if below(t, b.Dir) != 0 || below(t, outside) != 1 {
@@ -133,11 +133,11 @@ func TestSharedImageSurvivesTheOthersCleanup(t *testing.T) {
 	}
 	a, b := bind(first), bind(second)
 	for _, c := range []*bundle.Bundle{a, b} {
-		if err := Before(testContext(t), c); err != nil {
+		if err := Before(testContext(t), c, nil); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := Cleanup(testContext(t), a); err != nil {
+	if err := Cleanup(testContext(t), a, nil); err != nil {
 		t.Fatal(err)
 	}
 	if below(t, a.Dir) != 0 || below(t, b.Dir) != 1 {
@@ -158,7 +158,7 @@ func TestBindOfAFileMakesAFile(t *testing.T) {
 	b := &bundle.Bundle{Dir: base, Name: "x", Section: bundle.Services, Runtime: bundle.Runtime{Mounts: []specs.Mount{
 		{Source: src, Destination: base + "/new/dst", Type: "bind"},
 	}}}
-	if err := Before(testContext(t), b); err != nil {
+	if err := Before(testContext(t), b, nil); err != nil {
 		t.Fatal(err)
 	}
 	if got, err := os.ReadFile(base + "/new/dst"); err != nil || string(got) != "x" {
@@ -182,7 +182,7 @@ func TestErrorsNameContainerFileAndField(t *testing.T) {
 		{bundle.Runtime{Cgroups: []string{""}}, "cgroups[0]: \"\" is no cgroup"},
 	} {
 		b := &bundle.Bundle{Dir: "/c/web", Name: "web", Section: bundle.Services, Runtime: c.runtime}
-		if err := Before(testContext(t), b); err == nil || !strings.Contains(err.Error(), c.want) {
+		if err := Before(testContext(t), b, nil); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("\n got  %v\n want ...%s", err, c.want)
 		}
 	}
@@ -197,7 +197,7 @@ func TestBindNS(t *testing.T) {
 		Cgroup: f("cgroup"), IPC: f("ipc"), Mnt: f("mnt"), Net: f("net"), PID: f("pid"), User: f("user"), UTS: f("uts"),
 	}}}
 	for range 2 {
-		if err := Attach(testContext(t), b, pid); err != nil {
+		if err := Attach(testContext(t), b, nil, pid); err != nil {
 			t.Fatal(err)
 		}
 		if n := below(t, base+"/ns"); n != 8 { // one each, and the private one of mnt
@@ -219,7 +219,7 @@ func TestBindNS(t *testing.T) {
 	}
 	// the next run of the service takes the files over
 	pid, _ = nstest.Process(t, syscall.CLONE_NEWNS|syscall.CLONE_NEWNET|syscall.CLONE_NEWUTS|syscall.CLONE_NEWIPC|syscall.CLONE_NEWPID|syscall.CLONE_NEWUSER|unix.CLONE_NEWCGROUP)
-	if err := Attach(testContext(t), b, pid); err != nil {
+	if err := Attach(testContext(t), b, nil, pid); err != nil {
 		t.Fatal(err)
 	}
 	if n := below(t, base+"/ns"); n != 8 {
@@ -232,12 +232,12 @@ func TestBindNS(t *testing.T) {
 	}
 	// a one-shot's stay
 	b.Section = bundle.Onboot
-	if err := Cleanup(testContext(t), b); err != nil || below(t, base+"/ns") != 8 {
+	if err := Cleanup(testContext(t), b, nil); err != nil || below(t, base+"/ns") != 8 {
 		t.Errorf("one-shot: %v, %d mounts left, want 8", err, below(t, base+"/ns"))
 	}
 	b.Section = bundle.Services
 	for range 2 {
-		if err := Cleanup(testContext(t), b); err != nil || below(t, base+"/ns") != 0 {
+		if err := Cleanup(testContext(t), b, nil); err != nil || below(t, base+"/ns") != 0 {
 			t.Errorf("service: %v, %d mounts left, want none", err, below(t, base+"/ns"))
 		}
 	}
@@ -261,7 +261,7 @@ func TestBindNSErrors(t *testing.T) {
 		{bundle.BindNS{Mnt: base + "/m"}, pid, "the container shares the machine's mount namespace"},
 	} {
 		b := &bundle.Bundle{Dir: "/c/web", Name: "web", Section: bundle.Services, Runtime: bundle.Runtime{BindNS: c.ns}}
-		if err := Attach(testContext(t), b, c.pid); err == nil || !strings.Contains(err.Error(), c.want) {
+		if err := Attach(testContext(t), b, nil, c.pid); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("\n got  %v\n want ...%s", err, c.want)
 		}
 	}

@@ -2,7 +2,6 @@ package prepare
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -103,29 +102,6 @@ func giveToRoot(users *userns.Mapping, path string) error {
 	uid, gid := users.Owner(0, 0)
 	if err := os.Lchown(path, uid, gid); err != nil {
 		return fmt.Errorf("give it to the container's root: %w", err)
-	}
-	return nil
-}
-
-// makeFolder makes a folder and those above it. What is made in the root of a
-// container in a user namespace belongs to the root there.
-func makeFolder(b *bundle.Bundle, path string) error {
-	var made []string
-	if root := Root(b); inUserNamespace(b) && strings.HasPrefix(path, root+"/") {
-		for dir := path; dir != root; dir = filepath.Dir(dir) {
-			if _, err := os.Lstat(dir); !errors.Is(err, os.ErrNotExist) {
-				break
-			}
-			made = append(made, dir)
-		}
-	}
-	if err := mounts.MkdirAll(path); err != nil {
-		return err
-	}
-	for _, dir := range made {
-		if err := giveToRoot(userns.Of(b.Spec), dir); err != nil {
-			return err
-		}
 	}
 	return nil
 }

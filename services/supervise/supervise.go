@@ -28,7 +28,9 @@ import (
 	"keelson/internal/modules"
 	"keelson/internal/policy"
 	"keelson/internal/power"
+	"keelson/internal/prepare"
 	"keelson/internal/rtsignal"
+	"keelson/internal/safepath"
 	"keelson/internal/uevent"
 	"keelson/services/autoload"
 	"keelson/services/capture"
@@ -171,6 +173,9 @@ func Run(cfg Config) int {
 	s.limits = openLimits(cfg.RunDir, s.con.Warn, s.hub.Publish)
 	if s.resumed {
 		s.readScripts()
+		if err := prepare.Unpin(); err != nil {
+			s.con.Warn("keelson", "%v", err)
+		}
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
@@ -268,6 +273,7 @@ func (s *Supervisor) startContainerd(ctx context.Context) error {
 			defer cancel()
 			return s.keeper.Ready(ctx)
 		},
+		Writers:   sync.OnceValue(s.writers),
 		NotifyDir: filepath.Join(s.cfg.RunDir, "notify"), ExecDir: filepath.Join(s.cfg.RunDir, "probes"),
 		Limits: resources.NewWatcher(), OnHit: s.limits.hit, OnEnd: s.limits.ended,
 	}
@@ -283,6 +289,19 @@ func (s *Supervisor) startContainerd(ctx context.Context) error {
 		s.times.step("containerd", began, s.keeper.Ready(ctx))
 	}()
 	return nil
+}
+
+// writers finds out what the services of the image can write on the machine.
+func (s *Supervisor) writers() *safepath.Writers {
+	var all []*bundle.Bundle
+	for _, section := range []bundle.Section{bundle.Onboot, bundle.Services, bundle.Onshutdown} {
+		dirs, _ := bundle.List(s.cfg.Containers, section) // an error is reported where they are run
+		for _, dir := range dirs {
+			b, _ := bundle.Load(section, dir) // what is wrong with one keeps it from being started
+			all = append(all, b)
+		}
+	}
+	return safepath.WritersOf(all)
 }
 
 // ownShim reports whether the image's shim is ours: it is one program with runc,

@@ -23,6 +23,7 @@ import (
 	"keelson/internal/bundle"
 	"keelson/internal/pidfd"
 	"keelson/internal/prepare"
+	"keelson/internal/safepath"
 	"keelson/services/resources"
 )
 
@@ -52,6 +53,10 @@ type Runtime struct {
 	// removes its socket at some time after its last delete, even if a new shim
 	// of the group has taken its place.
 	ShimLingers bool
+
+	// Writers are the directories that services can write, asked for when the first
+	// container is started for which it matters; nil for none.
+	Writers func() *safepath.Writers
 
 	// NotifyDir holds a folder for the socket of each service that says itself how
 	// it is, ExecDir a pipe for each command that is run in a container.
@@ -85,11 +90,12 @@ func (r *Runtime) Start(ctx context.Context, b *bundle.Bundle, io Streams) (Task
 		if fi, err := os.Stat(filepath.Dir(b.Rootfs())); err != nil || !fi.IsDir() {
 			return nil, fmt.Errorf("%s: root.path: %s is not there", filepath.Join(b.Dir, "config.json"), b.Rootfs())
 		}
-		if err := prepare.Before(ctx, b); err != nil {
-			_ = prepare.Cleanup(context.WithoutCancel(ctx), b)
+		paths := r.paths()
+		if err := prepare.Before(ctx, b, paths); err != nil {
+			_ = prepare.Cleanup(context.WithoutCancel(ctx), b, paths)
 			return nil, err
 		}
-		t, err := r.start(ctx, b, io)
+		t, err := r.start(ctx, b, paths, io)
 		if err == nil {
 			return t, nil
 		}
@@ -101,7 +107,10 @@ func (r *Runtime) Start(ctx context.Context, b *bundle.Bundle, io Streams) (Task
 	}
 }
 
-func (r *Runtime) start(ctx context.Context, b *bundle.Bundle, io Streams) (*running, error) {
+// paths resolves paths of the machine as it is now.
+func (r *Runtime) paths() *safepath.Resolver { return safepath.NewResolver(r.Writers) }
+
+func (r *Runtime) start(ctx context.Context, b *bundle.Bundle, paths *safepath.Resolver, io Streams) (*running, error) {
 	opts, err := runtimeOptions(b, r.ShimCgroup)
 	if err != nil {
 		return nil, err
@@ -113,7 +122,12 @@ func (r *Runtime) start(ctx context.Context, b *bundle.Bundle, io Streams) (*run
 			return nil, fmt.Errorf("make the folder of its notify socket: %w", err)
 		}
 	}
-	s, err := spec(b, r.grouped(b), notifyFolder)
+	pinned, release, err := r.pin(b, paths)
+	if err != nil {
+		return nil, err
+	}
+	defer release()
+	s, err := spec(pinned, r.grouped(b), notifyFolder)
 	if err != nil {
 		return nil, err
 	}
@@ -143,13 +157,14 @@ func (r *Runtime) start(ctx context.Context, b *bundle.Bundle, io Streams) (*run
 	if err != nil {
 		return nil, fmt.Errorf("create the task: %w", err)
 	}
+	release()
 	process, err := pidfd.Open(pid) // before the start, so that no end is missed
 	if err != nil {
 		return nil, err
 	}
 	r.killTogether(b)
 	watch := r.watch(b)
-	if err := prepare.Attach(ctx, b, pid); err != nil {
+	if err := prepare.Attach(ctx, b, paths, pid); err != nil {
 		watch.End()
 		process.Close()
 		return nil, err
@@ -163,6 +178,22 @@ func (r *Runtime) start(ctx context.Context, b *bundle.Bundle, io Streams) (*run
 		return nil, fmt.Errorf("start the task: %w", native(err))
 	}
 	return r.hold(b, process, watch), nil
+}
+
+// pin returns the container with paths in its configuration that nobody can change until
+// release is called, for the first time.
+func (r *Runtime) pin(b *bundle.Bundle, paths *safepath.Resolver) (pinned *bundle.Bundle, release func(), err error) {
+	s, unpin, err := prepare.Pin(b, paths)
+	if err != nil {
+		return nil, nil, err
+	}
+	copied := *b
+	copied.Spec = s
+	return &copied, sync.OnceFunc(func() {
+		if err := unpin(); err != nil {
+			slog.Warn(err.Error(), "container", b.ID)
+		}
+	}), nil
 }
 
 // create makes the task, which starts its shim if need be, and returns the
@@ -314,7 +345,7 @@ func (r *Runtime) Remove(ctx context.Context, b *bundle.Bundle) {
 	} else {
 		slog.Warn("its task is left to the next start: "+err.Error(), "container", b.ID)
 	}
-	if err := prepare.Cleanup(context.WithoutCancel(ctx), b); err != nil {
+	if err := prepare.Cleanup(context.WithoutCancel(ctx), b, r.paths()); err != nil {
 		slog.Warn(err.Error(), "container", b.ID)
 	}
 }
