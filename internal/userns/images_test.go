@@ -11,6 +11,7 @@ import (
 	"syscall"
 	"testing"
 
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	"keelson/internal/mounts"
@@ -149,6 +150,58 @@ func TestCopyOfAnImage(t *testing.T) {
 }
 
 // TestCapabilitiesCountInTheNamespace: those of the machine's root would be void there.
+// TestChownFollowsNoLinks: neither the links that an image has, nor those that somebody puts
+// in a directory's place meanwhile, lead to what is outside.
+func TestChownFollowsNoLinks(t *testing.T) {
+	nstest.Need(t)
+	base := nstest.Tmpfs(t, "size=10m")
+	for _, dir := range []string{"image/a/b", "outside"} {
+		if err := os.MkdirAll(filepath.Join(base, dir), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i := range 200 { // those in image come before a, which gives it time to change
+		for _, dir := range []string{"image", "image/a/b", "outside"} {
+			if err := os.WriteFile(fmt.Sprintf("%s/%s/f%d", base, dir, i), nil, 0o4755); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	for link, to := range map[string]string{"image/dir": base + "/outside", "image/file": base + "/outside/f0", "image/link": base + "/outside"} {
+		if err := os.Symlink(to, filepath.Join(base, link)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	swapping := make(chan error, 1)
+	go func() {
+		var err error
+		for ctx.Err() == nil && err == nil {
+			err = unix.Renameat2(unix.AT_FDCWD, base+"/image/a", unix.AT_FDCWD, base+"/image/link", unix.RENAME_EXCHANGE)
+		}
+		swapping <- err
+	}()
+	users := &Mapping{
+		UIDs: []specs.LinuxIDMapping{{HostID: 200000, Size: 300000}}, GIDs: []specs.LinuxIDMapping{{HostID: 200000, Size: 300000}},
+	}
+	for range 50 {
+		_ = chownAll(ctx, base+"/image", users) // it may come upon the link where it saw a directory
+	}
+	stop()
+	if err := <-swapping; err != nil {
+		t.Fatal(err)
+	}
+	if err := chownAll(t.Context(), base+"/image", users); err != nil {
+		t.Error(err)
+	}
+	for path, given := range map[string]bool{"outside": false, "outside/f0": false, "outside/f199": false, "image/dir": true, "image": true} {
+		var st unix.Stat_t
+		if err := unix.Lstat(filepath.Join(base, path), &st); err != nil || (st.Uid != 0) != given {
+			t.Errorf("%s belongs to %d: %v", path, st.Uid, err)
+		}
+	}
+}
+
 func TestCapabilitiesCountInTheNamespace(t *testing.T) {
 	images, image := setUp(t)
 	lower, err := images.Lower(t.Context(), image, testMapping)
