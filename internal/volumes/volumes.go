@@ -61,11 +61,14 @@ func mount(dir, name string) (Volume, error) {
 	lower, tmp, merged := filepath.Join(dir, name, "lower"), filepath.Join(dir, name, "tmp"), filepath.Join(dir, name, "merged")
 	v := Volume{Name: name, Path: merged}
 	for _, needed := range []string{lower, merged} {
-		if info, err := os.Stat(needed); err != nil || !info.IsDir() {
+		if info, err := os.Lstat(needed); err != nil || !info.IsDir() { // a link leads out of the volume
 			return v, fmt.Errorf("%s is missing: a volume has the folders lower and merged, and tmp if it is to be written to", needed)
 		}
 	}
-	_, err := os.Stat(tmp)
+	info, err := os.Lstat(tmp)
+	if err == nil && !info.IsDir() {
+		return v, fmt.Errorf("%s is no folder", tmp)
+	}
 	v.ReadOnly = errors.Is(err, fs.ErrNotExist)
 	if v.ReadOnly {
 		return v, mountReadOnly(lower, merged)

@@ -99,6 +99,23 @@ func TestASecondMountChangesNothing(t *testing.T) {
 	}
 }
 
+func TestVolumeThatIsALink(t *testing.T) {
+	nstest.Need(t)
+	base := nstest.Tmpfs(t, "size=10m")
+	lay(t, base, "v/lower", "v/merged", "w/lower", "w/tmp", "outside")
+	for link, to := range map[string]string{"v/tmp": "../outside", "w/merged": "../outside"} {
+		if err := os.Symlink(to, filepath.Join(base, link)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if ready, err := Mount(base); err == nil || len(ready) != 0 {
+		t.Errorf("%v %v", ready, err)
+	}
+	if points, err := mounts.Below(base + "/outside"); err != nil || len(points) != 0 {
+		t.Errorf("mounted behind the link: %v %v", points, err)
+	}
+}
+
 func TestNoVolumes(t *testing.T) {
 	if ready, err := Mount(filepath.Join(t.TempDir(), "none")); err != nil || len(ready) != 0 {
 		t.Errorf("%v %v", ready, err)

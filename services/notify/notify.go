@@ -14,12 +14,13 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"path/filepath"
 	"sync"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"keelson/internal/beneath"
 )
 
 // SocketName is the socket's name in its folder.
@@ -51,12 +52,13 @@ type Listener struct {
 // is one of the service's container; warn is told of what is ignored, of each
 // kind once.
 func Listen(dir string, belongs func(pid int) bool, warn func(format string, a ...any)) (*Listener, error) {
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+	at, err := beneath.Make(dir, 0o755)
+	if err != nil {
 		return nil, fmt.Errorf("make the folder of the notify socket: %w", err)
 	}
-	path := filepath.Join(dir, SocketName)
-	fresh := path + ".new"
-	if err := os.Remove(fresh); err != nil && !errors.Is(err, os.ErrNotExist) {
+	defer at.Close()
+	const fresh = SocketName + ".new"
+	if err := at.Remove(fresh); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("make the notify socket: %w", err)
 	}
 	config := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) (err error) {
@@ -68,11 +70,11 @@ func Listen(dir string, belongs func(pid int) bool, warn func(format string, a .
 		}
 		return err
 	}}
-	conn, err := config.ListenPacket(context.Background(), "unixgram", fresh)
+	conn, err := config.ListenPacket(context.Background(), "unixgram", fmt.Sprintf("/proc/self/fd/%d/%s", at.FD(), fresh))
 	if err != nil {
 		return nil, fmt.Errorf("make the notify socket: %w", err)
 	}
-	if err := errors.Join(os.Chmod(fresh, 0o666), os.Rename(fresh, path)); err != nil {
+	if err := errors.Join(open(at, fresh), at.Rename(fresh, SocketName)); err != nil {
 		conn.Close()
 		return nil, fmt.Errorf("make the notify socket: %w", err)
 	}
@@ -83,6 +85,19 @@ func Listen(dir string, belongs func(pid int) bool, warn func(format string, a .
 	l.closing, l.close = context.WithCancel(context.Background())
 	go l.run()
 	return l, nil
+}
+
+// open lets everybody write to a socket: to it, and not to what has its name by then.
+func open(at *beneath.Dir, name string) error {
+	f, err := at.OpenPath(name)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if info, err := f.Stat(); err != nil || info.Mode().Type() != os.ModeSocket {
+		return fmt.Errorf("%s is no socket", name)
+	}
+	return os.Chmod(fmt.Sprintf("/proc/self/fd/%d", f.Fd()), 0o666)
 }
 
 // C is where the messages come, one after the other. It is never closed.

@@ -1,6 +1,7 @@
 package notify
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -328,6 +329,33 @@ func TestTheNextListenerTakesTheSameFolder(t *testing.T) {
 	}
 	if entries, err := os.ReadDir(f.dir); err != nil || len(entries) != 1 {
 		t.Errorf("in the folder: %v, %v", entries, err)
+	}
+}
+
+// TestNoLinkIsFollowed: whoever comes to write in the directory gains nothing by a link there.
+func TestNoLinkIsFollowed(t *testing.T) {
+	belongs, warn := func(int) bool { return true }, func(string, ...any) {}
+	dir, victim := filepath.Join(t.TempDir(), "web"), filepath.Join(t.TempDir(), "victim")
+	if err := errors.Join(os.Mkdir(dir, 0o755), os.WriteFile(victim, []byte("v"), 0o600), os.Symlink(victim, filepath.Join(dir, SocketName+".new")), os.Symlink(victim, filepath.Join(dir, SocketName))); err != nil {
+		t.Fatal(err)
+	}
+	l, err := Listen(dir, belongs, warn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.Close()
+	if fi, err := os.Stat(victim); err != nil || fi.Mode() != 0o600 || fi.Size() != 1 {
+		t.Errorf("%v %v", fi, err)
+	}
+	if fi, err := os.Lstat(filepath.Join(dir, SocketName)); err != nil || fi.Mode().Type() != os.ModeSocket {
+		t.Errorf("%v %v", fi, err)
+	}
+	if err := errors.Join(os.RemoveAll(dir), os.Symlink(filepath.Dir(victim), dir)); err != nil {
+		t.Fatal(err)
+	}
+	if l, err := Listen(dir, belongs, warn); err == nil {
+		l.Close()
+		t.Error("the socket is made through a link")
 	}
 }
 

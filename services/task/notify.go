@@ -1,7 +1,8 @@
 package task
 
 import (
-	"os"
+	"errors"
+	"io/fs"
 	"path"
 	"path/filepath"
 	"slices"
@@ -10,6 +11,7 @@ import (
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
+	"keelson/internal/beneath"
 	"keelson/internal/bundle"
 	"keelson/internal/policy"
 	"keelson/services/notify"
@@ -68,8 +70,17 @@ func withNotify(s *specs.Spec, p policy.Service, folder string) {
 // makeNotifyFolder sees to it that there is something to bind, even where the
 // socket could not be made.
 func (r *Runtime) makeNotifyFolder(b *bundle.Bundle) error {
-	if err := os.MkdirAll(r.NotifyDir, 0o700); err != nil {
+	all, err := beneath.Make(r.NotifyDir, 0o700)
+	if err != nil {
 		return err
 	}
-	return os.MkdirAll(r.NotifyFolder(b), 0o755)
+	defer all.Close()
+	if err := all.Mkdir(b.Name, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	own, err := all.Sub(b.Name) // a directory, and no link to one
+	if err != nil {
+		return err
+	}
+	return own.Close()
 }

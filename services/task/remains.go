@@ -63,14 +63,25 @@ func (r *Runtime) clearRemains(b *bundle.Bundle, err error) bool {
 	if r.CgroupRoot != "" {
 		_ = os.WriteFile(filepath.Join(r.CgroupRoot, b.CgroupsPath(), "cgroup.kill"), []byte("1"), 0)
 	}
-	// Something may be mounted here, which is not to be removed through it.
-	if err := os.Remove(filepath.Join(dir, "rootfs")); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		slog.Warn("what is left of an earlier task cannot be removed: "+err.Error(), "container", b.ID)
-		return false
-	}
-	if err := os.RemoveAll(dir); err != nil {
+	if err := r.removeTask(b); err != nil {
 		slog.Warn("what is left of an earlier task cannot be removed: "+err.Error(), "container", b.ID)
 		return false
 	}
 	return true
+}
+
+// removeTask removes the directory of an earlier task. It never leaves containerd's state
+// directory, whatever links there are.
+func (r *Runtime) removeTask(b *bundle.Bundle) error {
+	state, err := os.OpenRoot(r.StateDir)
+	if err != nil {
+		return err
+	}
+	defer state.Close()
+	dir := filepath.Join(taskDir, key(b))
+	// Something may be mounted here, which is not to be removed through it.
+	if err := state.Remove(filepath.Join(dir, "rootfs")); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return state.RemoveAll(dir)
 }

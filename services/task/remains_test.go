@@ -56,6 +56,23 @@ func TestRemainsOfAForgottenTaskAreCleared(t *testing.T) {
 	}
 }
 
+// TestRemainsBehindALink: the state directory is all that is removed from.
+func TestRemainsBehindALink(t *testing.T) {
+	r := &Runtime{StateDir: t.TempDir()}
+	b := &bundle.Bundle{Name: "web", ID: "web"}
+	outside := t.TempDir()
+	of := filepath.Join(r.StateDir, taskDir, bundle.DefaultNamespace)
+	if err := errors.Join(os.MkdirAll(filepath.Dir(of), 0o700), os.MkdirAll(filepath.Join(outside, "web/rootfs"), 0o700), os.Symlink(outside, of)); err != nil {
+		t.Fatal(err)
+	}
+	if r.clearRemains(b, errors.New("mkdir "+filepath.Join(of, "web")+": file exists")) {
+		t.Error("it is reported as removed")
+	}
+	if _, err := os.Stat(filepath.Join(outside, "web/rootfs")); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestATaskThatContainerdDoesNotKnowIsFoundByRuncsState(t *testing.T) {
 	r := &Runtime{RuncState: t.TempDir()}
 	b := &bundle.Bundle{Name: "web", ID: "web"}
