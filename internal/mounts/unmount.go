@@ -56,7 +56,7 @@ func UnmountBelow(dir string) error {
 		progress := false
 		failed = nil
 		for _, p := range slices.Backward(points) {
-			err := unix.Unmount(p, unix.UMOUNT_NOFOLLOW|how)
+			err := unmount(p, how)
 			switch {
 			case err == nil:
 				progress = true
@@ -74,6 +74,20 @@ func UnmountBelow(dir string) error {
 		}
 		how = unix.MNT_DETACH
 	}
+}
+
+// unmount unmounts what the kernel's table has at a path. There are no links in it: one
+// that is there by now was put there since, by a container in its root file system.
+func unmount(path string, how int) error {
+	dir, err := unix.Openat2(unix.AT_FDCWD, filepath.Dir(path), &unix.OpenHow{Flags: unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_NO_SYMLINKS})
+	if errors.Is(err, unix.ENOSYS) || path == "/" { // before Linux 5.6
+		return unix.Unmount(path, unix.UMOUNT_NOFOLLOW|how)
+	}
+	if err != nil {
+		return err
+	}
+	defer unix.Close(dir)
+	return unix.Unmount(filepath.Join(proc(dir), filepath.Base(path)), unix.UMOUNT_NOFOLLOW|how)
 }
 
 // Unmount undoes the entry where the newest mount on its target is that entry's.
