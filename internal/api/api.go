@@ -42,6 +42,8 @@ type Service struct {
 	LastExit *Exit    `json:"last_exit,omitempty"`
 	Problems []string `json:"problems,omitempty"` // what is wrong with its configuration, in words
 	Policy   Policy   `json:"policy"`
+	// Hardening is nil where the configuration cannot be read.
+	Hardening *Hardening `json:"hardening,omitempty"`
 
 	Image     string   `json:"image,omitempty"` // its folder
 	Namespace string   `json:"namespace,omitempty"`
@@ -63,6 +65,12 @@ type Policy struct {
 	StopSignal   string `json:"stop_signal"`
 	StopTimeout  string `json:"stop_timeout"`
 	Shim         string `json:"shim"`
+}
+
+// Hardening is what is added to what a service's configuration leaves unsaid.
+type Hardening struct {
+	Level string   `json:"level"`           // auto, linuxkit or strict, as it is in force
+	Added []string `json:"added,omitempty"` // in words, such as "/sys read-only"
 }
 
 // Health is what a service's health check has found.

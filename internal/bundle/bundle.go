@@ -170,6 +170,14 @@ func (b *Bundle) parsePolicy(annotations map[string]string) {
 	}
 }
 
+// Walls are what its policy says of its hardening.
+func (b *Bundle) Walls() policy.Walls {
+	if b.Section == Services {
+		return b.Service.Walls
+	}
+	return b.OneShot.Walls
+}
+
 // Label is the container's name as the user wrote it, for people to read: a
 // one-shot's folder has its place in the order before it.
 func (b *Bundle) Label() string {

@@ -268,6 +268,13 @@ func (a *app) statusOf(s api.Service, now time.Duration) {
 	list("After", s.After)
 	list("Required by", s.RequiredBy)
 	a.policy(s, line)
+	if h := s.Hardening; h != nil {
+		added := "nothing added"
+		if len(h.Added) > 0 {
+			added = strings.Join(h.Added, ", ")
+		}
+		line("Hardening", "%s (%s)", h.Level, added)
+	}
 	if f := s.Figures; f != nil {
 		line("Memory", "%s%s%s", bytesText(f.Memory), optional(", at most %s", f.MemoryPeak), optional(", limit %s", f.MemoryMax))
 		throttled := ""

@@ -181,7 +181,12 @@ func dumpSpec(path, name, file string) error {
 	if err != nil {
 		return err
 	}
-	spec, err := task.Spec(b, filepath.Join(filepath.Dir(api.Socket), "notify"))
+	cmdline, err := os.ReadFile("/proc/cmdline")
+	if err != nil {
+		return err
+	}
+	walls, _ := task.MachineWalls(string(cmdline)) // the supervisor has warned of what is wrong there
+	spec, err := task.Spec(b, walls, filepath.Join(filepath.Dir(api.Socket), "notify"))
 	if err != nil {
 		return err
 	}

@@ -96,6 +96,8 @@ type Config struct {
 	// Notify opens the socket on which a service says how it is, as long as ctx
 	// lasts; nil: nothing is heard.
 	Notify func(ctx context.Context, b *bundle.Bundle) (<-chan Message, error)
+	// Hardening is what is added to a service's configuration; nil is nothing.
+	Hardening func(b *bundle.Bundle) *api.Hardening
 	// OOMKills is how many processes of a service were killed for want of memory
 	// since the boot; nil is none.
 	OOMKills func(service string) int

@@ -71,6 +71,9 @@ func (s *Service) Info() api.Service {
 		LastExit: p.lastExit, Problems: append([]string(nil), p.bundle.Warnings...), Policy: written(pol),
 		Image: p.bundle.Dir, Namespace: p.bundle.Namespace(), Cgroup: p.bundle.CgroupsPath(),
 	}
+	if s.cfg.Hardening != nil && p.bundle.Spec != nil {
+		i.Hardening = s.cfg.Hardening(p.bundle)
+	}
 	if s.cfg.OOMKills != nil {
 		i.OOMKills = s.cfg.OOMKills(s.name)
 	}

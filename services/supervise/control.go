@@ -144,7 +144,10 @@ func (s *Supervisor) execIn(ctx context.Context, svc api.Service, r control.Exec
 	if err != nil {
 		return nil, err
 	}
-	p := *b.Spec.Process
+	p, err := s.tasks.Process(b)
+	if err != nil {
+		return nil, err
+	}
 	p.Args, p.Terminal, p.ConsoleSize = r.Args, r.TTY, nil
 	if r.TTY && r.Rows > 0 && r.Cols > 0 {
 		// Before its start: a program looks at the size of its terminal first of all.
@@ -154,18 +157,23 @@ func (s *Supervisor) execIn(ctx context.Context, svc api.Service, r control.Exec
 	if r.Cwd != "" {
 		p.Cwd = r.Cwd
 	}
-	if p.OOMScoreAdj == nil {
-		// Unset, it would be inherited from the shim, which the OOM killer spares.
-		zero := 0
-		p.OOMScoreAdj = &zero
-	}
 	session, err := s.tasks.StartSession(ctx, task.SessionConfig{
-		Namespace: svc.Namespace, Container: b.ID, Process: &p, Stdin: r.Stdin, Dir: s.sessionDir(),
+		Namespace: svc.Namespace, Container: b.ID, Process: p, Stdin: r.Stdin, Dir: s.sessionDir(),
 	})
 	if err != nil {
 		return nil, err
 	}
 	return execProcess{session}, nil
+}
+
+// hardening is what a service's container is hardened with.
+func (s *Supervisor) hardening(b *bundle.Bundle) *api.Hardening {
+	_, added, _ := s.tasks.Walls.Harden(b) // a start that fails reports what is wrong
+	h := &api.Hardening{Level: string(s.tasks.Walls.Level(b.Walls()))}
+	for _, a := range added {
+		h.Added = append(h.Added, string(a))
+	}
+	return h
 }
 
 // execProcess is a session as the control socket wants it: what is not there is nil.

@@ -265,7 +265,12 @@ func (s *Supervisor) startContainerd(ctx context.Context) error {
 		Info:        func(format string, a ...any) { s.con.Line("containerd", format, a...) },
 		Warn:        func(format string, a ...any) { s.con.Warn("containerd", format, a...) },
 	})
+	walls, err := task.MachineWalls(s.cfg.Cmdline)
+	if err != nil && !s.resumed {
+		s.con.Warn("keelson", "%v", err)
+	}
 	s.tasks = &task.Runtime{
+		Walls:  walls,
 		Client: client, StateDir: containerdState, RuncState: runcState, CgroupRoot: s.cfg.CgroupRoot, ShimCgroup: shimCgroup,
 		ShimLingers: ownShim(),
 		Ready: func(ctx context.Context) error {
@@ -386,6 +391,7 @@ func (s *Supervisor) loadServices(ctx context.Context) {
 		OpenOutput: s.serviceOutput,
 		Events:     s.happened,
 		OOMKills:   s.limits.oomKills,
+		Hardening:  s.hardening,
 		Probe:      look,
 		Notify:     s.listen,
 	}

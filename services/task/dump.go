@@ -4,12 +4,16 @@ import "keelson/internal/bundle"
 
 // Spec returns the runtime configuration, as JSON, that a container's folder comes
 // to on this machine. notifyDir is the supervisor's NotifyDir.
-func Spec(b *bundle.Bundle, notifyDir string) ([]byte, error) {
+func Spec(b *bundle.Bundle, walls Walls, notifyDir string) ([]byte, error) {
 	folder := ""
 	if Notifies(b.Service) {
 		folder = (&Runtime{NotifyDir: notifyDir}).NotifyFolder(b)
 	}
-	s, err := spec(b, !b.Service.OwnShim, folder)
+	hardened, err := walls.hardened(b)
+	if err != nil {
+		return nil, err
+	}
+	s, err := spec(hardened, !b.Service.OwnShim, folder)
 	if err != nil {
 		return nil, err
 	}

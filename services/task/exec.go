@@ -56,7 +56,10 @@ func (t *running) Exec(ctx context.Context, argv []string) (code int, output str
 }
 
 func (t *running) exec(ctx context.Context, argv []string) (code int, output string, err error) {
-	p := process(t.bundle.Spec)
+	p, err := t.runtime.Process(t.bundle)
+	if err != nil {
+		return 0, "", err
+	}
 	p.Args, p.Terminal, p.ConsoleSize, p.CommandLine = argv, false, nil, ""
 	if t.runtime.NotifyDir != "" && Notifies(t.bundle.Service) {
 		s := *t.bundle.Spec

@@ -71,9 +71,9 @@ func withCgroupOptions(mounts []specs.Mount, options []string) []specs.Mount {
 	return mounts
 }
 
-// spec returns the configuration a container is created with: its own, with
-// what depends on this machine filled in. notifyFolder is "" where the service
-// says nothing of itself.
+// spec returns the configuration a container is created with: its own, which is
+// hardened by now, with what depends on this machine filled in. notifyFolder is ""
+// where the service says nothing of itself.
 func spec(b *bundle.Bundle, grouped bool, notifyFolder string) (*anypb.Any, error) {
 	s := *b.Spec
 	root := *s.Root
@@ -104,6 +104,16 @@ func spec(b *bundle.Bundle, grouped bool, notifyFolder string) (*anypb.Any, erro
 		return nil, fmt.Errorf("%s: %w", filepath.Join(b.Dir, "config.json"), err)
 	}
 	return &anypb.Any{TypeUrl: specURL, Value: data}, nil
+}
+
+// Process returns the process that a container is created with, for another one
+// that is to have the same rights.
+func (r *Runtime) Process(b *bundle.Bundle) (*specs.Process, error) {
+	s, _, err := r.Walls.Harden(b)
+	if err != nil {
+		return nil, err
+	}
+	return process(s), nil
 }
 
 // process returns the process of a configuration, as one that is started here.

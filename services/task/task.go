@@ -62,6 +62,9 @@ type Runtime struct {
 	// it is, ExecDir a pipe for each command that is run in a container.
 	NotifyDir, ExecDir string
 
+	// Walls is how containers are hardened.
+	Walls Walls
+
 	// Limits watches the limits of what runs. OnHit is told when a container hits
 	// one, and OnEnd when a container that was watched has ended and what came of
 	// it; neither may wait for anything. Nil OnHit and OnEnd tell nobody.
@@ -122,7 +125,11 @@ func (r *Runtime) start(ctx context.Context, b *bundle.Bundle, paths *safepath.R
 			return nil, fmt.Errorf("make the folder of its notify socket: %w", err)
 		}
 	}
-	pinned, release, err := r.pin(b, paths)
+	hardened, err := r.Walls.hardened(b)
+	if err != nil {
+		return nil, err
+	}
+	pinned, release, err := r.pin(hardened, paths)
 	if err != nil {
 		return nil, err
 	}
