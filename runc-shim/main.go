@@ -21,6 +21,7 @@ import (
 
 	"keelson/runc-shim/command"
 	"keelson/runc-shim/daemon"
+	"keelson/runc-shim/seccomp"
 )
 
 // The last stage of a container's start: nsenter's C constructor has made the
@@ -28,6 +29,7 @@ import (
 // It is an init function because everything main would do first is waste.
 func init() {
 	if len(os.Args) > 1 && os.Args[1] == "init" {
+		seccomp.Take()
 		libcontainer.Init()
 	}
 }

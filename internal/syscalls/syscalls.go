@@ -69,17 +69,20 @@ func Name(nr int) string {
 	return list[nr]
 }
 
+var numbers = sync.OnceValue(func() map[string]int {
+	m := map[string]int{}
+	for base, list := range map[int][]string{0: oldNames(), common: sharedNames()} {
+		for i, name := range list {
+			if name != "?" {
+				m[name] = base + i
+			}
+		}
+	}
+	return m
+})
+
 // Number returns the number of a system call by its name.
 func Number(name string) (nr int, ok bool) {
-	for i, n := range oldNames() {
-		if n == name && n != "?" {
-			return i, true
-		}
-	}
-	for i, n := range sharedNames() {
-		if n == name {
-			return common + i, true
-		}
-	}
-	return 0, false
+	nr, ok = numbers()[name]
+	return nr, ok
 }

@@ -11,6 +11,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"keelson/internal/bundle"
+	"keelson/internal/harden"
 	"keelson/internal/policy"
 	"keelson/internal/userns"
 	"keelson/mkimage/config"
@@ -66,8 +67,9 @@ func (b *builder) container(section, field, dir string, image *config.Image) err
 	if err := b.checkUsers(field, spec); err != nil {
 		return err
 	}
-	if section == "services" {
-		b.kept[image.Name], _ = policy.ParseService(spec.Annotations) // problems were told with the YAML or the label
+	walls := b.policy(section, image.Name, spec)
+	if err := b.harden(field, walls, spec); err != nil {
+		return err
 	}
 	mounts, err := b.rootfs(l, dir, spec.Root.Readonly)
 	if err != nil {
@@ -132,15 +134,58 @@ func (b *builder) note(section, field, name string, spec *specs.Spec) {
 func (b *builder) checkUsers(field string, spec *specs.Spec) error {
 	var problems config.Problems
 	for _, p := range userns.Check(spec) {
-		problem := b.Config.Problem(field+"."+p.Key, "%s", p.Text)
-		if problem.Line == 0 {
-			problem = b.Config.Problem(field, "%s of its image: %s", p.Key, p.Text)
+		problems = append(problems, b.problem(field, p.Key, p.Text))
+	}
+	if len(problems) > 0 {
+		return problems
+	}
+	return nil
+}
+
+// problem is one of a container's field, be it of the YAML or of the image's label.
+func (b *builder) problem(field, key, text string) config.Problem {
+	problem := b.Config.Problem(field+"."+key, "%s", text)
+	if problem.Line == 0 {
+		problem = b.Config.Problem(field, "%s of its image: %s", key, text)
+	}
+	return problem
+}
+
+// policy reads a container's annotations, of which problems were reported with the
+// YAML or the label, and returns what they say of its hardening.
+func (b *builder) policy(section, name string, spec *specs.Spec) policy.Walls {
+	if section == "services" {
+		p, _ := policy.ParseService(spec.Annotations)
+		b.kept[name] = p
+		return p.Walls
+	}
+	p, _ := policy.ParseOneShot(section == "onshutdown", spec.Annotations)
+	return p.Walls
+}
+
+// harden reports what the machine will add to a container's configuration, and
+// refuses one that lacks what its level demands.
+func (b *builder) harden(field string, walls policy.Walls, spec *specs.Spec) error {
+	var problems config.Problems
+	for _, d := range harden.Check(spec, walls.Harden) {
+		problem := b.Config.Problem(field+"."+d.Field, "%s", d.Text)
+		if problem.Line == 0 { // it is nowhere yet
+			problem = b.Config.Problem(field, "%s: %s", d.Field, d.Text)
 		}
 		problems = append(problems, problem)
 	}
 	if len(problems) > 0 {
 		return problems
 	}
+	_, added := harden.Apply(spec, walls.Harden, harden.Options{LogOnly: walls.SeccompLog})
+	words := make([]string, len(added))
+	for i, a := range added {
+		words[i] = string(a)
+	}
+	if len(words) == 0 {
+		words = []string{"nothing added"}
+	}
+	b.Log("%11s hardening: %s (%s)", "", walls.Harden, strings.Join(words, ", "))
 	return nil
 }
 

@@ -18,6 +18,7 @@ import (
 
 	"keelson/runc-shim/oci"
 	"keelson/runc-shim/reap"
+	"keelson/runc-shim/seccomp"
 )
 
 // A launch is a process that is to be started in a container.
@@ -35,6 +36,7 @@ type launch struct {
 	cgroups   map[string]string
 	subreaper bool
 	listenEnv bool
+	program   *os.File // of the container's seccomp profile, if the shim compiled that
 }
 
 // createFlags are those create and run share.
@@ -171,7 +173,32 @@ func doExec(g *globals, l *launch, o *execOptions, cgPaths []string, args []stri
 		return -1, err
 	}
 	l.container = c
+	if l.program, err = program(c); err != nil {
+		return -1, err
+	}
 	return l.do(p)
+}
+
+// program returns the program of the seccomp profile of a container that the shim
+// made; nil for others.
+func program(c *libcontainer.Container) (*os.File, error) {
+	config := c.Config()
+	if !seccomp.Replaced(config.Labels) {
+		return nil, nil
+	}
+	bundle, ok := oci.Bundle(c)
+	if !ok {
+		return nil, errors.New("bundle not found in labels")
+	}
+	spec, err := oci.LoadSpec(bundle)
+	if err != nil {
+		return nil, err
+	}
+	f, err := seccomp.Replace(spec)
+	if f == nil && err == nil {
+		err = fmt.Errorf("%s: no seccomp profile that can be compiled, as the container's was", bundle)
+	}
+	return f, err
 }
 
 // do starts the process and, unless detached, waits for its end.
@@ -283,6 +310,9 @@ func (l *launch) descriptors(lp *libcontainer.Process) error {
 			return fmt.Errorf("--preserve-fds %d: descriptor %d is not open: %w", l.preserve, fd, err)
 		}
 		lp.ExtraFiles = append(lp.ExtraFiles, os.NewFile(uintptr(fd), "preserved"))
+	}
+	if l.program != nil {
+		lp.ExtraFiles = append(lp.ExtraFiles, l.program)
 	}
 	return nil
 }

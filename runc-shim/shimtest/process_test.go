@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -20,6 +21,8 @@ import (
 	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
+
+	"keelson/internal/harden"
 )
 
 func ptr[T any](v T) *T { return &v }
@@ -293,6 +296,42 @@ func TestSeccomp(t *testing.T) {
 	}
 	if got := e.run("filtered", s); got != 1 {
 		t.Errorf("mkdir with a filter against it: exit status %d, want 1", got)
+	}
+}
+
+// The default profile reaches the container's own process and those that are added, by the shim and by the command
+// line, with and without privileges to load it; and nothing of how it does so is left open in them.
+func TestDefaultSeccompProfile(t *testing.T) {
+	const look = `grep -c '^Seccomp:.2$' /proc/self/status; unshare -U true 2>/dev/null && echo open || echo refused; sh -c 'ls /proc/self/fd | wc -l'`
+	const want = "1\nrefused\n4\n" // the fourth is of the directory that is listed
+	for _, noNewPrivileges := range []bool{true, false} {
+		e := newEnv(t)
+		s := e.spec("sh", "-c", look+"; exec sleep 1000")
+		s.Linux.Seccomp = harden.Profile(nil, true, false)
+		s.Process.NoNewPrivileges = noNewPrivileges
+		change, read := e.output("x")
+		c := e.create("x", s, change)
+		e.start(c, "x", "")
+		if got := e.exec(c, "x", "added", "sh", "-c", "("+look+`) | tr '\n' ' ' | grep -qx '1 refused 4 '`); got != 0 {
+			t.Errorf("no new privileges %v: a process that was added: exit status %d", noNewPrivileges, got)
+		}
+		root := filepath.Join(e.Options.Root, e.Namespace)
+		link := filepath.Join(e.Dir, "command-line", "runc")
+		if err := os.Mkdir(filepath.Dir(link), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Symlink(binary, link); err != nil {
+			t.Fatal(err)
+		}
+		if out, err := exec.CommandContext(e.ctx, link, "--root", root, "exec", "x", "sh", "-c", look).Output(); err != nil || string(out) != want {
+			t.Errorf("no new privileges %v: runc exec: %q, %v; want %q", noNewPrivileges, out, err, want)
+		}
+		e.kill(c, "x", "", unix.SIGKILL)
+		e.wait(c, "x", "")
+		if got := read(); got != want {
+			t.Errorf("no new privileges %v: %q, want %q", noNewPrivileges, got, want)
+		}
+		e.remove(c, "x", "")
 	}
 }
 

@@ -2,6 +2,7 @@ package task
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"strconv"
 
@@ -14,6 +15,7 @@ import (
 
 	"keelson/runc-shim/oci"
 	"keelson/runc-shim/reap"
+	"keelson/runc-shim/seccomp"
 	"keelson/runc-shim/stdio"
 )
 
@@ -51,15 +53,20 @@ type child interface {
 
 // A local container is one of libcontainer in this process.
 type local struct {
-	c *libcontainer.Container
+	c       *libcontainer.Container
+	program *os.File // of its seccomp profile; nil where libcontainer makes it
 }
 
 func newLocal(o oci.Options, spec *specs.Spec) (engine, error) {
+	program, err := seccomp.Replace(spec)
+	if err != nil {
+		return nil, fmt.Errorf("seccomp profile: %w", err)
+	}
 	c, err := oci.Create(o, spec)
 	if err != nil {
 		return nil, err
 	}
-	return &local{c}, nil
+	return &local{c, program}, nil
 }
 
 func (l *local) launch(init bool, p *specs.Process, s *stdio.Streams, socket *os.File) (child, int, error) {
@@ -70,6 +77,9 @@ func (l *local) launch(init bool, p *specs.Process, s *stdio.Streams, socket *os
 	lp.Init = init
 	lp.LogLevel = strconv.Itoa(int(logrus.GetLevel()))
 	lp.ConsoleSocket = socket
+	if l.program != nil {
+		lp.ExtraFiles = []*os.File{l.program}
+	}
 	// A nil file in an interface is no nil interface.
 	if s.Stdin != nil {
 		lp.Stdin = s.Stdin

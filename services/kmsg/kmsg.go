@@ -40,7 +40,9 @@ type Config struct {
 	File   string // where the next supervisor finds how far this one came
 	Store  Store
 	Show   func(at time.Duration, text string) // on the console
-	Warn   func(format string, a ...any)
+	// Message is told of each message that goes into the log; nil tells nobody.
+	Message func(text string)
+	Warn    func(format string, a ...any)
 }
 
 // DefaultConfig has the kernel's own paths.
@@ -215,6 +217,9 @@ func (r *Reader) take(rec record) {
 			r.cfg.Store.Append(logs.Record{At: out.At, Source: out.Source, Stream: out.Stream, Gap: true, Dropped: lost, Priority: logs.NoPriority})
 		}
 		r.cfg.Store.Append(out)
+		if r.cfg.Message != nil {
+			r.cfg.Message(string(rec.text))
+		}
 	}
 	if show && rec.priority >= left && rec.priority < r.Level && r.takenOver() {
 		r.cfg.Show(rec.at, string(rec.text))

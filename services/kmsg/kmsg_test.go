@@ -174,6 +174,25 @@ func TestMessagesThrownAwayAreCounted(t *testing.T) {
 	equal(t, "stored", m.stored(), []string{"[2]", "m2", "[3]", "m6", "m7", "m8", "m9"})
 }
 
+// Each message is told of once, whoever reads it and whenever that began.
+func TestMessagesAreToldOfOnce(t *testing.T) {
+	m := newMachine(t, "7")
+	var told []string
+	open := func() *Reader {
+		r := m.open()
+		r.cfg.Message = func(text string) { told = append(told, text) }
+		return r
+	}
+	m.say(6, "early")
+	r := open()
+	m.say(6, "late")
+	r.drain(m.read(0))
+	r.Close()
+	m.say(6, "later")
+	open().drain(m.read(0))
+	equal(t, "told", told, []string{"early", "late", "later"})
+}
+
 func TestAConsoleThatShowsNothingIsLeftAlone(t *testing.T) {
 	m := newMachine(t, "1")
 	r := m.open()
