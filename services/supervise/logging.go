@@ -101,7 +101,7 @@ func (s *Supervisor) readKernel() {
 	cfg := kmsg.DefaultConfig()
 	cfg.File, cfg.Store, cfg.Show = kmsg.FileIn(s.cfg.RunDir), s.logs, s.con.Kernel
 	cfg.Warn = func(format string, a ...any) { s.con.Warn("kernel", format, a...) }
-	cfg.Message = refusals.New(refusals.Config{Container: containerOf(s.cfg.Containers), Warn: s.con.Warn}).Message
+	cfg.Message = refusals.New(refusals.Config{Container: containerOf(s.cfg.Containers, "/proc"), Warn: s.con.Warn}).Message
 	r, err := kmsg.Open(cfg)
 	if err != nil {
 		cfg.Warn("%v", err)

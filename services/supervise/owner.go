@@ -1,20 +1,21 @@
 package supervise
 
 import (
-	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	"keelson/internal/bundle"
 )
 
 // containerOf returns what finds the container that a process belongs to, by its
-// cgroup: the container's label, "" if there is none. It has one user at a time.
-func containerOf(containers string) func(pid int) string {
+// cgroup: the container's label, "" if there is none. proc is /proc. It has one user
+// at a time.
+func containerOf(containers, proc string) func(pid int) string {
 	var elsewhere map[string]string // labels by cgroup, of containers with a cgroupsPath; nil until it is needed
 	return func(pid int) string {
-		data, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
+		data, err := os.ReadFile(filepath.Join(proc, strconv.Itoa(pid), "cgroup"))
 		if err != nil {
 			return ""
 		}
