@@ -18,6 +18,7 @@
 package seccomp
 
 import (
+	"encoding/json"
 	"os"
 	"slices"
 	"strings"
@@ -47,12 +48,8 @@ func Replace(s *specs.Spec) (*os.File, error) {
 	if s.Linux == nil || s.Linux.Seccomp == nil {
 		return nil, nil
 	}
-	quiet, main, ok := compile(s.Linux.Seccomp)
-	if !ok {
-		return nil, nil
-	}
-	f, err := file(quiet, main)
-	if err != nil {
+	f, err := program(s.Linux.Seccomp)
+	if f == nil || err != nil {
 		return nil, err
 	}
 	placeholder := &specs.LinuxSeccomp{
@@ -78,13 +75,41 @@ func Replace(s *specs.Spec) (*os.File, error) {
 // placeholder.
 func Replaced(labels []string) bool { return slices.Contains(labels, Annotation+"=compiled") }
 
-var files struct {
+// programs are those that were made, by their profiles. Containers with the same
+// profile share one, for as long as the shim lives: there are few.
+var programs struct {
 	sync.Mutex
-	byProgram map[string]*os.File
+	byProfile map[string]*os.File
 }
 
-// file returns a sealed file with a program: a line of two lengths, then the quiet
-// filter and the main one. Containers with the same program share it.
+// program returns the program of a profile; nil for one that is not compiled here.
+func program(p *specs.LinuxSeccomp) (*os.File, error) {
+	key, err := json.Marshal(p)
+	if err != nil {
+		return nil, err
+	}
+	programs.Lock()
+	defer programs.Unlock()
+	if f := programs.byProfile[string(key)]; f != nil {
+		return f, nil
+	}
+	quiet, main, ok := compile(p)
+	if !ok {
+		return nil, nil
+	}
+	f, err := file(quiet, main)
+	if err != nil {
+		return nil, err
+	}
+	if programs.byProfile == nil {
+		programs.byProfile = map[string]*os.File{}
+	}
+	programs.byProfile[string(key)] = f
+	return f, nil
+}
+
+// file returns a sealed file with a program: two lengths, then the quiet filter and
+// the main one.
 func file(quiet, main []unix.SockFilter) (*os.File, error) {
 	var b strings.Builder
 	for _, n := range []uint32{uint32(len(quiet)), uint32(len(main))} {
@@ -92,11 +117,6 @@ func file(quiet, main []unix.SockFilter) (*os.File, error) {
 	}
 	for _, i := range slices.Concat(quiet, main) {
 		b.Write((*[8]byte)(unsafe.Pointer(&i))[:])
-	}
-	files.Lock()
-	defer files.Unlock()
-	if f := files.byProgram[b.String()]; f != nil {
-		return f, nil
 	}
 	fd, err := unix.MemfdCreate(fileName, unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
 	if err != nil {
@@ -112,10 +132,6 @@ func file(quiet, main []unix.SockFilter) (*os.File, error) {
 		f.Close()
 		return nil, os.NewSyscallError("fcntl(F_ADD_SEALS)", err)
 	}
-	if files.byProgram == nil {
-		files.byProgram = map[string]*os.File{}
-	}
-	files.byProgram[b.String()] = f
 	return f, nil
 }
 
