@@ -83,7 +83,11 @@ func TestSpecIsHardened(t *testing.T) {
 			b = hardened(nil)
 		}
 		b.Section = tc.section
-		encoded, err := spec(b, tc.walls, false, "")
+		h, err := tc.walls.hardened(b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		encoded, err := spec(h, false, "")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -107,7 +111,7 @@ func TestSpecIsHardened(t *testing.T) {
 func TestStrictThatCannotBeIsNotStarted(t *testing.T) {
 	b := hardened(map[string]string{"keelson.harden": "strict"})
 	const want = "/containers/services/web/config.json: keelson.harden: strict wants a user other than 0, or a user namespace: write uid: 1000"
-	if _, err := spec(b, Walls{}, false, ""); err == nil || !strings.HasPrefix(err.Error(), want) {
+	if _, err := (Walls{}).hardened(b); err == nil || !strings.HasPrefix(err.Error(), want) {
 		t.Errorf("got %v, want %s", err, want)
 	}
 	b.Spec.Process.User.UID = 7
