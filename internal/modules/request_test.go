@@ -89,6 +89,9 @@ func TestServe(t *testing.T) {
 			t.Errorf("%s: nothing to report", c.name)
 		}
 	}
+	if loaded := (Request{Name: "fs-xfs", Loaded: []string{"xfs"}}); loaded.idle() {
+		t.Error("what was loaded is not reported")
+	}
 	if there := (Request{Name: "fs-overlay"}); !there.idle() {
 		t.Error("what is loaded already is reported")
 	}
