@@ -144,7 +144,7 @@ func (c *container) launch(p *process, spec *specs.Process, s state) error {
 		defer console.Close()
 		defer socket.Close()
 	}
-	ch, pid, err := c.engine.launch(p == c.init, spec, streams, socket)
+	ch, pid, err := c.engine.launch(p == c.init, spec, p.group.name(), streams, socket)
 	if err != nil {
 		return fail(err)
 	}

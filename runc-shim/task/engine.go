@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strconv"
 
 	"github.com/opencontainers/cgroups"
@@ -23,8 +24,9 @@ import (
 // in this process, and a runtime binary that is run for every step.
 type engine interface {
 	// launch starts the init process, which then waits for start, or an
-	// exec. A terminal's master end is sent to socket, if there is one.
-	launch(init bool, p *specs.Process, s *stdio.Streams, socket *os.File) (child, int, error)
+	// exec. A terminal's master end is sent to socket, if there is one. group is
+	// the cgroup below the container's in which an exec is started, "" for that.
+	launch(init bool, p *specs.Process, group string, s *stdio.Streams, socket *os.File) (child, int, error)
 	start() error
 	signal(sig unix.Signal) error    // to the init process
 	signalAll(sig unix.Signal) error // to every process
@@ -36,6 +38,9 @@ type engine interface {
 	pids() ([]int, error)
 	stats() (*cgroups.Stats, error)
 	cgroups() (map[string]string, error)
+	// cgroup is the path of the container's cgroup below which an exec can be
+	// started, "" where that cannot be.
+	cgroup() string
 	// sharesPIDs says whether the container has no pid namespace of its own,
 	// so that its processes do not end with its init.
 	sharesPIDs() bool
@@ -69,7 +74,7 @@ func newLocal(o oci.Options, spec *specs.Spec) (engine, error) {
 	return &local{c, program}, nil
 }
 
-func (l *local) launch(init bool, p *specs.Process, s *stdio.Streams, socket *os.File) (child, int, error) {
+func (l *local) launch(init bool, p *specs.Process, group string, s *stdio.Streams, socket *os.File) (child, int, error) {
 	lp, err := oci.NewProcess(p)
 	if err != nil {
 		return nil, 0, err
@@ -79,6 +84,9 @@ func (l *local) launch(init bool, p *specs.Process, s *stdio.Streams, socket *os
 	lp.ConsoleSocket = socket
 	if l.program != nil {
 		lp.ExtraFiles = []*os.File{l.program}
+	}
+	if group != "" {
+		lp.SubCgroupPaths = map[string]string{"": group}
 	}
 	// A nil file in an interface is no nil interface.
 	if s.Stdin != nil {
@@ -131,6 +139,14 @@ func (l *local) cgroups() (map[string]string, error) {
 		return nil, err
 	}
 	return st.CgroupPaths, nil
+}
+
+func (l *local) cgroup() string {
+	config := l.c.Config()
+	if config.Cgroups == nil || config.Cgroups.Path == "" || !cgroups.IsCgroup2UnifiedMode() {
+		return ""
+	}
+	return filepath.Join(cgroupRoot, config.Cgroups.Path)
 }
 
 func (l *local) sharesPIDs() bool {

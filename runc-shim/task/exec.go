@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"strings"
 
 	eventsapi "github.com/containerd/containerd/api/events"
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
@@ -59,7 +60,11 @@ func (s *Service) startExec(c *container, p *process) error {
 	if err := c.beginExec(); err != nil {
 		return err
 	}
+	if strings.HasPrefix(p.id, leavesNothing) {
+		p.group = newExecGroup(c.engine, p.id)
+	}
 	if err := c.launch(p, p.spec, running); err != nil {
+		p.group.end()
 		c.endExec()
 		if serr := p.to(stopped); serr != nil {
 			logger.Error("failed exec", "id", c.id, "exec", p.id, "error", serr)
@@ -78,6 +83,7 @@ func (s *Service) startExec(c *container, p *process) error {
 func (s *Service) watchExec(c *container, p *process) {
 	defer c.endExec()
 	status, at := await(p)
+	p.group.end()
 	if st := p.getStreams(); st != nil {
 		st.Ended()
 	}

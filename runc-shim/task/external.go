@@ -81,7 +81,7 @@ func lastError(log string) string {
 	return msg
 }
 
-func (x *external) launch(init bool, p *specs.Process, s *stdio.Streams, socket *os.File) (child, int, error) {
+func (x *external) launch(init bool, p *specs.Process, _ string, s *stdio.Streams, socket *os.File) (child, int, error) {
 	n := x.launches.Add(1)
 	pidFile := filepath.Join(x.options.Bundle, fmt.Sprintf("runtime-%d.pid", n))
 	defer os.Remove(pidFile)
@@ -149,8 +149,13 @@ func (x *external) launch(init bool, p *specs.Process, s *stdio.Streams, socket 
 // passOn makes a named socket whose one connection's descriptor goes on to
 // socket, since a runtime binary wants a path.
 func passOn(socket *os.File) (path string, done func(), err error) {
-	// The path of a Unix socket is short, that of the bundle may not be.
-	tmp, err := os.MkdirTemp("/run", "pty")
+	// The path of a Unix socket is short, that of the bundle may not be. Containers that
+	// bind /run do not see containerd's directory.
+	parent := "/run/containerd"
+	if _, err := os.Stat(parent); err != nil {
+		parent = "/run"
+	}
+	tmp, err := os.MkdirTemp(parent, "pty")
 	if err != nil {
 		return "", nil, err
 	}
@@ -312,6 +317,9 @@ func (x *external) cgroups() (map[string]string, error) {
 	}
 	return m.GetPaths(), nil
 }
+
+// cgroup is unknown: not every runtime binary starts an exec in a cgroup of its own.
+func (x *external) cgroup() string { return "" }
 
 func (x *external) sharesPIDs() bool {
 	if x.spec.Linux != nil {

@@ -49,6 +49,7 @@ type process struct {
 	id     string // of the exec; empty for init
 	config stdio.Config
 	spec   *specs.Process // of an exec that was not started yet
+	group  *execGroup     // of an exec that leaves nothing behind, else nil; set before it starts
 
 	// start is held while the process is being started and while its end is
 	// made known, so that nobody hears of an end before the beginning.

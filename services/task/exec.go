@@ -21,14 +21,17 @@ import (
 type Execer interface {
 	// Exec runs a command in the container, as its first process is run: with its
 	// environment, folder, user and rights. It returns the exit code, 128+N for a
-	// signal N, and the end of what it wrote. When ctx ends the command is killed
-	// with what it started, and Exec does not wait for that.
+	// signal N, and the end of what it wrote. When ctx ends the command is killed, and
+	// Exec does not wait for that. What it started ends with it in any case.
 	Exec(ctx context.Context, argv []string) (code int, output string, err error)
 }
 
 const (
 	// outputBytes is how much of a command's output is kept.
 	outputBytes = 4 << 10
+	// probeID begins the ID of a command: our shim ends one of such a name with all that
+	// it has started, whatever that has done to become independent.
+	probeID = "keelson-probe-"
 	// execPause is how long to wait for containerd that went away under a command.
 	execPause = 20 * time.Millisecond
 )
@@ -120,7 +123,7 @@ type command struct {
 
 func (t *running) newCommand() (*command, error) {
 	x := &command{
-		added:   added{t.runtime, t.bundle.Namespace(), t.bundle.ID, fmt.Sprintf("keelson-%016x", rand.Uint64())},
+		added:   added{t.runtime, t.bundle.Namespace(), t.bundle.ID, fmt.Sprintf("%s%016x", probeID, rand.Uint64())},
 		started: make(chan struct{}), read: make(chan struct{}),
 	}
 	dir := filepath.Join(t.runtime.ExecDir, x.namespace, x.container)
