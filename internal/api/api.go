@@ -51,8 +51,17 @@ type Service struct {
 	Figures   *Figures `json:"figures,omitempty"`
 	OOMKills  int      `json:"oom_kills,omitempty"`
 
+	Control *Control `json:"control,omitempty"` // in a status only
+
 	Moves []Move   `json:"moves,omitempty"` // the newest last
 	Log   []string `json:"log,omitempty"`   // the last lines, in a status only
+}
+
+// Control is how far a container may steer the machine.
+type Control struct {
+	Right  string   `json:"right"`            // none, read or all
+	Why    string   `json:"why"`              // what gives it that, in words
+	Hidden []string `json:"hidden,omitempty"` // directories of the machine that its binds would show, in words
 }
 
 // Policy is what was asked for, in force, as it would be written.

@@ -189,6 +189,14 @@ func (b *Bundle) Label() string {
 	return b.Name
 }
 
+// Control returns what keelson.control says.
+func (b *Bundle) Control() policy.Control {
+	if b.Section == Services {
+		return b.Service.Control
+	}
+	return b.OneShot.Control
+}
+
 // Rootfs returns the absolute path of the container's root file system.
 func (b *Bundle) Rootfs() string {
 	if b.Spec == nil || b.Spec.Root == nil {

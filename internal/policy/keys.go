@@ -24,6 +24,8 @@ const (
 
 	wantHarden  = "want auto, linuxkit or strict"
 	wantSeccomp = "want refuse or log"
+	controlKey  = "keelson.control"
+	wantControl = "want none, read or all"
 )
 
 var serviceKeys = []key[Service]{
@@ -93,6 +95,7 @@ var serviceKeys = []key[Service]{
 	{"keelson.critical", "want true or false", func(p *Service, v string) bool { return setBool(&p.Critical, v) }},
 	{"keelson.console", "want true or false", func(p *Service, v string) bool { return setBool(&p.Console, v) }},
 	{"keelson.log", "want block or drop", func(p *Service, v string) bool { return setDrop(&p.LogDrop, v) }},
+	{controlKey, wantControl, func(p *Service, v string) bool { return setControl(&p.Control, v) }},
 	{"keelson.shim", "want shared or own", func(p *Service, v string) bool {
 		if v != "shared" && v != "own" {
 			return false
@@ -134,6 +137,7 @@ var oneShotKeys = []key[OneShot]{
 	{hardenKey, wantHarden, func(p *OneShot, v string) bool { return setHarden(&p.Harden, v) }},
 	{seccompKey, wantSeccomp, func(p *OneShot, v string) bool { return setSeccompLog(&p.SeccompLog, v) }},
 	{audit.AcceptKey, "", func(_ *OneShot, v string) bool { return accepts(v) == nil }},
+	{controlKey, wantControl, func(p *OneShot, v string) bool { return setControl(&p.Control, v) }},
 }
 
 // ParseService reads the policy of a service from its annotations. Each key

@@ -96,8 +96,21 @@ type Service struct {
 // Walls say what keeps a container from the machine and from others.
 type Walls struct {
 	Harden     harden.Level
-	SeccompLog bool // what the default seccomp profile would refuse is only logged
+	SeccompLog bool    // what the default seccomp profile would refuse is only logged
+	Control    Control // what it may ask on the control socket
 }
+
+// Control says what a container may ask on the control socket.
+type Control string
+
+// The values of keelson.control. The default follows from what the container is
+// given otherwise: see package steer.
+const (
+	ControlDefault Control = ""
+	ControlNone    Control = "none"
+	ControlRead    Control = "read" // to look, not to change anything
+	ControlAll     Control = "all"
+)
 
 // Health says how a running service is watched; a Check of kind ProbeNone is
 // not at all.

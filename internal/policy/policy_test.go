@@ -34,6 +34,7 @@ func TestParseServiceTakesEveryKey(t *testing.T) {
 		"keelson.log":             "drop",
 		"keelson.harden":          "strict",
 		"keelson.seccomp":         "log",
+		"keelson.control":         "none",
 		"org.example.other":       "nobody's business",
 	})
 	want := Service{
@@ -45,7 +46,7 @@ func TestParseServiceTakesEveryKey(t *testing.T) {
 			Interval: 5 * time.Second, Timeout: time.Second, Retries: 2, Grace: time.Minute,
 		},
 		StopSignal: unix.SIGINT, StopTimeout: 3 * time.Second, Critical: true, Console: true, OwnShim: true, LogDrop: true,
-		Walls: Walls{harden.Strict, true},
+		Walls: Walls{harden.Strict, true, ControlNone},
 	}
 	if len(problems) > 0 || !reflect.DeepEqual(got, want) {
 		t.Errorf("got %+v, %v; want %+v", got, problems, want)
@@ -53,8 +54,8 @@ func TestParseServiceTakesEveryKey(t *testing.T) {
 }
 
 func TestParseOneShotTakesEveryKey(t *testing.T) {
-	got, problems := ParseOneShot(false, map[string]string{"keelson.timeout": "5s", "keelson.on-failure": "retry:3", "keelson.console": "false", "keelson.log": "drop", "keelson.harden": "auto", "keelson.seccomp": "log", "keelson.audit.accept": "User: x"})
-	if want := (OneShot{5 * time.Second, ActionRetry, 3, false, true, Walls{harden.Auto, true}}); len(problems) > 0 || got != want {
+	got, problems := ParseOneShot(false, map[string]string{"keelson.timeout": "5s", "keelson.on-failure": "retry:3", "keelson.console": "false", "keelson.log": "drop", "keelson.harden": "auto", "keelson.seccomp": "log", "keelson.audit.accept": "User: x", "keelson.control": "read"})
+	if want := (OneShot{5 * time.Second, ActionRetry, 3, false, true, Walls{harden.Auto, true, ControlRead}}); len(problems) > 0 || got != want {
 		t.Errorf("got %+v, %v; want %+v", got, problems, want)
 	}
 	if got, _ := ParseOneShot(true, map[string]string{"keelson.timeout": "none"}); got.Timeout != 0 {

@@ -130,3 +130,5 @@ func setSignal(into *unix.Signal, value string) bool {
 	*into = sig
 	return true
 }
+
+func setControl(c *Control, v string) bool { return choose(c, v, ControlNone, ControlRead, ControlAll) }

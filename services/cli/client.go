@@ -63,6 +63,9 @@ func (r *refusal) Error() string {
 	if r.body.Want == "" {
 		return r.body.Error
 	}
+	if r.status == http.StatusForbidden {
+		return r.body.Error + "\nhint: " + r.body.Want
+	}
 	return r.body.Error + "\nRight would be: " + r.body.Want
 }
 

@@ -292,6 +292,10 @@ func (a *app) statusOf(s api.Service, now time.Duration) {
 	if s.OOMKills > 0 {
 		line("Killed", "%d processes, for want of memory", s.OOMKills)
 	}
+	if c := s.Control; c != nil {
+		line("Control", "%s (%s)", c.Right, c.Why)
+		list("Hidden", c.Hidden)
+	}
 	line("Cgroup", "%s", s.Cgroup)
 	line("Folder", "%s, namespace %s", s.Image, s.Namespace)
 	for _, p := range s.Problems {

@@ -10,14 +10,18 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"keelson/internal/api"
+	"keelson/internal/policy"
+	"keelson/internal/steer"
 	"keelson/services/events"
 	"keelson/services/execstream"
 )
@@ -453,5 +457,201 @@ func TestExecRefusals(t *testing.T) {
 		if answer.StatusCode == 101 || !strings.Contains(string(text), want) {
 			t.Errorf("%s: %s %s, want %s", body, answer.Status, text, want)
 		}
+	}
+}
+
+// A container's process may ask what its container may.
+func TestWhatAContainerMayAsk(t *testing.T) {
+	for _, tc := range []struct {
+		right                  policy.Control
+		look, change, upgraded int
+	}{
+		{policy.ControlAll, 200, 200, 426},
+		{policy.ControlRead, 200, 403, 403},
+		{policy.ControlNone, 403, 403, 403},
+	} {
+		var reported []string
+		w := start(t, func(c *Config) {
+			c.Client = func(pid int) (steer.Client, error) {
+				if pid != os.Getpid() {
+					t.Errorf("asked for process %d", pid)
+				}
+				return steer.Client{Name: "guest", Control: tc.right}, nil
+			}
+			c.Refused = func(container, text string) { reported = append(reported, container+": "+text) }
+		})
+		for _, path := range []string{"/v1/machine", "/v1/boot", "/v1/services", "/v1/services/web", "/v1/events", "/v1/logs"} {
+			if code, body := w.ask("GET", path); code != tc.look {
+				t.Errorf("%s: GET %s: %d %s", tc.right, path, code, body)
+			}
+		}
+		for path, want := range map[string]int{
+			"/v1/services/web/start": tc.change, "/v1/services/web/stop": tc.change, "/v1/services/web/kill": tc.change,
+			"/v1/services/web/reload": tc.change, "/v1/services/web/exec": tc.upgraded,
+		} {
+			code, body := w.ask("POST", path)
+			if code != want || code == 403 && !strings.Contains(body, `"want":"keelson.control: `) {
+				t.Errorf("%s: POST %s: %d %s, want %d", tc.right, path, code, body, want)
+			}
+		}
+		if code, _ := w.ask("POST", "/v1/machine/poweroff"); (code == 202) != (tc.right == policy.ControlAll) {
+			t.Errorf("%s: poweroff: %d", tc.right, code)
+		}
+		if did := len(w.services.asked); (did > 0) != (tc.right == policy.ControlAll) {
+			t.Errorf("%s: %d things were done", tc.right, did)
+		}
+		if want := map[bool]int{true: 0, false: 1}[tc.right == policy.ControlAll]; len(reported) != want {
+			t.Errorf("%s: reported %q", tc.right, reported)
+		}
+		w.server.Close()
+	}
+}
+
+// A process of which it cannot be told whose it is is nobody's.
+func TestWhoCannotBeKnownIsRefused(t *testing.T) {
+	w := start(t, func(c *Config) {
+		c.Client = func(int) (steer.Client, error) {
+			return steer.Client{Control: policy.ControlAll}, errors.New("no cgroup")
+		}
+	})
+	if code, body := w.ask("GET", "/v1/machine"); code != 403 || !strings.Contains(body, "no cgroup") {
+		t.Errorf("%d %s", code, body)
+	}
+}
+
+// Whoever exits before it is known whose it is may leave its number to somebody else.
+func TestAClientThatExitsIsRefused(t *testing.T) {
+	var exits atomic.Pointer[chan struct{}]
+	w := start(t, func(c *Config) {
+		c.Client = func(int) (steer.Client, error) {
+			if c := exits.Load(); c != nil {
+				<-*c // the number is anybody's now
+			}
+			return steer.Client{Control: policy.ControlAll}, nil
+		}
+	})
+	if code, _ := w.ask("GET", "/v1/machine"); code != 200 {
+		t.Fatalf("a client that stays: %d", code)
+	}
+	gone := make(chan struct{})
+	exits.Store(&gone)
+	sockets, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(sockets[0])
+	defer unix.Close(sockets[1])
+	child := exec.Command("/proc/self/exe")
+	child.Env = append(os.Environ(), connectEnv+"="+w.socket)
+	passed := os.NewFile(uintptr(sockets[1]), "passed")
+	child.ExtraFiles = []*os.File{passed}
+	if out, err := child.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	close(gone)
+	conn := receiveConn(t, sockets[0])
+	defer conn.Close()
+	_, _ = io.WriteString(conn, "GET /v1/machine HTTP/1.1\r\nHost: k\r\n\r\n")
+	answer, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer answer.Body.Close()
+	if body, _ := io.ReadAll(answer.Body); answer.StatusCode != 403 || !strings.Contains(string(body), "exited before it was known whose it is") {
+		t.Errorf("%d %s", answer.StatusCode, body)
+	}
+}
+
+// connectEnv makes the test's binary one that connects and passes its end on.
+const connectEnv = "CONTROL_TEST_CONNECT"
+
+func TestMain(m *testing.M) {
+	if socket, ok := os.LookupEnv(connectEnv); ok {
+		conn, err := net.Dial("unix", socket)
+		if err == nil {
+			var f *os.File
+			if f, err = conn.(*net.UnixConn).File(); err == nil {
+				err = unix.Sendmsg(3, []byte("x"), unix.UnixRights(int(f.Fd())), nil, 0)
+			}
+		}
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	os.Exit(m.Run())
+}
+
+func receiveConn(t *testing.T, from int) net.Conn {
+	t.Helper()
+	oob := make([]byte, unix.CmsgSpace(4))
+	_, n, _, _, err := unix.Recvmsg(from, make([]byte, 1), oob, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	messages, err := unix.ParseSocketControlMessage(oob[:n])
+	if err != nil || len(messages) != 1 {
+		t.Fatalf("%v, %d messages", err, len(messages))
+	}
+	fds, err := unix.ParseUnixRights(&messages[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := os.NewFile(uintptr(fds[0]), "conn")
+	defer f.Close()
+	conn, err := net.FileConn(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return conn
+}
+
+// The socket has a second name where nothing else is, also after a restart.
+func TestTheSocketHasADirectoryOfItsOwn(t *testing.T) {
+	w := start(t, nil)
+	for range 2 {
+		alone := filepath.Join(filepath.Dir(w.socket), "control", "control.sock")
+		one, err1 := os.Lstat(w.socket)
+		two, err2 := os.Lstat(alone)
+		if err1 != nil || err2 != nil || !os.SameFile(one, two) || one.Mode().Perm() != 0o600 {
+			t.Fatalf("%v %v %v %v", one, two, err1, err2)
+		}
+		for dir, want := range map[string]int{filepath.Dir(alone): 1, filepath.Dir(w.socket): 2} {
+			if entries, err := os.ReadDir(dir); err != nil || len(entries) != want {
+				t.Errorf("%s: %v %v", dir, entries, err)
+			}
+		}
+		conn, err := net.Dial("unix", alone)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = conn.Close()
+		w.server.Close()
+		if w.server, err = Listen(w.server.cfg); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(w.server.Close)
+	}
+}
+
+func TestRefusalsAreReportedNowAndThen(t *testing.T) {
+	now := time.Unix(0, 0)
+	var got []string
+	r := newRefusals(func(c, text string) { got = append(got, c+": "+text) }, func() time.Time { return now })
+	for range 100 {
+		r.add("web", "no")
+		r.add("db", "no")
+	}
+	now = now.Add(refusalPause)
+	r.add("web", "no")
+	if want := "[web: no db: no web: no (and 99 more since the last report)]"; fmt.Sprint(got) != want {
+		t.Errorf("reported %v, want %s", got, want)
+	}
+	for i := range 2 * maxRefused {
+		r.add(fmt.Sprint("a process in cgroup /x/", i), "no")
+	}
+	if len(r.last) > maxRefused || len(got) > maxRefused+1 {
+		t.Errorf("%d remembered, %d reported", len(r.last), len(got))
 	}
 }

@@ -44,7 +44,7 @@ func (s *Server) serve(b *exchange, r *http.Request) {
 	case len(part) == 1 && part[0] == "machine":
 		s.get(b, r, func() { answer(b, http.StatusOK, s.cfg.Machine()) })
 	case len(part) == 2 && part[0] == "machine" && slices.Contains([]string{"poweroff", "reboot", "halt"}, part[1]):
-		s.post(b, r, nil, func(url.Values) { s.power(b, part[1]) })
+		s.change(b, r, nil, part[1]+" of the machine", func(url.Values) { s.power(b, part[1]) })
 	case len(part) == 1 && part[0] == "boot":
 		s.get(b, r, func() { answer(b, http.StatusOK, s.cfg.Boot()) })
 	case len(part) == 1 && part[0] == "events":
@@ -56,13 +56,13 @@ func (s *Server) serve(b *exchange, r *http.Request) {
 	case len(part) == 2 && part[0] == "services":
 		s.get(b, r, func() { s.status(b, part[1]) })
 	case len(part) == 3 && part[0] == "services" && part[2] == "exec":
-		s.post(b, r, nil, func(url.Values) { s.exec(b, r, part[1]) })
+		s.change(b, r, nil, "exec in "+part[1], func(url.Values) { s.exec(b, r, part[1]) })
 	case len(part) == 3 && part[0] == "services" && slices.Contains([]string{"start", "stop", "restart", "kill", "reload"}, part[2]):
 		allowed := []string{"timeout"}
 		if part[2] == "kill" {
 			allowed = []string{"signal"}
 		}
-		s.post(b, r, allowed, func(v url.Values) { s.request(b, r, part[1], part[2], v) })
+		s.change(b, r, allowed, part[2]+" of "+part[1], func(v url.Values) { s.request(b, r, part[1], part[2], v) })
 	default:
 		fail(b, http.StatusNotFound, "there is no "+r.URL.Path, There)
 	}
@@ -77,15 +77,15 @@ func (s *Server) get(w http.ResponseWriter, r *http.Request, do func()) {
 	do()
 }
 
-// post lets through what is meant to change something, with none but these
-// parameters.
-func (s *Server) post(w http.ResponseWriter, r *http.Request, allowed []string, do func(url.Values)) {
+// change lets through what is meant to change something, from who may, with none but
+// these parameters. what is the change in words.
+func (s *Server) change(w *exchange, r *http.Request, allowed []string, what string, do func(url.Values)) {
 	if r.Method != http.MethodPost {
 		w.Header().Set("Allow", http.MethodPost)
 		fail(w, http.StatusMethodNotAllowed, r.Method+" is not for "+r.URL.Path, "POST "+r.URL.Path)
 		return
 	}
-	if v, ok := parameters(w, r, allowed...); ok {
+	if v, ok := parameters(w, r, allowed...); ok && s.mayChange(w, what) {
 		do(v)
 	}
 }
@@ -138,6 +138,9 @@ func (s *Server) status(w http.ResponseWriter, name string) {
 		return
 	}
 	s.figures(&svc)
+	if s.cfg.Grant != nil {
+		s.cfg.Grant(&svc)
+	}
 	svc.Log = s.cfg.Tail(name, tailLines)
 	answer(w, http.StatusOK, svc)
 }

@@ -5,8 +5,9 @@
 // It promises that no client, however slow, dead or hostile, holds up the
 // supervisor or makes it grow: connections are counted, requests and answers are
 // bounded in size and time, and whoever takes nothing is dropped. Only root of the
-// machine's own user namespace is answered. It must never change anything by
-// itself: what is asked goes to whoever owns it.
+// machine's own user namespace is answered, and a container's process only what that
+// container may ask. It must never change anything by itself: what is asked goes to
+// whoever owns it.
 package control
 
 import (
@@ -21,12 +22,15 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"strings"
 	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"keelson/internal/api"
+	"keelson/internal/policy"
+	"keelson/internal/steer"
 	"keelson/services/events"
 )
 
@@ -64,6 +68,12 @@ type Config struct {
 	Warn func(format string, a ...any)
 	// Allowed decides who may connect; nil is the machine's root.
 	Allowed func(unix.Ucred) error
+	// Client tells whose a process is and what that may ask; nil is the machine's own.
+	Client func(pid int) (steer.Client, error)
+	// Grant adds to a service's status how far it may steer.
+	Grant func(*api.Service)
+	// Refused tells people of what a container asked and may not; it is not called often.
+	Refused func(container, text string)
 
 	head  time.Duration // how long a request may take to arrive; 0 is headBound
 	stall time.Duration // how long a client may take nothing; 0 is stallBound
@@ -84,37 +94,22 @@ const stallBound = time.Minute
 
 // Server answers on the control socket.
 type Server struct {
-	cfg    Config
-	listen *guard
-	execs  chan struct{} // holds one for each process that was started for a client
-	head   time.Duration
-	stall  time.Duration
-	ctx    context.Context // ends with Close
-	stop   context.CancelFunc
-	serves sync.WaitGroup // of what was started for the listener and each connection
+	cfg     Config
+	listen  *guard
+	execs   chan struct{} // holds one for each process that was started for a client
+	refused *refusals
+	head    time.Duration
+	stall   time.Duration
+	ctx     context.Context // ends with Close
+	stop    context.CancelFunc
+	serves  sync.WaitGroup // of what was started for the listener and each connection
 }
 
 // Listen makes the socket, in place of one that an earlier supervisor left, and
 // begins to answer.
 func Listen(cfg Config) (*Server, error) {
-	if err := os.MkdirAll(filepath.Dir(cfg.Socket), 0o700); err != nil {
-		return nil, fmt.Errorf("make the folder of the control socket: %w", err)
-	}
-	// Made under another name with its final mode, then put in place: nobody can
-	// connect to it before, and a client finds the old one or the new one.
-	temporary := cfg.Socket + ".new"
-	_ = os.Remove(temporary)
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: temporary, Net: "unix"})
+	l, err := listen(cfg.Socket)
 	if err != nil {
-		return nil, fmt.Errorf("make the control socket: %w", err)
-	}
-	l.SetUnlinkOnClose(false)
-	err = os.Chmod(temporary, 0o600)
-	if err == nil {
-		err = os.Rename(temporary, cfg.Socket)
-	}
-	if err != nil {
-		_ = l.Close()
 		return nil, fmt.Errorf("make the control socket: %w", err)
 	}
 	s := &Server{cfg: cfg, execs: make(chan struct{}, maxExecs), head: cmp.Or(cfg.head, headBound), stall: cmp.Or(cfg.stall, stallBound)}
@@ -122,9 +117,46 @@ func Listen(cfg Config) (*Server, error) {
 		s.cfg.Allowed = machineRoot
 	}
 	s.ctx, s.stop = context.WithCancel(context.Background())
-	s.listen = &guard{Listener: l, allowed: s.cfg.Allowed, slots: make(chan struct{}, maxConns), refusals: make(chan struct{}, maxRefusals)}
+	s.refused = newRefusals(s.cfg.Refused, time.Now)
+	s.listen = &guard{Listener: l, allowed: s.cfg.Allowed, client: s.cfg.Client, refused: s.refused, slots: make(chan struct{}, maxConns), refusals: make(chan struct{}, maxRefusals)}
 	s.serves.Go(s.accept)
 	return s, nil
+}
+
+// listen makes the socket under two names: SOCKET, and one in a directory that holds
+// nothing else, for containers that may see the socket and nothing beside it.
+//
+// It is made under another name with its final mode, then put in place: nobody can
+// connect to it before, and a client finds the old one or the new one.
+func listen(socket string) (*net.UnixListener, error) {
+	dir := filepath.Join(filepath.Dir(socket), strings.TrimSuffix(filepath.Base(socket), ".sock"))
+	if err := errors.Join(os.MkdirAll(filepath.Dir(dir), 0o700), os.MkdirAll(dir, 0o755)); err != nil {
+		return nil, err
+	}
+	alone := filepath.Join(dir, filepath.Base(socket))
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: fresh(alone), Net: "unix"})
+	if err != nil {
+		return nil, err
+	}
+	l.SetUnlinkOnClose(false)
+	for _, step := range []func() error{
+		func() error { return os.Chmod(alone+".new", 0o600) },
+		func() error { return os.Link(alone+".new", fresh(socket)) },
+		func() error { return os.Rename(alone+".new", alone) },
+		func() error { return os.Rename(socket+".new", socket) },
+	} {
+		if err := step(); err != nil {
+			_ = l.Close()
+			return nil, err
+		}
+	}
+	return l, nil
+}
+
+// fresh is the name under which a new file is made, which is then put in place.
+func fresh(name string) string {
+	_ = os.Remove(name + ".new") // what an earlier supervisor left
+	return name + ".new"
 }
 
 // Close ends every connection at once.
@@ -199,6 +231,8 @@ func (s *Server) connection(conn *counted) {
 type guard struct {
 	net.Listener
 	allowed  func(unix.Ucred) error
+	client   func(pid int) (steer.Client, error) // nil is the machine's own
+	refused  *refusals
 	slots    chan struct{} // holds one for each open connection
 	refusals chan struct{} // holds one for each that is being refused
 }
@@ -217,34 +251,25 @@ func (g *guard) accept() (*counted, error) {
 			return nil, err
 		}
 		conn := c.(*net.UnixConn)
-		if err := g.check(conn); err != nil {
+		client, err := g.check(conn)
+		if err != nil {
 			g.refuse(conn, http.StatusForbidden, api.Error{Error: err.Error(), Want: "root of the machine, in its own user namespace"})
+			continue
+		}
+		if client.Control == policy.ControlNone {
+			text := client.Name + " may not use the control socket"
+			g.refused.add(client.Name, text)
+			g.refuse(conn, http.StatusForbidden, api.Error{Error: text, Want: "keelson.control: read, or all, among the annotations of its container"})
 			continue
 		}
 		select {
 		case g.slots <- struct{}{}:
-			return &counted{UnixConn: conn, free: func() { <-g.slots }}, nil
+			return &counted{UnixConn: conn, client: client, free: func() { <-g.slots }}, nil
 		default:
 			g.refuse(conn, http.StatusServiceUnavailable, api.Error{
 				Error: fmt.Sprintf("%d connections are open, more than that are not taken", maxConns), Want: "end some of them: service logs -f, events -f, exec"})
 		}
 	}
-}
-
-func (g *guard) check(conn *net.UnixConn) error {
-	raw, err := conn.SyscallConn()
-	if err != nil {
-		return err
-	}
-	var cred *unix.Ucred
-	var cerr error
-	if err := raw.Control(func(fd uintptr) { cred, cerr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) }); err != nil {
-		return err
-	}
-	if cerr != nil {
-		return fmt.Errorf("who is it: %w", cerr)
-	}
-	return g.allowed(*cred)
 }
 
 // machineRoot lets in user 0 of our own user namespace. A user namespace may map
@@ -300,8 +325,9 @@ func (g *guard) refuse(conn *net.UnixConn, status int, e api.Error) {
 // counted is a connection that gives its place back when it is closed.
 type counted struct {
 	*net.UnixConn
-	once sync.Once
-	free func()
+	client steer.Client // who made the connection
+	once   sync.Once
+	free   func()
 }
 
 // Close closes the connection.

@@ -86,6 +86,24 @@ func (r *Roster) Run(ctx context.Context) {
 // Names returns the names of all services, sorted.
 func (r *Roster) Names() []string { return slices.Clone(r.names) }
 
+// Bundles returns what is in force of each service's directory.
+func (r *Roster) Bundles() []*bundle.Bundle {
+	all := make([]*bundle.Bundle, 0, len(r.names))
+	for _, name := range r.names {
+		all = append(all, r.services[name].Bundle())
+	}
+	return all
+}
+
+// Bundle returns what is in force of one service's directory.
+func (r *Roster) Bundle(name string) (*bundle.Bundle, bool) {
+	svc, err := r.find(name)
+	if err != nil {
+		return nil, false
+	}
+	return svc.Bundle(), true
+}
+
 // Info returns what there is to know of a service, but for figures and its log.
 func (r *Roster) Info(name string) (api.Service, bool) {
 	svc := r.services[name]

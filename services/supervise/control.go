@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"runtime/debug"
 	"slices"
+	"strings"
 	"sync/atomic"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -35,6 +36,12 @@ func (s *Supervisor) sessionDir() string { return filepath.Join(s.cfg.RunDir, "e
 
 // openControl begins to answer on the control socket. A machine without it runs on.
 func (s *Supervisor) openControl() {
+	asks := &clients{containers: s.cfg.Containers, services: func() []*bundle.Bundle {
+		if r := s.known.roster.Load(); r != nil {
+			return r.Bundles()
+		}
+		return nil
+	}}
 	_, err := control.Listen(control.Config{
 		Socket:   filepath.Join(s.cfg.RunDir, filepath.Base(api.Socket)),
 		Services: s.controlServices,
@@ -47,7 +54,14 @@ func (s *Supervisor) openControl() {
 			s.machineAction(policy.Action(action), "asked for on the control socket")
 			return nil
 		},
-		Exec: s.execIn,
+		Exec:   s.execIn,
+		Client: asks.of, Grant: s.grant,
+		Refused: func(container, text string) {
+			if strings.Contains(container, " ") { // of no container of the image, or of several
+				container = "keelson"
+			}
+			s.con.Warn(container, "refused on the control socket: %s (keelson.control)", text)
+		},
 		Warn: func(format string, a ...any) { s.con.Warn("keelson", format, a...) },
 	})
 	if err != nil {

@@ -1,6 +1,9 @@
 package task
 
-import "keelson/internal/bundle"
+import (
+	"keelson/internal/bundle"
+	"keelson/internal/steer"
+)
 
 // Spec returns the runtime configuration, as JSON, that a container's folder comes
 // to on this machine. notifyDir is the supervisor's NotifyDir.
@@ -13,7 +16,7 @@ func Spec(b *bundle.Bundle, walls Walls, notifyDir string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	s, err := spec(hardened, !b.Service.OwnShim, folder)
+	s, err := spec(hardened, !b.Service.OwnShim, folder, steer.Hides(b))
 	if err != nil {
 		return nil, err
 	}

@@ -15,6 +15,7 @@ import (
 
 	"keelson/internal/bundle"
 	"keelson/internal/prepare"
+	"keelson/internal/steer"
 	"keelson/internal/userns"
 )
 
@@ -73,8 +74,9 @@ func withCgroupOptions(mounts []specs.Mount, options []string) []specs.Mount {
 
 // spec returns the configuration a container is created with: its own, which is
 // hardened by now, with what depends on this machine filled in. notifyFolder is ""
-// where the service says nothing of itself.
-func spec(b *bundle.Bundle, grouped bool, notifyFolder string) (*anypb.Any, error) {
+// where the service says nothing of itself, and hidden is what the container does not
+// get to see.
+func spec(b *bundle.Bundle, grouped bool, notifyFolder string, hidden []steer.Hidden) (*anypb.Any, error) {
 	s := *b.Spec
 	root := *s.Root
 	root.Path = prepare.Root(b)
@@ -87,6 +89,7 @@ func spec(b *bundle.Bundle, grouped bool, notifyFolder string) (*anypb.Any, erro
 	if notifyFolder != "" {
 		withNotify(&s, b.Service, notifyFolder)
 	}
+	steer.Hide(&s, hidden)
 	if grouped {
 		s.Annotations = maps.Clone(s.Annotations)
 		if s.Annotations == nil {

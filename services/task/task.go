@@ -24,6 +24,7 @@ import (
 	"keelson/internal/pidfd"
 	"keelson/internal/prepare"
 	"keelson/internal/safepath"
+	"keelson/internal/steer"
 	"keelson/services/resources"
 )
 
@@ -134,7 +135,13 @@ func (r *Runtime) start(ctx context.Context, b *bundle.Bundle, paths *safepath.R
 		return nil, err
 	}
 	defer release()
-	s, err := spec(pinned, r.grouped(b), notifyFolder)
+	hidden := steer.Hides(b)
+	if len(hidden) > 0 {
+		if err := makeHiding(); err != nil {
+			return nil, err
+		}
+	}
+	s, err := spec(pinned, r.grouped(b), notifyFolder, hidden)
 	if err != nil {
 		return nil, err
 	}
@@ -201,6 +208,18 @@ func (r *Runtime) pin(b *bundle.Bundle, paths *safepath.Resolver) (pinned *bundl
 			slog.Warn(err.Error(), "container", b.ID)
 		}
 	}), nil
+}
+
+// makeHiding sees to it that there is something to mount before what a container does
+// not get to see, and that this is there: what hides /run/runc is mounted before a
+// container could put something there for runc to find.
+func makeHiding() error {
+	for dir, mode := range map[string]os.FileMode{steer.EmptyDir: 0o555, steer.ControlDir: 0o755, steer.RuncDir: 0o700} {
+		if err := os.MkdirAll(dir, mode); err != nil {
+			return fmt.Errorf("make what hides the runtime's directories: %w", err)
+		}
+	}
+	return nil
 }
 
 // create makes the task, which starts its shim if need be, and returns the

@@ -1,0 +1,77 @@
+package supervise
+
+import (
+	"fmt"
+	"os"
+	"slices"
+	"sync"
+
+	"keelson/internal/api"
+	"keelson/internal/bundle"
+	"keelson/internal/steer"
+)
+
+// clients knows whose the processes are that ask on the control socket.
+type clients struct {
+	containers string
+	services   func() []*bundle.Bundle // those in force; nil until the boot has come to them
+
+	mu       sync.Mutex
+	oneShots []*bundle.Bundle // guarded by mu; read once
+	known    []*bundle.Bundle // guarded by mu; whom table is made of
+	table    *steer.Table     // guarded by mu
+}
+
+// of returns whose a process is.
+func (c *clients) of(pid int) (steer.Client, error) {
+	cgroup, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
+	if err != nil {
+		return steer.Client{}, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.table == nil {
+		c.oneShots = append(c.load(bundle.Onboot), c.load(bundle.Onshutdown)...)
+	}
+	services := c.services()
+	if services == nil {
+		services = c.load(bundle.Services)
+	}
+	if c.table == nil || !slices.Equal(services, c.known) { // a service was read again
+		own, err := os.ReadFile("/proc/self/cgroup")
+		if err != nil {
+			return steer.Client{}, err
+		}
+		c.known, c.table = services, steer.NewTable(slices.Concat(services, c.oneShots), string(own))
+	}
+	return c.table.Find(string(cgroup)), nil
+}
+
+// load reads the containers of a section. What is wrong with one is reported when its
+// turn comes; here it may do nothing.
+func (c *clients) load(section bundle.Section) []*bundle.Bundle {
+	dirs, _ := bundle.List(c.containers, section)
+	var all []*bundle.Bundle
+	for _, dir := range dirs {
+		b, _ := bundle.Load(section, dir)
+		all = append(all, b)
+	}
+	return all
+}
+
+// grant adds to a service's status how far it may steer.
+func (s *Supervisor) grant(svc *api.Service) {
+	r := s.known.roster.Load()
+	if r == nil {
+		return
+	}
+	b, ok := r.Bundle(svc.Name)
+	if !ok {
+		return
+	}
+	g := steer.Of(b)
+	svc.Control = &api.Control{Right: string(g.Control), Why: g.Why}
+	for _, h := range steer.Hides(b) {
+		svc.Control.Hidden = append(svc.Control.Hidden, h.String())
+	}
+}
