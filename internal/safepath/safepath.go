@@ -58,17 +58,15 @@ type Place struct {
 	Path string
 	// By says who can change what the path leads to; "" for nobody.
 	By   string
-	stat unix.Stat_t
+	stat stat
+	part part
 }
 
 // Exists reports whether the file is there.
 func (p *Place) Exists() bool { return p.FD >= 0 }
 
 // IsDir reports whether it is a directory.
-func (p *Place) IsDir() bool { return p.stat.Mode&unix.S_IFMT == unix.S_IFDIR }
-
-// Stat is what the file was when it was opened.
-func (p *Place) Stat() unix.Stat_t { return p.stat }
+func (p *Place) IsDir() bool { return p.stat.kind == unix.S_IFDIR }
 
 // Proc is a path that leads to the file itself whatever happens to its names.
 func (p *Place) Proc() string { return Proc(p.FD) }
@@ -95,12 +93,31 @@ type Resolver struct {
 	load    func() *Writers // nil for none
 	writers *Writers        // once learned
 	here    map[file]string // directories that services can write, whatever their name
+	parts   map[part]string // the same by where they are in their file system, once asked for
 }
 
 // file names a file of the machine.
 type file struct{ dev, ino uint64 }
 
-func fileOf(st *unix.Stat_t) file { return file{uint64(st.Dev), st.Ino} } //nolint:unconvert // of other widths elsewhere
+// stat is what is known of a file.
+type stat struct {
+	file
+	kind    uint32 // S_IFMT
+	isMount bool   // the root of a mount, where the kernel (5.8) tells
+	mount   uint64
+}
+
+// look finds out about an open file.
+func look(fd int) (stat, error) {
+	var st unix.Statx_t
+	if err := unix.Statx(fd, "", unix.AT_EMPTY_PATH, unix.STATX_TYPE|unix.STATX_INO|unix.STATX_MNT_ID, &st); err != nil {
+		return stat{}, err
+	}
+	return stat{
+		file: file{unix.Mkdev(st.Dev_major, st.Dev_minor), st.Ino}, kind: uint32(st.Mode) & unix.S_IFMT,
+		isMount: st.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0, mount: st.Mnt_id,
+	}, nil
+}
 
 // NewResolver returns a resolver. It asks for the writers when it is first used, and
 // then where their directories are.
@@ -178,36 +195,40 @@ func (r *Resolver) learn() {
 			if err != nil || !p.Exists() {
 				continue // or nobody has it bound
 			}
-			r.here[fileOf(&p.stat)] = who
+			r.here[p.stat.file] = who
 			p.Close()
 			continue
 		}
-		var st unix.Stat_t
-		if unix.Fstat(fd, &st) == nil {
-			r.here[fileOf(&st)] = who
+		if st, err := look(fd); err == nil {
+			r.here[st.file] = who
 		}
 		_ = unix.Close(fd)
 	}
 	for device, who := range r.writers.devices {
 		var st unix.Stat_t
 		if unix.Stat(device, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFBLK {
-			r.here[file{dev: uint64(st.Rdev)}] = who
+			r.here[file{dev: st.Rdev}] = who
 		}
 	}
 }
 
 // writer returns who can write in the directory.
-func (r *Resolver) writer(path string, st *unix.Stat_t) string {
+func (r *Resolver) writer(d *at) string {
 	if r.writers == nil {
 		return ""
 	}
-	if who := r.writers.by[path]; who != "" {
+	if who := r.writers.by[d.path]; who != "" {
 		return who
 	}
-	if who := r.here[fileOf(st)]; who != "" {
+	if who := r.here[d.stat.file]; who != "" {
 		return who
 	}
-	return r.here[file{dev: uint64(st.Dev)}]
+	if d.stat.isMount && d.part.path != "/" && d.part.path != "" {
+		if who := r.writerAbove(d.part); who != "" {
+			return who
+		}
+	}
+	return r.here[file{dev: d.stat.dev}]
 }
 
 // at is one directory on the way.
@@ -215,7 +236,8 @@ type at struct {
 	fd   int
 	path string
 	by   string // who can change what is in it
-	stat unix.Stat_t
+	stat stat
+	part part
 }
 
 // walk is a walk on its way.
@@ -246,14 +268,15 @@ func (w *walk) begin(root string) error {
 		return fmt.Errorf("open %s: %w", root, err)
 	}
 	d := at{fd: fd, path: root}
-	if err := unix.Fstat(fd, &d.stat); err != nil {
+	if d.stat, err = look(fd); err != nil {
 		_ = unix.Close(fd)
 		return fmt.Errorf("stat %s: %w", root, err)
 	}
+	d.part = partOf(&d, nil)
 	if w.scoped {
 		d.by = "the container"
 	} else {
-		d.by = w.resolver.writer(root, &d.stat)
+		d.by = w.resolver.writer(&d)
 	}
 	w.stack = append(w.stack, d)
 	return nil
@@ -286,16 +309,17 @@ func (w *walk) step() error {
 		return fmt.Errorf("open %s: %w", path, err)
 	}
 	next := at{fd: fd, path: path}
-	if err := unix.Fstat(fd, &next.stat); err != nil {
+	if next.stat, err = look(fd); err != nil {
 		_ = unix.Close(fd)
 		return fmt.Errorf("stat %s: %w", path, err)
 	}
-	if next.stat.Mode&unix.S_IFMT == unix.S_IFLNK {
+	if next.stat.kind == unix.S_IFLNK {
 		defer func() { _ = unix.Close(fd) }()
 		return w.follow(dir, name, &next)
 	}
+	next.part = partOf(&next, dir)
 	if next.by = dir.by; next.by == "" {
-		next.by = w.resolver.writer(path, &next.stat)
+		next.by = w.resolver.writer(&next)
 	}
 	w.stack = append(w.stack, next)
 	return nil
@@ -347,7 +371,7 @@ func (w *walk) jump(dir *at, name string, link *at) error {
 		return fmt.Errorf("open %s: %w", link.path, err)
 	}
 	next := at{fd: fd, path: link.path, by: "the process of " + link.path}
-	if err := unix.Fstat(fd, &next.stat); err != nil {
+	if next.stat, err = look(fd); err != nil {
 		_ = unix.Close(fd)
 		return fmt.Errorf("stat %s: %w", link.path, err)
 	}
@@ -391,7 +415,7 @@ func (w *walk) place() *Place {
 		top.fd = -1
 		return p
 	}
-	p := &Place{FD: top.fd, Dir: -1, Path: top.path, stat: top.stat}
+	p := &Place{FD: top.fd, Dir: -1, Path: top.path, stat: top.stat, part: top.part}
 	top.fd = -1
 	if len(w.stack) > 1 {
 		above := &w.stack[len(w.stack)-2]

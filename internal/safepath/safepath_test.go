@@ -64,7 +64,8 @@ func TestWhoCanChange(t *testing.T) {
 	lay(t, base, "var/app/sub/deep", "var/other", "run", "disk", "var/link->app", "var/out->../other", "var/app/f=", "var/app/way->sub", "var/app/up->..",
 		"var/app/root->/", "image->var/app/way", "var/app/proc->/proc/self/root", "jump->/proc/self/root", "loop->loop")
 	// The same directories by another mount of them, made by nobody that is known.
-	for _, m := range [][2]string{{"var/app", "disk"}} {
+	lay(t, base, "part", "free", "var/other/inner", "var/other/inner/way->..")
+	for _, m := range [][2]string{{"var/app", "disk"}, {"var/app/sub", "part"}, {"var/other/inner", "free"}} {
 		if err := unix.Mount(filepath.Join(base, m[0]), filepath.Join(base, m[1]), "", unix.MS_BIND, ""); err != nil {
 			t.Fatal(err)
 		}
@@ -95,6 +96,9 @@ func TestWhoCanChange(t *testing.T) {
 		{path: "/image/deep", link: "/var/app/way"},
 		{path: "/disk/sub", leads: "/disk/sub", by: "app"},
 		{path: "/disk/root", link: "/disk/root"},
+		{path: "/part", leads: "/part"},
+		{path: "/part/deep", leads: "/part/deep", by: "app"},
+		{path: "/free/way", leads: ""},
 		{path: "/jump" + base + "/var/app/root/etc", link: "/var/app/root"},
 	} {
 		p, err := r.Open(base+c.path, Options{})

@@ -24,7 +24,8 @@ type Writers struct {
 //
 //   - the sources of their writable binds, and the devices whose file systems they mount;
 //   - their own writable roots, as they lie on the machine;
-//   - the same directories under the other names that a runtime.json gives them.
+//   - the same directories under the other names that a runtime.json gives them. (Those of
+//     binds that somebody else made are known by what they show: see part.)
 //
 // A service that owns the machine in any case is left out (ownsMachine), and so are
 // one-shots: setting up the machine, its links included, is what they are for.
