@@ -67,6 +67,7 @@ func (p *pins) add(field string, path *string, mayPin, recursive bool) error {
 		return nil // it comes again from the runtime
 	}
 	defer source.Close()
+	p.paths.Bound(*path, source)
 	if source.By == "" || !mayPin {
 		return nil
 	}

@@ -38,7 +38,7 @@ func world(t *testing.T) (base string, paths func() *safepath.Resolver) {
 	t.Cleanup(func() { pinDir, stageDir = "/run/keelson/binds", "/run/keelson/stage" })
 	app := binder("app", filepath.Join(base, "app"))
 	return base, func() *safepath.Resolver {
-		return safepath.NewResolver(func() *safepath.Writers { return safepath.WritersOf([]*bundle.Bundle{app}) })
+		return safepath.NewResolver(func() *safepath.Writers { return safepath.WritersOf([]*bundle.Bundle{app}) }, false)
 	}
 }
 
@@ -452,7 +452,7 @@ func BenchmarkPin(b *testing.B) {
 	for name, c := range map[string]*bundle.Bundle{"nothing": none, "three": three, "pinned": binder("one", filepath.Join(base, "data/7/sub"))} {
 		b.Run(name, func(b *testing.B) {
 			for b.Loop() {
-				_, release, err := Pin(c, safepath.NewResolver(func() *safepath.Writers { return writers }))
+				_, release, err := Pin(c, safepath.NewResolver(func() *safepath.Writers { return writers }, false))
 				if err != nil {
 					b.Skip(err) // no namespace to mount in
 				}

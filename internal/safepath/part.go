@@ -2,7 +2,6 @@ package safepath
 
 import (
 	"path/filepath"
-	"strings"
 	"sync"
 
 	"github.com/moby/sys/mountinfo"
@@ -52,29 +51,4 @@ func rootOf(st stat) string {
 	}
 	roots.of[st.file] = infos[0].Root
 	return infos[0].Root
-}
-
-// writerAbove returns who can write a directory above one that is mounted apart from it.
-func (r *Resolver) writerAbove(d part) string {
-	if r.parts == nil {
-		r.parts = map[part]string{}
-		// By their names alone: what is asked here must not ask this again.
-		names := &Resolver{writers: r.writers, here: map[file]string{}, parts: map[part]string{}}
-		for _, dir := range r.writers.binds {
-			p, err := names.open("/", dir, Options{}, false)
-			if err != nil {
-				continue
-			}
-			if p.Exists() && p.part.path != "" {
-				r.parts[p.part] = r.writers.by[dir]
-			}
-			p.Close()
-		}
-	}
-	for at, who := range r.parts {
-		if at.dev == d.dev && (at.path == "/" || strings.HasPrefix(d.path, at.path+"/")) {
-			return who
-		}
-	}
-	return ""
 }

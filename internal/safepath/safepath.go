@@ -87,13 +87,13 @@ func (p *Place) Close() {
 	}
 }
 
-// Resolver resolves paths as the machine is now. It is for one goroutine and for one
-// start of a container. A nil one knows no writers.
+// Resolver resolves paths, for one start of a container and in one goroutine. A nil one
+// knows no writers.
 type Resolver struct {
 	load    func() *Writers // nil for none
-	writers *Writers        // once learned
-	here    map[file]string // directories that services can write, whatever their name
-	parts   map[part]string // the same by where they are in their file system, once asked for
+	fresh   bool
+	writers *Writers // once loaded
+	names   bool     // go by the names of what services can write alone
 }
 
 // file names a file of the machine.
@@ -119,9 +119,20 @@ func look(fd int) (stat, error) {
 	}, nil
 }
 
-// NewResolver returns a resolver. It asks for the writers when it is first used, and
-// then where their directories are.
-func NewResolver(writers func() *Writers) *Resolver { return &Resolver{load: writers} }
+// NewResolver returns a resolver, which asks for the writers when it is first used. A
+// fresh one looks for their directories again, as is needed while the machine is set up;
+// after that Bound is enough.
+func NewResolver(writers func() *Writers, fresh bool) *Resolver {
+	return &Resolver{load: writers, fresh: fresh}
+}
+
+// Bound tells that a service is about to be started with the file at the path bound, which
+// may be another one than at the last time.
+func (r *Resolver) Bound(path string, p *Place) {
+	if r != nil && r.writers != nil && p.Exists() {
+		r.writers.bound(filepath.Clean(path), p.stat.file)
+	}
+}
 
 // Options says how a path is resolved.
 type Options struct {
@@ -140,9 +151,13 @@ func (r *Resolver) Open(path string, o Options) (*Place, error) {
 		return nil, fmt.Errorf("%q is not absolute", path)
 	}
 	if r == nil {
-		r = NewResolver(nil)
+		r = &Resolver{}
 	}
-	r.learn()
+	if r.load != nil && r.writers == nil {
+		if r.writers = r.load(); r.writers != nil {
+			r.writers.learn(r.fresh)
+		}
+	}
 	return r.open("/", path, o, false)
 }
 
@@ -150,7 +165,7 @@ func (r *Resolver) Open(path string, o Options) (*Place, error) {
 // container's, and lead to nothing outside. By is never empty: the container can change it.
 func (r *Resolver) In(root, path string, o Options) (*Place, error) {
 	if r == nil {
-		r = NewResolver(nil)
+		r = &Resolver{}
 	}
 	return r.open(root, path, o, true)
 }
@@ -172,63 +187,15 @@ func (r *Resolver) open(root, path string, o Options, scoped bool) (*Place, erro
 	return w.place(), nil
 }
 
-// learn finds the directories that services can write by what they are: another mount of
-// one of them has another name.
-func (r *Resolver) learn() {
-	if r.here != nil {
-		return
-	}
-	r.here = map[file]string{}
-	if r.load == nil {
-		return
-	}
-	if r.writers = r.load(); r.writers == nil {
-		return
-	}
-	for _, dir := range r.writers.binds {
-		who := r.writers.by[dir]
-		fd, err := unix.Openat2(unix.AT_FDCWD, dir, &unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS})
-		if err != nil {
-			// With a link on its way, or a kernel before 5.6: the same, one by one. It knows
-			// the names only, and follows no link that a service can have made.
-			p, err := (&Resolver{writers: r.writers, here: map[file]string{}}).open("/", dir, Options{}, false)
-			if err != nil || !p.Exists() {
-				continue // or nobody has it bound
-			}
-			r.here[p.stat.file] = who
-			p.Close()
-			continue
-		}
-		if st, err := look(fd); err == nil {
-			r.here[st.file] = who
-		}
-		_ = unix.Close(fd)
-	}
-	for device, who := range r.writers.devices {
-		var st unix.Stat_t
-		if unix.Stat(device, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFBLK {
-			r.here[file{dev: st.Rdev}] = who
-		}
-	}
-}
-
 // writer returns who can write in the directory.
 func (r *Resolver) writer(d *at) string {
 	if r.writers == nil {
 		return ""
 	}
-	if who := r.writers.by[d.path]; who != "" {
+	if who := r.writers.by[d.path]; who != "" || r.names {
 		return who
 	}
-	if who := r.here[d.stat.file]; who != "" {
-		return who
-	}
-	if d.stat.isMount && d.part.path != "/" && d.part.path != "" {
-		if who := r.writerAbove(d.part); who != "" {
-			return who
-		}
-	}
-	return r.here[file{dev: d.stat.dev}]
+	return r.writers.of(d)
 }
 
 // at is one directory on the way.

@@ -32,7 +32,7 @@ func service(name string, sources []string, caps ...string) *bundle.Bundle {
 }
 
 func resolver(bundles ...*bundle.Bundle) *Resolver {
-	return NewResolver(func() *Writers { return WritersOf(bundles) })
+	return NewResolver(func() *Writers { return WritersOf(bundles) }, false)
 }
 
 // lay makes directories, files ("x=") and links ("x->y") below base.
@@ -125,6 +125,58 @@ func TestWhoCanChange(t *testing.T) {
 	link := &LinkError{Path: "/var/app/sub", Target: "/", By: `service "app"`}
 	if got := link.Error(); !strings.HasPrefix(got, `/var/app/sub: symbolic link (to /) in a directory that service "app" can write: `) {
 		t.Error(got)
+	}
+}
+
+// TestAnotherDirectoryOfTheName: what a service writes under a name is another directory
+// once something was mounted there. It is known from when the service is started with it.
+func TestAnotherDirectoryOfTheName(t *testing.T) {
+	nstest.Need(t)
+	base := nstest.Tmpfs(t, "size=10m")
+	lay(t, base, "app", "disk")
+	writers := WritersOf([]*bundle.Bundle{service("app", []string{base + "/app"})})
+	resolver := func(fresh bool) *Resolver { return NewResolver(func() *Writers { return writers }, fresh) }
+	by := func(r *Resolver) string {
+		t.Helper()
+		p, err := r.Open(base+"/disk/sub", Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer p.Close()
+		return p.By
+	}
+	if got := by(resolver(false)); got != "" {
+		t.Errorf("before: %q", got)
+	}
+	if err := unix.Mount("disk", base+"/app", "tmpfs", 0, ""); err != nil {
+		t.Fatal(err)
+	}
+	lay(t, base, "app/sub")
+	if err := unix.Mount(base+"/app", base+"/disk", "", unix.MS_BIND, ""); err != nil {
+		t.Fatal(err)
+	}
+	r := resolver(false)
+	p, err := r.Open(base+"/app", Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	r.Bound(base+"/app/", p)
+	if got := by(resolver(false)); got != `service "app"` {
+		t.Errorf("started with it: %q", got)
+	}
+	if err := errors.Join(unix.Unmount(base+"/disk", 0), unix.Mount("other", base+"/disk", "tmpfs", 0, "")); err != nil {
+		t.Fatal(err)
+	}
+	lay(t, base, "disk/sub")
+	if got := by(resolver(false)); got != "" {
+		t.Errorf("something else there: %q", got)
+	}
+	if err := errors.Join(unix.Unmount(base+"/app", unix.MNT_DETACH), unix.Mount(base+"/disk", base+"/app", "", unix.MS_BIND, "")); err != nil {
+		t.Fatal(err)
+	}
+	if got := by(resolver(true)); got != `service "app"` {
+		t.Errorf("asked anew: %q", got)
 	}
 }
 

@@ -18,6 +18,7 @@ type Writers struct {
 	by      map[string]string // who can write a directory, for people to read
 	binds   []string          // those of by that have other names where they are bound
 	devices map[string]string // who mounts a file system of a device, by the device's path
+	found   found
 }
 
 // WritersOf lists what the services among the containers of an image can write:

@@ -78,6 +78,7 @@ type Runtime struct {
 	mu    sync.Mutex
 	tasks map[string]*running // running ones by namespace/ID, guarded by mu
 	exits map[string]Exit     // what SaveExits found, by namespace/ID, guarded by mu
+	setUp bool                // the last start was a service's, guarded by mu
 }
 
 // startTries is how often a start is tried while containerd goes away under it,
@@ -94,7 +95,7 @@ func (r *Runtime) Start(ctx context.Context, b *bundle.Bundle, io Streams) (Task
 		if fi, err := os.Stat(filepath.Dir(b.Rootfs())); err != nil || !fi.IsDir() {
 			return nil, fmt.Errorf("%s: root.path: %s is not there", filepath.Join(b.Dir, "config.json"), b.Rootfs())
 		}
-		paths := r.paths()
+		paths := r.paths(b)
 		if err := prepare.Before(ctx, b, paths); err != nil {
 			_ = prepare.Cleanup(context.WithoutCancel(ctx), b, paths)
 			return nil, err
@@ -111,8 +112,14 @@ func (r *Runtime) Start(ctx context.Context, b *bundle.Bundle, io Streams) (Task
 	}
 }
 
-// paths resolves paths of the machine as it is now.
-func (r *Runtime) paths() *safepath.Resolver { return safepath.NewResolver(r.Writers) }
+// paths resolves paths for a container. What one-shots mount may be what services write.
+func (r *Runtime) paths(b *bundle.Bundle) *safepath.Resolver {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	fresh := b.Section != bundle.Services || !r.setUp
+	r.setUp = b.Section == bundle.Services
+	return safepath.NewResolver(r.Writers, fresh)
+}
 
 func (r *Runtime) start(ctx context.Context, b *bundle.Bundle, paths *safepath.Resolver, io Streams) (*running, error) {
 	opts, err := runtimeOptions(b, r.ShimCgroup)
@@ -371,7 +378,7 @@ func (r *Runtime) Remove(ctx context.Context, b *bundle.Bundle) {
 	} else {
 		slog.Warn("its task is left to the next start: "+err.Error(), "container", b.ID)
 	}
-	if err := prepare.Cleanup(context.WithoutCancel(ctx), b, r.paths()); err != nil {
+	if err := prepare.Cleanup(context.WithoutCancel(ctx), b, r.paths(b)); err != nil {
 		slog.Warn(err.Error(), "container", b.ID)
 	}
 }
