@@ -36,8 +36,10 @@ type Asker struct {
 	Cgroup  string `json:"cgroup"`
 }
 
-// findBound is how long the askers are searched for: whoever asked waits meanwhile.
-const findBound = 100 * time.Millisecond
+// findBound is how long the askers are searched for: whoever asked waits meanwhile. It
+// takes some milliseconds, and a machine under load, where it takes longer, is the one
+// whose owner wants to know.
+const findBound = 2 * time.Second
 
 // askers returns the processes that wait for a module helper. The kernel does not name
 // the one that made it ask, and the helper is a child of the kernel's; but a process
