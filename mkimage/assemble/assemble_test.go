@@ -8,6 +8,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -16,6 +17,7 @@ import (
 	"testing"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"gopkg.in/yaml.v3"
 
 	"keelson/mkimage/config"
 	"keelson/mkimage/images"
@@ -439,22 +441,34 @@ func TestSourceAndMetadata(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "app.conf"), []byte("from the host"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	yaml := "init: [keelson/init]\nservices: [{name: s, image: busybox, uid: s}]\n" +
-		"files:\n  - {path: a, source: app.conf}\n  - {path: b.json, metadata: json}\n  - {path: b.yml, metadata: yaml}\n"
-	res, _, err := build(t, yaml, dir)
+	image := "init: [keelson/init]\nservices: [{name: s, image: busybox, uid: s}]\n" +
+		"files:\n  - {path: a, source: app.conf, uid: 0}\n  - {path: b.json, metadata: json}\n  - {path: b.yml, metadata: yaml}\n"
+	res, _, err := build(t, image, dir)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if got := read(t, res, "a"); got != "from the host" {
 		t.Errorf("got %q", got)
 	}
-	for _, name := range []string{"b.json", "b.yml"} {
-		c, err := config.Parse(name, []byte(read(t, res, name)))
-		if err != nil {
-			t.Fatalf("%s is no image YAML any more: %v", name, err)
+	for name, unmarshal := range map[string]func([]byte, any) error{"b.json": json.Unmarshal, "b.yml": yaml.Unmarshal} {
+		text := []byte(read(t, res, name))
+		var keys map[string]any
+		if err := unmarshal(text, &keys); err != nil {
+			t.Fatalf("%s: %v", name, err)
 		}
-		if c.Init[0] != "docker.io/keelson/init:latest" || c.Services[0].Image != "docker.io/library/busybox:latest" || c.Services[0].UID.Name != "s" {
-			t.Errorf("%s: got %+v", name, c)
+		service := keys["services"].([]any)[0].(map[string]any)
+		if init := keys["init"].([]any); init[0] != "docker.io/keelson/init:latest" || service["image"] != "docker.io/library/busybox:latest" || service["uid"] != "s" {
+			t.Errorf("%s: got %s", name, text)
+		}
+		// The keys that LinuxKit writes are there whether the YAML has them or not.
+		for _, key := range []string{"kernel", "init", "onboot", "onshutdown", "services", "files", "volumes"} {
+			if _, ok := keys[key]; !ok {
+				t.Errorf("%s has no %s:\n%s", name, key, text)
+			}
+		}
+		first := keys["files"].([]any)[0].(map[string]any)
+		if got := slices.Sorted(maps.Keys(first)); !slices.Equal(got, []string{"directory", "optional", "path", "source", "uid"}) || first["uid"] == nil {
+			t.Errorf("%s: a file has the keys %q", name, got)
 		}
 	}
 }

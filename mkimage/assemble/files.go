@@ -46,11 +46,11 @@ func (b *builder) file(root *tree.Root, f config.File) error {
 		mode = m
 	}
 	in := &tree.Inode{Mode: mode}
-	uid, err := ocispec.Number(f.UID, b.users)
+	uid, err := ocispec.Number(idOf(f.UID), b.users)
 	if err != nil {
 		return fmt.Errorf("uid: %w", err)
 	}
-	gid, err := ocispec.Number(f.GID, b.users)
+	gid, err := ocispec.Number(idOf(f.GID), b.users)
 	if err != nil {
 		return fmt.Errorf("gid: %w", err)
 	}
@@ -75,6 +75,14 @@ func (b *builder) file(root *tree.Root, f config.File) error {
 		return err
 	}
 	return root.Put(f.Path, in)
+}
+
+// idOf is the user or group of a file; root where the YAML names none.
+func idOf(id *config.ID) config.ID {
+	if id == nil {
+		return config.ID{}
+	}
+	return *id
 }
 
 // fits refuses an entry that would take something of an image away to make
@@ -190,23 +198,8 @@ func (b *builder) metadata(format string) ([]byte, error) {
 		}
 		*list = out
 	}
-	text, err := json.MarshalIndent(&c, "", "    ")
-	if err != nil || format == "json" {
-		return text, err
+	if format == "json" {
+		return json.MarshalIndent(&c, "", "    ")
 	}
-	// JSON is YAML: reading it back keeps the order of the keys.
-	var n yaml.Node
-	if err := yaml.Unmarshal(text, &n); err != nil {
-		return nil, err
-	}
-	block(&n)
-	return yaml.Marshal(&n)
-}
-
-// block drops the JSON style of a document.
-func block(n *yaml.Node) {
-	n.Style = 0
-	for _, c := range n.Content {
-		block(c)
-	}
+	return yaml.Marshal(&c)
 }

@@ -11,6 +11,7 @@ import (
 	"io"
 	"os"
 	"path"
+	"slices"
 
 	"github.com/distribution/reference"
 	"github.com/google/go-containerregistry/pkg/name"
@@ -191,6 +192,7 @@ func (a *Archive) ociImages() ([]Named, error) {
 		return nil, fmt.Errorf("%s: index.json: %w", a.name, err)
 	}
 	var found []Named
+	var digests []v1.Hash
 	for _, d := range m.Manifests {
 		img, err := openImage(a, d)
 		if errors.Is(err, errPlatform) {
@@ -199,11 +201,15 @@ func (a *Archive) ociImages() ([]Named, error) {
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", a.name, err)
 		}
-		n := Named{Image: img}
-		if ref, err := reference.ParseDockerRef(descName(d)); err == nil {
-			n.Names = []string{ref.String()}
+		at := slices.IndexFunc(digests, func(h v1.Hash) bool { return h == d.Digest })
+		if at < 0 {
+			at = len(found)
+			found, digests = append(found, Named{Image: img}), append(digests, d.Digest)
 		}
-		found = append(found, n)
+		// One image may have several names, two of which are the same but for the tag.
+		if ref, err := reference.ParseDockerRef(descName(d)); err == nil && !slices.Contains(found[at].Names, ref.String()) {
+			found[at].Names = append(found[at].Names, ref.String())
+		}
 	}
 	if len(found) == 0 {
 		return nil, fmt.Errorf("%s: holds no image for %s", a.name, Platform.String())

@@ -65,10 +65,21 @@ func TestArchiveIsWhatLinuxKitReads(t *testing.T) {
 	if err := json.Unmarshal(b, &m); err != nil {
 		t.Fatal(err)
 	}
-	d := m.Manifests[0]
-	if d.Annotations["io.containerd.image.name"] != full || d.Annotations["org.opencontainers.image.ref.name"] != full {
-		t.Errorf("annotations are %v", d.Annotations)
+	// LinuxKit adds no tag to a name of its YAML: init: [keelson/init] must find it as well.
+	var names []string
+	for _, d := range m.Manifests {
+		names = append(names, d.Annotations["io.containerd.image.name"])
+		if d.Annotations["org.opencontainers.image.ref.name"] != names[len(names)-1] {
+			t.Errorf("annotations are %v", d.Annotations)
+		}
 	}
+	if want := []string{"docker.io/keelson/init", full}; !slices.Equal(names, want) {
+		t.Errorf("the names are %q, want %q", names, want)
+	}
+	if list, err := a.Images(); err != nil || len(list) != 1 || !slices.Equal(list[0].Names, []string{full}) {
+		t.Errorf("it is read back as %+v, %v", list, err)
+	}
+	d := m.Manifests[0]
 	if d.Platform == nil || d.Platform.String() != "linux/amd64" {
 		t.Errorf("platform is %v", d.Platform)
 	}

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -102,7 +103,9 @@ func imageOf(layer v1.Layer, opt ImportOptions) (v1.Image, error) {
 }
 
 // WriteArchive writes images as an OCI image layout in a tar, which Docker,
-// containerd and linuxkit cache import read. Same images, same bytes.
+// containerd and linuxkit cache import read. Same images, same bytes. An image
+// with the tag latest is there without a tag, too: LinuxKit looks for the name as
+// its YAML has it.
 func WriteArchive(w io.Writer, list []Named) error {
 	dir, err := os.MkdirTemp("", "mkimage-*")
 	if err != nil {
@@ -114,6 +117,11 @@ func WriteArchive(w io.Writer, list []Named) error {
 		for _, full := range n.Names {
 			if err := s.Put(full, n.Image, nil); err != nil {
 				return err
+			}
+			if bare, ok := strings.CutSuffix(full, ":latest"); ok {
+				if err := s.Put(bare, n.Image, nil); err != nil {
+					return err
+				}
 			}
 		}
 	}

@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/distribution/reference"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/types"
 	"golang.org/x/sys/unix"
@@ -63,6 +64,16 @@ func (s *Store) index() (*v1.IndexManifest, error) {
 	return &m, nil
 }
 
+// fullName is the name of an index entry as a YAML's names are expanded: LinuxKit's
+// cache keeps an image without a tag under the name that has none.
+func fullName(d v1.Descriptor) string {
+	name := descName(d)
+	if ref, err := reference.ParseDockerRef(name); err == nil {
+		return ref.String()
+	}
+	return name
+}
+
 func descName(d v1.Descriptor) string {
 	if n := d.Annotations[annotationName]; n != "" {
 		return n
@@ -76,14 +87,19 @@ func (s *Store) Image(name string) (v1.Image, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, d := range m.Manifests {
-		if descName(d) == name || byDigest(name, d) {
-			img, err := openImage(s, d)
-			if err != nil {
-				return nil, fmt.Errorf("store %s: image %s: %w", s.dir, name, err)
-			}
-			return img, nil
+	for _, named := range []func(v1.Descriptor) bool{
+		func(d v1.Descriptor) bool { return descName(d) == name || byDigest(name, d) },
+		func(d v1.Descriptor) bool { return fullName(d) == name },
+	} {
+		at := slices.IndexFunc(m.Manifests, named)
+		if at < 0 {
+			continue
 		}
+		img, err := openImage(s, m.Manifests[at])
+		if err != nil {
+			return nil, fmt.Errorf("store %s: image %s: %w", s.dir, name, err)
+		}
+		return img, nil
 	}
 	return nil, fmt.Errorf("%s: %w in store %s", name, ErrNotFound, s.dir)
 }

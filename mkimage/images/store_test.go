@@ -228,3 +228,30 @@ func TestStoreOfAnotherTool(t *testing.T) {
 		t.Errorf("got the image with %q", f)
 	}
 }
+
+// LinuxKit's cache has images whose names have no tag.
+func TestStoreWithNamesWithoutATag(t *testing.T) {
+	s := OpenStore(t.TempDir())
+	for name, contents := range map[string]string{"docker.io/keelson/init": "bare", "docker.io/you/app": "bare", "docker.io/you/app:latest": "tagged"} {
+		if err := s.Put(name, simple(t, contents), nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for short, want := range map[string]string{"keelson/init": "bare", "keelson/init:latest": "bare", "you/app": "tagged"} {
+		ref, err := ParseRef(short, "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		img, err := s.Image(ref.Name)
+		if err != nil {
+			t.Errorf("%s: %v", short, err)
+			continue
+		}
+		if got := files(t, img)["f"]; got != want {
+			t.Errorf("%s is the image with %q, want %q", short, got, want)
+		}
+	}
+	if _, err := s.Image("docker.io/keelson/init:1.2"); !errors.Is(err, ErrNotFound) {
+		t.Errorf("another tag: %v", err)
+	}
+}

@@ -85,8 +85,19 @@ func (r *Root) apply(source, entry int, hdr *tar.Header) error {
 	default:
 		return fmt.Errorf("tar entry of type %q, which no root filesystem can hold", hdr.Typeflag)
 	}
+	if in.IsDir() && r.ofAnother(name) {
+		return nil
+	}
 	_, err := r.put(name, in)
 	return err
+}
+
+// ofAnother reports whether another image has the folder name already: its mode,
+// owner and time stay, so that a later image of init: cannot open what an earlier
+// one has closed, nor close what others need.
+func (r *Root) ofAnother(name string) bool {
+	n, err := r.find(name)
+	return err == nil && n != nil && n != r.n && n.inode.IsDir() && n.image != r.t.image && !n.implied
 }
 
 // applyWhiteout removes what lower layers have. Entries of the same layer stay,

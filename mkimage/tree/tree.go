@@ -61,8 +61,9 @@ type node struct {
 	parent   *node
 	children map[string]*node
 	inode    *Inode
-	image    int // the image that put it there
-	layer    int // the layer that put it there
+	image    int  // the image that put it there
+	layer    int  // the layer that put it there
+	implied  bool // a folder that nothing has an entry for, only what lies in it
 }
 
 func (n *node) path() string {
@@ -149,6 +150,7 @@ func (r *Root) resolve(dir string, create bool) (*node, error) {
 				return nil, nil
 			}
 			next = r.t.add(cur, name, dirInode(0o755))
+			next.implied = true
 		case next.inode.Type == tar.TypeSymlink:
 			if links++; links > maxLinks {
 				return nil, fmt.Errorf("%s: more than %d symbolic links on the way", dir, maxLinks)
@@ -164,6 +166,7 @@ func (r *Root) resolve(dir string, create bool) (*node, error) {
 			}
 			next.remove()
 			next = r.t.add(cur, name, dirInode(0o755))
+			next.implied = true
 		}
 		cur = next
 	}
@@ -242,7 +245,7 @@ func (r *Root) put(name string, in *Inode) (*node, error) {
 	case old == nil:
 	case in.IsDir() && old.inode.IsDir():
 		in.origin = old
-		old.inode, old.image, old.layer = in, r.t.image, r.t.layer
+		old.inode, old.image, old.layer, old.implied = in, r.t.image, r.t.layer, false
 		return old, nil
 	case in.IsDir() && old.inode.Type == tar.TypeSymlink && old.image != r.t.image:
 		// Another image has this folder elsewhere (lib -> usr/lib): what

@@ -271,3 +271,33 @@ func TestWriterErrorEndsTheWriting(t *testing.T) {
 type failing struct{ err error }
 
 func (f failing) WriteEntry(tree.Entry, io.Reader) error { return f.err }
+
+// Each image of init: has /etc; what the first one closed stays closed.
+func TestFolderOfAnEarlierImageKeepsItsMode(t *testing.T) {
+	tr := tree.New()
+	root, err := tr.Root("/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	mode := func(e imagetest.Entry, m int64) imagetest.Entry { e.Mode = m; return e }
+	for _, layers := range [][][]imagetest.Entry{
+		{{mode(dir("etc"), 0o700), file("opt/a", "1")}, {mode(dir("etc"), 0o711)}},
+		{{mode(dir("etc"), 0o755), file("etc/a", "1"), mode(dir("opt"), 0o750)}},
+	} {
+		tr.NextImage()
+		for _, layer := range layers {
+			if err := root.Apply(source(imagetest.Tar(t, layer...))); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	// The first image's own last word, and the first word on a folder that only lay on the way.
+	for name, want := range map[string]int64{"etc": 0o711, "opt": 0o750} {
+		if got := root.Lookup(name).Mode; got != want {
+			t.Errorf("/%s has mode %o, want %o", name, got, want)
+		}
+	}
+	if err := root.Put("etc", tree.Dir(0o750)); err != nil || root.Lookup("etc").Mode != 0o750 {
+		t.Errorf("an entry of files: gives /etc mode %o, %v", root.Lookup("etc").Mode, err)
+	}
+}
