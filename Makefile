@@ -69,7 +69,7 @@ help: ## list the targets
 build: $(BIN)/init $(BIN)/service $(BIN)/containerd-shim-runc-v2 $(MKIMAGE) ## build the binaries into build/bin
 
 .PHONY: image
-image: $(B)/keelson.tar ## the init as an OCI image for linuxkit or mkimage: build/keelson.tar
+image: $(B)/keelson.tar $(B)/keelson-ctr.tar ## the init as an OCI image for linuxkit or mkimage: build/keelson.tar; and containerd's ctr: build/keelson-ctr.tar
 
 .PHONY: images
 images: $(addprefix $(STAMP)/image-,init kernel kernel-lean kernel-no-overlay kernel-watchdog busybox redis guestagent stock-runtime ctr) ## the images that the examples and tests use, into build/store
@@ -117,7 +117,7 @@ bench: build images | host-vm ## measure this tree against the budgets: a table,
 
 .PHONY: clean
 clean: ## remove what was built; Debian's packages in build/cache stay
-	rm -rf $(BIN) $(STORE) $(STAMP) $(B)/images $(B)/demo $(B)/keelson.tar $(B)/bench.json
+	rm -rf $(BIN) $(STORE) $(STAMP) $(B)/images $(B)/demo $(B)/keelson.tar $(B)/keelson-ctr.tar $(B)/bench.json
 
 .PHONY: distclean
 distclean: ## remove build/ altogether
@@ -187,7 +187,7 @@ $(B)/images/guestagent/bin/guestagent: $(BIN)/guestagent $(B)/images/busybox/bin
 $(B)/images/stock-runtime/usr/bin/runc: $(STOCK_BIN)
 	rm -rf $(B)/images/stock-runtime && mkdir -p $(@D) && install -m 0755 $^ $(@D)/ && touch $@
 
-# For whoever has containerd's own client in a debug container; keelson itself has no use for it.
+# For a debug container with containerd's own client; keelson itself has no use for it.
 $(B)/images/ctr/usr/bin/ctr: $(BIN)/stock/ctr
 	mkdir -p $(@D) && install -m 0755 $< $@
 
@@ -222,6 +222,9 @@ $(STAMP)/image-%: $(MKIMAGE)
 
 $(B)/keelson.tar: $(B)/images/init/init $(MKIMAGE)
 	$(MKIMAGE) import --output $@ --config '{"Cmd":["/init"]}' $(DEVICES) keelson/init $(B)/images/init
+
+$(B)/keelson-ctr.tar: $(B)/images/ctr/usr/bin/ctr $(MKIMAGE)
+	$(MKIMAGE) import --output $@ --config '{}' keelson/ctr $(B)/images/ctr
 
 $(B)/demo/%-initrd.img: testdata/%.yml $(MKIMAGE) $(addprefix $(STAMP)/image-,init kernel busybox redis)
 	@mkdir -p $(@D)

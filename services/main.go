@@ -1,7 +1,7 @@
 // Command service is the machine's second program, /usr/bin/service: the command
 // by which people see and steer the machine. As "service supervise" it is the
 // supervisor that PID 1 keeps running, under the name containerd it is the trimmed
-// containerd, and the kernel runs it as its modprobe. One file for all, because the
+// containerd, as ctr it says where the real one is, and the kernel runs it as its modprobe. One file for all, because the
 // root lives in memory and they share most of their code.
 //
 // It must stay cheap to start: the kernel and PID 1 both start it.
@@ -22,6 +22,8 @@ func main() {
 	switch {
 	case name == "containerd":
 		os.Exit(containerd.Main(os.Args[1:]))
+	case name == "ctr":
+		os.Exit(cli.NoCtr(os.Stderr))
 	case modules.IsModprobe(os.Args):
 		os.Exit(modules.ModprobeMain(os.Args[1:]))
 	case cli.OwnStep(name, os.Stdout):

@@ -108,6 +108,19 @@ func (n *noted) codeFor(a *app, code int) int {
 	return a.fail(n.err)
 }
 
+// NoCtr answers for /usr/bin/ctr of an image without containerd's own client, which
+// containers bind, and returns the exit code of a shell that finds no such command.
+func NoCtr(out io.Writer) int {
+	fmt.Fprint(out, `ctr: containerd's client is not in this image. Add the image that has it to init:, after keelson/init:
+  init:
+    - keelson/init
+    - keelson/ctr
+(make image writes build/keelson-ctr.tar; linuxkit cache import or mkimage import takes it.)
+Without it: service list, service logs NAME and service exec NAME CMD show and steer the containers.
+`)
+	return codeProgram
+}
+
 // OwnStep answers for a link in /etc/init.d or /etc/shutdown.d that names a step
 // which the supervisor does by itself, and reports whether name is one.
 func OwnStep(name string, out io.Writer) bool {

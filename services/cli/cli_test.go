@@ -911,3 +911,11 @@ func TestWords(t *testing.T) {
 		}
 	}
 }
+
+// What the containers bind as /usr/bin/ctr tells where the real one is.
+func TestNoCtr(t *testing.T) {
+	var b bytes.Buffer
+	if code := NoCtr(&b); code != 127 || !strings.Contains(b.String(), "    - keelson/ctr\n") || !strings.Contains(b.String(), "build/keelson-ctr.tar") {
+		t.Errorf("exits with %d: %s", code, b.String())
+	}
+}

@@ -62,8 +62,9 @@ while read -r path; do
 done <"$out/files"
 cp "$source/modules.builtin" "$source/modules.builtin.modinfo" "$source/modules.order" "$target/"
 PATH=$PATH:/usr/sbin:/sbin depmod -b "$out/tree" "$version"
-# Indexes for programs that keelson's images do not have; the text ones are what is read.
-rm -f "$target"/*.bin "$target/modules.order" "$target/modules.builtin.modinfo" "$target/modules.devname" "$target/modules.symbols"
+# Indexes for programs that keelson's images do not have; the text ones are what is read, modules.devname among them:
+# the device nodes whose first use loads their module.
+rm -f "$target"/*.bin "$target/modules.order" "$target/modules.builtin.modinfo" "$target/modules.symbols"
 
 tar --sort=name --mtime=@0 --owner=0 --group=0 --numeric-owner --mode=u+rwX,go+rX,go-w \
 	-C "$out/tree" -cf "$out/kernel.tar" lib
