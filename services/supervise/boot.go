@@ -37,6 +37,7 @@ func (s *Supervisor) boot(bootCtx, ctx context.Context) {
 	}
 	s.step("banner", s.banner)
 	s.scripts(bootCtx, initScripts, "", stepVolumes, scriptBound)
+	s.settleMemlogd(bootCtx)
 	s.step("volumes", s.mountVolumes)
 	s.scripts(bootCtx, initScripts, stepVolumes, stepOnboot, scriptBound)
 

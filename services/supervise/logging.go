@@ -20,7 +20,14 @@ const (
 	// socketDir is where LinuxKit's programs look for memlogd's sockets.
 	socketDir = "/run"
 	// imageMemlogd is what an image has that brings a memlogd of its own.
-	imageMemlogd = "/etc/init.d/002-logging"
+	imageMemlogd = initScripts + "/" + stepLogging
+	// memlogdBound is how long the socket of the image's memlogd may take after the
+	// script that starts it is over.
+	memlogdBound = 5 * time.Second
+	memlogdPoll  = 20 * time.Millisecond
+	// Who serves memlogd's sockets, once that is known, for a next supervisor.
+	memlogdOurs    = "memlogd.keelson"
+	memlogdImageIs = "memlogd.image"
 	// kernelAfter is when the kernel's messages are looked at: there are hundreds,
 	// and no container should wait for them.
 	kernelAfter = time.Second
@@ -35,6 +42,8 @@ type logging struct {
 	cancel     context.CancelFunc
 	kernel     chan *kmsg.Reader // gets the reader once there is one, and is closed
 	forwarders []*forward.Forwarder
+	forward    func(forward.Target) // starts another one
+	kept       *hold.Hold           // memlogd's sockets, and what was handed over
 }
 
 // startLogging lets others write to and read from the machine's logs, and sends
@@ -54,21 +63,18 @@ func (s *Supervisor) startLogging() {
 			s.con.Warn("keelson", "%v", err)
 		}
 	}
-	kept := hold.FromEnv() // first of all, so that no program which is started inherits it
-	targets := s.words.forward
-	if imageHasMemlogd() { // its sockets, not ours
-		targets = append(targets, forward.Memlogd(filepath.Join(socketDir, memlog.WriteSocket)))
-	} else {
-		s.serveMemlogd(kept)
-	}
+	s.logging.kept = hold.FromEnv() // first of all, so that no program which is started inherits it
 	var ctx context.Context
 	ctx, s.logging.cancel = context.WithCancel(context.Background())
-	for _, t := range targets {
+	s.logging.forward = func(t forward.Target) {
 		s.logging.forwarders = append(s.logging.forwarders, forward.Start(ctx, forward.Config{
 			Target: t, Store: s.logs, Dir: s.cfg.RunDir, Now: console.Now, Wall: wallAt,
 			Info: func(format string, a ...any) { s.con.Line("forward", format, a...) },
 			Warn: func(format string, a ...any) { s.con.Warn("forward", format, a...) },
 		}))
+	}
+	for _, t := range s.words.forward {
+		s.logging.forward(t)
 	}
 	s.logging.kernel = make(chan *kmsg.Reader, 1)
 	go func() {
@@ -87,10 +93,71 @@ func (s *Supervisor) startLogging() {
 	}()
 }
 
+// openMemlogd serves memlogd's sockets where the image has no memlogd of its own, or
+// goes on with what an earlier supervisor found out about that one. The first
+// supervisor finds out in settleMemlogd.
+func (s *Supervisor) openMemlogd() {
+	switch {
+	case !imageHasMemlogd():
+		s.serveMemlogd()
+	case s.progress.Done(memlogdImageIs):
+		s.logging.forward(forward.Memlogd(filepath.Join(socketDir, memlog.WriteSocket)))
+	case s.progress.Done(memlogdOurs):
+		s.serveMemlogd()
+	}
+}
+
+// settleMemlogd finds out, once the image's script has had its turn, whether its
+// memlogd listens, and serves the sockets where it does not: programs that log to
+// them must find somebody.
+func (s *Supervisor) settleMemlogd(ctx context.Context) {
+	if !imageHasMemlogd() || s.progress.Done(memlogdImageIs) || s.progress.Done(memlogdOurs) {
+		return
+	}
+	socket := filepath.Join(socketDir, memlog.WriteSocket)
+	bound := memlogdBound
+	if s.failed[imageMemlogd] {
+		bound = 0
+	}
+	if awaitSocket(ctx, socket, bound) {
+		s.progress.SetDone(memlogdImageIs)
+		s.logging.forward(forward.Memlogd(socket))
+		return
+	}
+	if ctx.Err() != nil {
+		return // the shutdown comes first
+	}
+	if bound > 0 { // else its failure has been reported
+		s.con.Warn("memlogd", "%s has not made %s within %v: keelson serves it", imageMemlogd, socket, bound)
+	}
+	s.progress.SetDone(memlogdOurs)
+	s.serveMemlogd()
+}
+
+// awaitSocket reports whether there is a socket of that path within the bound.
+func awaitSocket(ctx context.Context, path string, bound time.Duration) bool {
+	late := time.NewTimer(bound)
+	defer late.Stop()
+	again := time.NewTicker(memlogdPoll)
+	defer again.Stop()
+	for {
+		if fi, err := os.Lstat(path); err == nil && fi.Mode()&os.ModeSocket != 0 {
+			return true
+		}
+		select {
+		case <-again.C:
+		case <-late.C:
+			return false
+		case <-ctx.Done():
+			return false
+		}
+	}
+}
+
 // serveMemlogd opens the sockets of a memlogd.
-func (s *Supervisor) serveMemlogd(kept *hold.Hold) {
+func (s *Supervisor) serveMemlogd() {
 	warn := func(format string, a ...any) { s.con.Warn("memlogd", format, a...) }
-	_, err := memlog.Listen(memlog.Config{Dir: socketDir, Store: s.logs, Hold: kept, Wall: wallAt, Warn: warn})
+	_, err := memlog.Listen(memlog.Config{Dir: socketDir, Store: s.logs, Hold: s.logging.kept, Wall: wallAt, Warn: warn})
 	if err != nil {
 		warn("%v", err)
 	}

@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -21,6 +23,7 @@ import (
 // names put them.
 const (
 	initScripts     = "/etc/init.d"
+	stepLogging     = "002-logging"
 	stepVolumes     = "005-volumes"
 	stepOnboot      = "010-onboot"
 	stepServices    = "020-containerd"
@@ -91,11 +94,7 @@ func (s *Supervisor) script(ctx context.Context, path string, bound time.Duratio
 	_ = w.Close()
 	if err != nil {
 		out.Close(false)
-		if errors.Is(err, unix.ENOENT) {
-			s.con.Error(name, "%s: its interpreter is not in the image: add an init image that has it, or leave the script out", path)
-			return
-		}
-		s.con.Error(name, "%v", err)
+		s.cannotRun(path, err)
 		return
 	}
 	// The supervisor is spared by the OOM killer; what a script starts is not.
@@ -109,6 +108,7 @@ func (s *Supervisor) script(ctx context.Context, path string, bound time.Duratio
 		out.Drain()
 		s.scriptOver(path, boot, err)
 		if err != nil {
+			s.failed[path] = true
 			s.con.Error(name, "%s: %v after %.3fs; going on", path, err, time.Since(began).Seconds())
 			return
 		}
@@ -118,6 +118,67 @@ func (s *Supervisor) script(ctx context.Context, path string, bound time.Duratio
 		s.con.Warn(name, "%s: still running after %v; going on without it", path, bound)
 	case <-ctx.Done():
 	}
+}
+
+// instead is what becomes of the work of LinuxKit's own scripts, which are known by
+// their names, where one cannot be run.
+var instead = map[string]string{
+	"000-issue": "the banner is shown all the same",
+	"001-getty": "it starts no login: run getty as a service",
+	stepLogging: "keelson serves memlogd's sockets itself",
+}
+
+// shellRemedy is given once: there may be many scripts.
+const shellRemedy = "; scripts take an image with their interpreter in init:, such as busybox for /bin/sh"
+
+// cannotRun reports a script that could not be started, and what that means.
+func (s *Supervisor) cannotRun(path string, err error) {
+	name := filepath.Base(path)
+	text := path + ": " + whyNotRun(path, err)
+	what, known := instead[name]
+	if known {
+		text += ": " + what
+	}
+	if !errors.Is(err, unix.EACCES) && len(s.failed) == 0 {
+		text += shellRemedy
+	}
+	s.failed[path] = true
+	if known {
+		s.con.Warn(name, "%s", text)
+		return
+	}
+	s.con.Error(name, "%s", text)
+}
+
+// whyNotRun is why a script could not be started, in words.
+func whyNotRun(path string, err error) string {
+	switch {
+	case errors.Is(err, unix.ENOENT):
+		if interpreter := interpreterOf(path); interpreter != "" {
+			return "needs " + interpreter + ", which is not in the machine's root"
+		}
+		return "needs a loader or libraries that are not in the machine's root: link it statically"
+	case errors.Is(err, unix.ENOEXEC):
+		return "is neither a binary for this machine nor a script whose first line names its interpreter, such as #!/bin/sh"
+	}
+	return err.Error()
+}
+
+// interpreterOf is what the first line of a script names, "" where it names none.
+func interpreterOf(path string) string {
+	f, err := os.Open(path)
+	if err != nil {
+		return ""
+	}
+	defer f.Close()
+	head := make([]byte, 256)
+	n, _ := io.ReadFull(f, head)
+	line, _, _ := strings.Cut(string(head[:n]), "\n")
+	words, ok := strings.CutPrefix(line, "#!")
+	if fields := strings.Fields(words); ok && len(fields) > 0 {
+		return fields[0]
+	}
+	return ""
 }
 
 // scriptOver notes when a script of the boot began and that it is over.

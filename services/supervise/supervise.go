@@ -124,6 +124,7 @@ type Supervisor struct {
 	modules  *modules.Index
 	autoload *autoload.Log    // who makes the kernel load modules; nil in a container
 	events   *uevent.Listener // nil where the kernel's device events cannot be had
+	failed   map[string]bool  // scripts of the image that could not be run, or failed
 	buttons  *power.Buttons   // open before anybody is told that the boot is complete; nil in a container
 
 	mu    sync.Mutex
@@ -156,7 +157,7 @@ func Run(cfg Config) int {
 	_ = rtsignal.Default() // PID 1 ignores them, and that is inherited
 	lean := hugepages.Refuse()
 
-	s := &Supervisor{cfg: cfg, con: console.New(consoles(cfg)...), hub: events.New(console.Now)}
+	s := &Supervisor{cfg: cfg, con: console.New(consoles(cfg)...), hub: events.New(console.Now), failed: map[string]bool{}}
 	s.routeLog()
 	if lean != nil {
 		s.con.Warn("keelson", "the supervisor takes more memory than it needs: %v", lean)
@@ -168,6 +169,7 @@ func Run(cfg Config) int {
 	s.startLogging()
 	s.progress = openProgress(filepath.Join(cfg.RunDir, "boot.json"),
 		func(format string, a ...any) { s.con.Warn("keelson", format, a...) })
+	s.openMemlogd()
 	s.times = openTimeline(filepath.Join(cfg.RunDir, "timeline.json"), console.Now,
 		func(format string, a ...any) { s.con.Warn("keelson", format, a...) })
 	s.limits = openLimits(cfg.RunDir, s.con.Warn, s.hub.Publish)
