@@ -101,7 +101,7 @@ func (s *Service) killBy(d time.Duration) {
 
 // lookAlone kills what cannot end by itself: a first process that has no handler for
 // the stop signal, once the others, which got it, have ended and it went on all the
-// same. It is looked for twice, as it may be about to end.
+// same, alone or with the same commands once more. It is looked for twice, as it may be about to end.
 func (s *Service) lookAlone() {
 	s.look = s.cfg.After(aloneBound)
 	switch was := s.alone; {

@@ -32,7 +32,15 @@ func (t *running) Stop(sig unix.Signal) (heard bool, err error) {
 	if !t.deaf {
 		return true, nil // gone, or it gets the signal
 	}
-	for _, pid := range t.others() {
+	others := t.others()
+	t.told, t.commands = map[string]bool{}, map[string]bool{}
+	for _, pid := range others {
+		t.told[identity(pid)] = true
+		if command := commandOf(pid); command != "" {
+			t.commands[command] = true
+		}
+	}
+	for _, pid := range others {
 		if unix.Kill(pid, sig) == nil {
 			heard = true
 		}
@@ -41,8 +49,9 @@ func (t *running) Stop(sig unix.Signal) (heard bool, err error) {
 }
 
 // Alone reports whether the signal has done all it can: the first process did not
-// hear it and does not, and there are no others whose end it may wait for, nor were
-// there any since the last look: a script may be at its last commands.
+// hear it and does not, and either there are no others whose end it may wait for, nor
+// were there any since the last look, as a script may be at its last commands; or it
+// goes on as before.
 func (t *running) Alone(sig unix.Signal) bool {
 	if !t.deaf {
 		return false // it may have taken its handler away and be at its last work
@@ -50,7 +59,41 @@ func (t *running) Alone(sig unix.Signal) bool {
 	deaf, err := deafTo(fmt.Sprintf("/proc/%d/status", t.PID()), sig)
 	was := t.reaped
 	t.reaped = reaped(t.PID())
-	return err == nil && deaf && len(t.others()) == 0 && (was == "" || was == t.reaped)
+	if err != nil || !deaf {
+		return false
+	}
+	others := t.others()
+	if len(others) == 0 {
+		return was == "" || was == t.reaped
+	}
+	return t.goesOn(others)
+}
+
+// goesOn reports whether the first process does what it did before the signal: all
+// who got that have ended, and one of their commands runs again. A loop of a shell,
+// which starts "sleep 1" once more, goes on; a script that does its last work runs
+// other commands than before.
+func (t *running) goesOn(others []int) bool {
+	again := false
+	for _, pid := range others {
+		if t.told[identity(pid)] {
+			return false // it may be at its own last work
+		}
+		again = again || t.commands[commandOf(pid)]
+	}
+	return again
+}
+
+// identity tells a process from another one that has its number later.
+func identity(pid int) string {
+	start, _ := pidfd.Stat(pid, 22) // "" of one that has ended
+	return fmt.Sprintf("%d.%s", pid, start)
+}
+
+// commandOf is the command line of a process, "" of one that has ended.
+func commandOf(pid int) string {
+	line, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+	return string(line)
 }
 
 // reaped is a figure that grows with each child of a process that it has waited for:

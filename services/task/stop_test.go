@@ -10,6 +10,7 @@ import (
 	"slices"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -144,4 +145,66 @@ func TestStopOfOneThatDoesNotHear(t *testing.T) {
 	if !task.Alone(unix.SIGTERM) {
 		t.Error("what has run nothing more is not alone")
 	}
+}
+
+// A loop of a shell always has a child, and starts it again when it gets the signal.
+func TestStopOfALoop(t *testing.T) {
+	task, _, lines := firstOfNamespace(t, `echo up; while :; do sleep 300; echo again; done`)
+	awaitOther(t, task, "sleep\x00300\x00")
+	if heard, err := task.Stop(unix.SIGTERM); !heard || err != nil {
+		t.Fatalf("heard %v, %v", heard, err)
+	}
+	if _, err := lines.ReadString('\n'); err != nil {
+		t.Fatal(err)
+	}
+	awaitOther(t, task, "sleep\x00300\x00")
+	if !task.Alone(unix.SIGTERM) {
+		t.Error("a loop that goes on as before may go on")
+	}
+}
+
+// What runs after the command that was there is its last work, as long as that takes.
+func TestStopOfOneWithLastWork(t *testing.T) {
+	task, _, lines := firstOfNamespace(t, `echo up; sleep 300; echo closing; while :; do sleep 0.01; sleep 301; done`)
+	awaitOther(t, task, "sleep\x00300\x00")
+	if heard, err := task.Stop(unix.SIGTERM); !heard || err != nil {
+		t.Fatalf("heard %v, %v", heard, err)
+	}
+	if _, err := lines.ReadString('\n'); err != nil {
+		t.Fatal(err)
+	}
+	awaitOther(t, task, "sleep\x00301\x00")
+	if task.Alone(unix.SIGTERM) {
+		t.Error("what is at its last work counts as one that goes on as before")
+	}
+}
+
+// One of those that got the signal is at its last work, whatever the first process does.
+func TestStopOfALoopBesideOneThatFinishes(t *testing.T) {
+	task, _, lines := firstOfNamespace(t, `(trap 'sleep 302' TERM; sleep 303) & echo up; while :; do sleep 300; echo again; done`)
+	awaitOther(t, task, "sleep\x00300\x00")
+	awaitOther(t, task, "sleep\x00303\x00")
+	if heard, err := task.Stop(unix.SIGTERM); !heard || err != nil {
+		t.Fatalf("heard %v, %v", heard, err)
+	}
+	if _, err := lines.ReadString('\n'); err != nil {
+		t.Fatal(err)
+	}
+	awaitOther(t, task, "sleep\x00300\x00")
+	awaitOther(t, task, "sleep\x00302\x00")
+	if task.Alone(unix.SIGTERM) {
+		t.Error("the container counts as one that goes on while another process finishes its work")
+	}
+}
+
+// awaitOther waits until a process with this command line runs beside the first one.
+func awaitOther(t *testing.T, task *running, command string) {
+	t.Helper()
+	for range 1000 {
+		if slices.ContainsFunc(task.others(), func(pid int) bool { return commandOf(pid) == command }) {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	t.Fatalf("nothing runs as %q", command)
 }
