@@ -9,6 +9,7 @@ package bundle
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -80,7 +81,7 @@ type Bundle struct {
 	Dir     string // its folder, absolute
 	Section Section
 	Name    string // the folder's name: NAME, or NNN-NAME for a one-shot
-	ID      string // the container's ID in containerd
+	ID      string // the container's ID in containerd: FullName, where containerd accepts that
 	Spec    *specs.Spec
 	Runtime Runtime
 	// Service is the policy of a service, OneShot that of an onboot or
@@ -111,20 +112,43 @@ func CheckCgroupsPath(path string) error {
 	return nil
 }
 
-// idPattern is what containerd accepts as an identifier.
+// idPattern and maxID are what containerd accepts as an identifier.
 var idPattern = regexp.MustCompile(`^[A-Za-z0-9]+(?:[._-][A-Za-z0-9]+)*$`)
+
+const (
+	maxID     = 76
+	maxPrefix = 40 // how much of a name goes into its mapped ID
+)
+
+// mappedID is the ID of a one-shot whose name containerd does not accept. LinuxKit
+// runs one-shots without containerd, so their names are free. It is the same for the
+// same name, and two names have two: the hash is of all of the name. No other ID has
+// the section and a dash in front.
+func mappedID(section Section, name string) string {
+	words := strings.FieldsFunc(name, func(r rune) bool { return !idLetter(r) })
+	prefix := strings.Join(words, "-")
+	if len(prefix) > maxPrefix {
+		prefix = strings.TrimRight(prefix[:maxPrefix], "-")
+	}
+	return strings.TrimSuffix(string(section)+"-"+prefix, "-") + fmt.Sprintf(".%x", sha256.Sum256([]byte(name)))[:17]
+}
+
+func idLetter(r rune) bool {
+	return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9'
+}
 
 // Load reads the container folder dir. On an error the Bundle still carries
 // what is known (name, ID, and policy where config.json was readable), so that
 // the failure can be dealt with as the container's policy says.
 func Load(section Section, dir string) (*Bundle, error) {
 	b := &Bundle{Dir: dir, Section: section, Name: filepath.Base(dir)}
-	b.ID = b.Name
-	if section != Services {
-		b.ID = string(section) + "." + b.Name
+	b.ID = b.FullName()
+	fits := idPattern.MatchString(b.ID) && len(b.ID) <= maxID
+	if !fits && section != Services {
+		b.ID, fits = mappedID(section, b.Name), true
 	}
 	b.parsePolicy(nil)
-	if !idPattern.MatchString(b.ID) || len(b.ID) > 76 {
+	if !fits {
 		return b, fmt.Errorf("%s: the name %q cannot be a container's: use letters, digits and single '.', '_' or '-' between them, 76 at most", dir, b.Name)
 	}
 	spec := &specs.Spec{}
@@ -176,6 +200,15 @@ func (b *Bundle) Walls() policy.Walls {
 		return b.Service.Walls
 	}
 	return b.OneShot.Walls
+}
+
+// FullName is the name of the container's output in files and at log sockets: the
+// user's, with the section in front of a one-shot's.
+func (b *Bundle) FullName() string {
+	if b.Section != Services {
+		return string(b.Section) + "." + b.Name
+	}
+	return b.Name
 }
 
 // Label is the container's name as the user wrote it, for people to read: a

@@ -91,7 +91,8 @@ func TestErrors(t *testing.T) {
 		{"no image", "onboot:\n  - name: a\n", []string{"t.yml:2: onboot[0]: has no image:, which it needs"}},
 		{"two services of one name", image("  - name: web\n    image: redis\n"), []string{`t.yml:4: services[1].name: "web" is already on line 2; each service needs a name of its own`}},
 		{"bad service name", "services:\n  - name: my/web\n    image: nginx\n", []string{`t.yml:2: services[0].name: "my/web" is no name for a service: letters and digits, single . _ - between them, at most 76 in all`}},
-		{"bad name", "onboot:\n  - name: ..\n    image: nginx\n", []string{`t.yml:2: onboot[0].name: ".." is no name for a container: letters and digits, single . _ - between them, at most 61 in all`}},
+		{"service name that containerd refuses", "services:\n  - name: a--b\n    image: nginx\n", []string{`t.yml:2: services[0].name: "a--b" is no name for a service: letters and digits, single . _ - between them, at most 76 in all`}},
+		{"bad name", "onboot:\n  - name: a b\n    image: nginx\n", []string{`t.yml:2: onboot[0].name: "a b" is no name for a container: letters, digits and . _ + - only, at most 200 in all`}},
 		{"bad image", "init:\n  - Nginx:latest\n", []string{`t.yml:2: init[0]: "Nginx:latest" is no image name (invalid reference format: repository name (library/Nginx) must be lowercase); a name looks like nginx, you/app:1.2 or registry.example.com/you/app:1.2`}},
 		{"empty image", "init: ['']\n", []string{"t.yml:1: init[0]: is empty; name an image, such as nginx or you/app:1.2"}},
 

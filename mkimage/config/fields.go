@@ -16,15 +16,18 @@ import (
 
 var (
 	volumeName = regexp.MustCompile(`^[a-z0-9_-]+$`)
-	// containerd's rule for the ID of a container (pkg/identifiers).
+	// containerd's rule for the ID of a container (pkg/identifiers), which is LinuxKit's
+	// for services.
 	serviceName = regexp.MustCompile(`^[A-Za-z0-9]+([._-][A-Za-z0-9]+)*$`)
+	// runc's rule for the ID of a container, which is LinuxKit's for one-shots.
+	oneShotName = regexp.MustCompile(`^[A-Za-z0-9_.+-]+$`)
 )
 
-// maxName is containerd's longest ID; a one-shot's has its section and a number in
-// front, "onshutdown.000-" at most.
+// maxName is containerd's longest ID. A one-shot's name is part of a file's, which
+// has 255 letters at most, the section, a number and ".out.log" among them.
 const (
 	maxName        = 76
-	maxOneShotName = maxName - len("onshutdown.000-")
+	maxOneShotName = 200
 )
 
 func oneOf(words ...string) func(*checker, string, *value) {
@@ -42,8 +45,8 @@ func checkServiceName(c *checker, field string, v *value) {
 }
 
 func checkOneShotName(c *checker, field string, v *value) {
-	if n := v.text(); !serviceName.MatchString(n) || len(n) > maxOneShotName {
-		c.add(v.line, field, "%q is no name for a container: letters and digits, single . _ - between them, at most %d in all", n, maxOneShotName)
+	if n := v.text(); !oneShotName.MatchString(n) || len(n) > maxOneShotName {
+		c.add(v.line, field, "%q is no name for a container: letters, digits and . _ + - only, at most %d in all", n, maxOneShotName)
 	}
 }
 

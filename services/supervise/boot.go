@@ -199,7 +199,7 @@ func (s *Supervisor) oneShots(section bundle.Section) *onboot.Runner {
 	return &onboot.Runner{
 		Tasks: s.tasks, Console: s.con, Progress: &oneShotProgress{progress: s.progress, times: s.times, section: section}, Now: console.Now, Resumed: s.resumed, ShowOutput: s.words.runcConsole,
 		OpenOutput: func(b *bundle.Bundle, onLine func(string)) (onboot.Output, error) {
-			return s.openOutput(b, filepath.Join(s.cfg.OneShotLog, string(section), b.ID), b.OneShot.LogDrop, onLine)
+			return s.openOutput(b, filepath.Join(s.cfg.OneShotLog, string(section), b.FullName()), b.OneShot.LogDrop, onLine)
 		},
 	}
 }

@@ -8,10 +8,12 @@ import (
 	"strings"
 	"time"
 
+	"keelson/internal/bundle"
 	"keelson/internal/clock"
 	"keelson/internal/console"
 	"keelson/internal/hotplug"
 	"keelson/internal/modules"
+	"keelson/internal/mounts"
 	"keelson/internal/network"
 	"keelson/internal/policy"
 	"keelson/internal/power"
@@ -109,6 +111,32 @@ func (s *Supervisor) loadModules(ctx context.Context) {
 	}
 	if len(loaded) > 0 {
 		s.con.Line("modules", "%s in %.3fs", strings.Join(loaded, " "), (console.Now() - began).Seconds())
+	}
+}
+
+// loadFor loads the modules that a container's configuration asks for and that the
+// kernel would not ask for by itself. What the image does not have is left out: the
+// container's own failure tells what is missing.
+func (s *Supervisor) loadFor(ctx context.Context, b *bundle.Bundle) {
+	names := b.Modules()
+	if len(names) == 0 || s.cfg.Container {
+		return
+	}
+	index := s.modules
+	if index == nil { // a supervisor that did not do the coldplug
+		index, _ = modules.Open(modules.Running())
+	}
+	for _, name := range names {
+		if err := index.Load(ctx, name); err != nil && !errors.Is(err, modules.ErrNotFound) {
+			s.con.Warn(b.Label(), "%v", err)
+		}
+	}
+	if slices.Contains(names, "binfmt_misc") {
+		// PID 1 has mounted it where the kernel had it from the start.
+		m := mounts.Entry{Source: "binfmt_misc", Target: bundle.BinfmtMisc, Type: "binfmt_misc", Options: []string{"nosuid", "nodev", "noexec"}}
+		if _, err := m.Ensure(); err != nil {
+			s.con.Warn(b.Label(), "mount %s: %v", bundle.BinfmtMisc, err)
+		}
 	}
 }
 

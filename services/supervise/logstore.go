@@ -124,7 +124,7 @@ func mountLogs(dir string, size int64) error {
 // BASE.out.log.
 func (s *Supervisor) openOutput(b *bundle.Bundle, base string, drop bool, onLine func(string)) (*capture.Output, error) {
 	return s.capture.OpenOutput(capture.OutputConfig{
-		Source: b.ID, Pipes: filepath.Join(s.cfg.RunDir, "io", b.ID), Base: base, Drop: drop, OnLine: onLine,
+		Source: b.FullName(), Pipes: filepath.Join(s.cfg.RunDir, "io", b.FullName()), Base: base, Drop: drop, OnLine: onLine,
 		Warn: func(format string, a ...any) { s.con.Warn(b.Label(), format, a...) },
 	})
 }

@@ -281,6 +281,7 @@ func (s *Supervisor) startContainerd(ctx context.Context) error {
 			return s.keeper.Ready(ctx)
 		},
 		Writers:   sync.OnceValue(s.writers),
+		Prepare:   s.loadFor,
 		NotifyDir: filepath.Join(s.cfg.RunDir, "notify"), ExecDir: filepath.Join(s.cfg.RunDir, "probes"),
 		Limits: resources.NewWatcher(), OnHit: s.limits.hit, OnEnd: s.limits.ended,
 	}

@@ -46,7 +46,7 @@ func (r *Runtime) watch(b *bundle.Bundle) *resources.Watch {
 		}
 	})
 	if err != nil {
-		slog.Warn("limits that it hits will be told at its end only: "+err.Error(), "container", b.ID)
+		slog.Warn("limits that it hits will be told at its end only: "+err.Error(), "container", b.FullName())
 	}
 	return watch
 }

@@ -64,7 +64,7 @@ func (r *Runtime) clearRemains(b *bundle.Bundle, err error) bool {
 		_ = os.WriteFile(filepath.Join(r.CgroupRoot, b.CgroupsPath(), "cgroup.kill"), []byte("1"), 0)
 	}
 	if err := r.removeTask(b); err != nil {
-		slog.Warn("what is left of an earlier task cannot be removed: "+err.Error(), "container", b.ID)
+		slog.Warn("what is left of an earlier task cannot be removed: "+err.Error(), "container", b.FullName())
 		return false
 	}
 	return true

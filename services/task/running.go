@@ -30,8 +30,9 @@ type Task interface {
 	Wait(ctx context.Context) (Exit, error)
 	// Stop sends the stop signal and reports whether anybody will hear it.
 	Stop(sig unix.Signal) (heard bool, err error)
-	// Alone reports whether only the first process is left, and has started no others
-	// since it was last asked, and could not hear the signal of the last Stop.
+	// Alone reports whether the first process could not hear the signal of the last
+	// Stop, and either is left alone and has started no others since it was last asked,
+	// or goes on as it did before.
 	Alone(sig unix.Signal) bool
 	// Signal sends a signal to the first process.
 	Signal(sig unix.Signal) error
@@ -48,6 +49,8 @@ type running struct {
 	// Of the caller of Stop and Alone.
 	deaf   bool   // the first process could not hear the last Stop
 	reaped string // what it had waited for at the last look, "" before the first
+	// The other processes that the last Stop sent the signal to, and their commands.
+	told, commands map[string]bool
 }
 
 // Exit is how a task ended.
@@ -190,7 +193,7 @@ func (t *running) Kill() error {
 			return nil
 		}
 		if !errors.Is(err, os.ErrNotExist) {
-			slog.Warn("kill the cgroup", "container", t.bundle.ID, "err", err)
+			slog.Warn("kill the cgroup", "container", t.bundle.FullName(), "err", err)
 		}
 	}
 	return t.process.Signal(unix.SIGKILL)

@@ -59,6 +59,10 @@ type Runtime struct {
 	// container is started for which it matters; nil for none.
 	Writers func() *safepath.Writers
 
+	// Prepare makes the kernel able to give a container what its configuration asks
+	// for, before anything is mounted for it. Nil is for nothing.
+	Prepare func(ctx context.Context, b *bundle.Bundle)
+
 	// NotifyDir holds a folder for the socket of each service that says itself how
 	// it is, ExecDir a pipe for each command that is run in a container.
 	NotifyDir, ExecDir string
@@ -94,6 +98,9 @@ func (r *Runtime) Start(ctx context.Context, b *bundle.Bundle, io Streams) (Task
 		}
 		if fi, err := os.Stat(filepath.Dir(b.Rootfs())); err != nil || !fi.IsDir() {
 			return nil, fmt.Errorf("%s: root.path: %s is not there", filepath.Join(b.Dir, "config.json"), b.Rootfs())
+		}
+		if r.Prepare != nil {
+			r.Prepare(ctx, b)
 		}
 		paths := r.paths(b)
 		if err := prepare.Before(ctx, b, paths); err != nil {
@@ -212,7 +219,7 @@ func (r *Runtime) pin(b *bundle.Bundle, paths *safepath.Resolver) (pinned *bundl
 	copied.Spec = s
 	return &copied, sync.OnceFunc(func() {
 		if err := unpin(); err != nil {
-			slog.Warn(err.Error(), "container", b.ID)
+			slog.Warn(err.Error(), "container", b.FullName())
 		}
 	}), nil
 }
@@ -376,10 +383,10 @@ func (r *Runtime) Remove(ctx context.Context, b *bundle.Bundle) {
 	if err == nil {
 		r.forget(ctx, b)
 	} else {
-		slog.Warn("its task is left to the next start: "+err.Error(), "container", b.ID)
+		slog.Warn("its task is left to the next start: "+err.Error(), "container", b.FullName())
 	}
 	if err := prepare.Cleanup(context.WithoutCancel(ctx), b, r.paths(b)); err != nil {
-		slog.Warn(err.Error(), "container", b.ID)
+		slog.Warn(err.Error(), "container", b.FullName())
 	}
 }
 
@@ -389,7 +396,7 @@ func (r *Runtime) forget(ctx context.Context, b *bundle.Bundle) {
 		err := r.delete(ctx, b)
 		if !errdefs.IsFailedPrecondition(err) {
 			if err != nil && !errdefs.IsNotFound(err) {
-				slog.Warn("remove the task: "+err.Error(), "container", b.ID)
+				slog.Warn("remove the task: "+err.Error(), "container", b.FullName())
 				if errdefs.IsDeadlineExceeded(err) {
 					return // a containerd that is stuck will not remove the record either
 				}
@@ -406,7 +413,7 @@ func (r *Runtime) forget(ctx context.Context, b *bundle.Bundle) {
 	defer cancel()
 	_, err := r.Client.containers.Delete(dctx, &containersapi.DeleteContainerRequest{ID: b.ID})
 	if err = native(err); err != nil && !errdefs.IsNotFound(err) {
-		slog.Warn("remove the container: "+err.Error(), "container", b.ID)
+		slog.Warn("remove the container: "+err.Error(), "container", b.FullName())
 	}
 }
 
