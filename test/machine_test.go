@@ -51,6 +51,7 @@ type setup struct {
 	file  string            // an image YAML of ../testdata or testdata
 	yaml  string            // or its text
 	swap  map[string]string // replacements in the text: images by others
+	dir   string            // where the tarballs are that the image names, if it names any
 	agent bool              // add the agent
 	files []file            // put over the root that mkimage made
 	qemu.Config
@@ -115,7 +116,10 @@ func image(t *testing.T, s setup) qemu.Config {
 		}
 		s.yaml = strings.ReplaceAll(s.yaml, from, to)
 	}
-	dir := t.TempDir()
+	dir := s.dir
+	if dir == "" {
+		dir = t.TempDir()
+	}
 	source := filepath.Join(dir, "image.yml")
 	if err := os.WriteFile(source, []byte(s.yaml), 0o644); err != nil {
 		t.Fatal(err)

@@ -204,11 +204,14 @@ func (s *Supervisor) oneShots(section bundle.Section) *onboot.Runner {
 	}
 }
 
-// containerdFolder makes the folder that debug containers bind, and that a disk
-// may be mounted over: nothing of ours lies in it.
-func containerdFolder() error {
-	if err := os.MkdirAll("/var/lib/containerd", 0o711); err != nil {
-		return fmt.Errorf("make the folder that containers bind: %w", err)
+// boundDirectories makes the directories of /var that the labels of LinuxKit's
+// packages bind (getty, sshd; cadvisor), and that a disk may be mounted over: nothing
+// of ours lies in them.
+func boundDirectories() error {
+	for _, dir := range []string{"/var/lib/containerd", "/var/lib/docker"} {
+		if err := os.MkdirAll(dir, 0o711); err != nil {
+			return fmt.Errorf("make the directory that containers bind: %w", err)
+		}
 	}
 	return nil
 }

@@ -30,7 +30,7 @@ func (s *Supervisor) hardware(ctx context.Context) {
 	if err := resolvTarget(); err != nil {
 		s.con.Warn("keelson", "%v", err)
 	}
-	if err := containerdFolder(); err != nil {
+	if err := boundDirectories(); err != nil {
 		s.con.Warn("keelson", "%v", err)
 	}
 	if s.cfg.Container {

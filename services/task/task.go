@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -466,24 +465,4 @@ func (r *Runtime) awaitShimEnd(ctx context.Context, before []int) {
 		case <-time.After(2 * time.Millisecond):
 		}
 	}
-}
-
-// explain makes a runtime's error one a person can act on.
-func explain(b *bundle.Bundle, err error) error {
-	text := err.Error()
-	switch {
-	case strings.Contains(text, "no space left on device"):
-		var st unix.Statfs_t
-		if unix.Statfs("/run", &st) == nil && st.Bavail == 0 {
-			return fmt.Errorf("/run is full (%d MiB): %w", st.Blocks*uint64(st.Bsize)>>20, err)
-		}
-	case notInImage(text):
-		return fmt.Errorf("%s: process.args: %q is not in the image: %w", filepath.Join(b.Dir, "config.json"), b.Spec.Process.Args[0], err)
-	}
-	return err
-}
-
-// notInImage reports whether a runtime's error says that there is no such program.
-func notInImage(text string) bool {
-	return strings.Contains(text, "executable file not found") || strings.Contains(text, "exec: ") && strings.Contains(text, "no such file")
 }
