@@ -50,6 +50,13 @@ services:
   - name: zulu
     image: keelson/busybox
     command: ["sleep", "1000000"]
+  # What stands in a start's way most often, each reported in one sentence.
+  - {name: no-source, image: keelson/busybox, command: ["sleep", "1"], binds: ["/nowhere/ctr:/usr/bin/ctr"], annotations: {keelson.restart: never}}
+  - {name: no-place, image: keelson/busybox, readonly: true, command: ["sleep", "1"], binds: ["/run:/not/there"], annotations: {keelson.restart: never}}
+  - {name: no-fit, image: keelson/busybox, command: ["sleep", "1"], binds: ["/etc/hosts:/etc"], annotations: {keelson.restart: never}}
+  - {name: no-namespace, image: keelson/busybox, readonly: true, command: ["sleep", "1"], net: /run/netns/none, annotations: {keelson.restart: never}}
+  - {name: no-disk, image: keelson/busybox, command: ["sleep", "1"], mounts: [{type: ext4, source: /dev/sdz, destination: /x}], annotations: {keelson.restart: never}}
+  - {name: not-executable, image: keelson/busybox, readonly: true, command: ["/etc/passwd"], annotations: {keelson.restart: never}}
 `
 	// config.json as mkimage writes it, for a service of ours by hand.
 	config := func(more string) string {
@@ -89,6 +96,17 @@ services:
 	m.await(`no-rootfs .*ERROR: .*/containers/services/no-rootfs.*rootfs`)
 	m.await(`no-config .*ERROR: .*config\.json`)
 	m.await(`no-such-program .*ERROR: .*/bin/is-not-there-either`)
+	const end = ` \(services/%s\); not restarted \(keelson\.restart: never\)$`
+	for name, why := range map[string]string{
+		"no-source":      `bind /nowhere/ctr: not in the machine's root \(services/no-source, from the image's label or its YAML\); not restarted`,
+		"no-place":       `mount /run on /not/there: the image has no such place and is read-only: .*` + fmt.Sprintf(end, "no-place"),
+		"no-fit":         `mount /etc/hosts on /etc: one is a directory and the other is a file` + fmt.Sprintf(end, "no-fit"),
+		"no-namespace":   `namespace /run/netns/none \(network\): there is none; .*` + fmt.Sprintf(end, "no-namespace"),
+		"no-disk":        `mount /dev/sdz on /x: there is no /dev/sdz` + fmt.Sprintf(end, "no-disk"),
+		"not-executable": `/containers/services/not-executable/config\.json: process\.args: "/etc/passwd" is not executable in the image; not restarted`,
+	} {
+		m.await(`\d  ` + name + ` +ERROR: failed to start: ` + why)
+	}
 	m.await(`odd-annotation .*warning: .*keelson\.restrat`)
 	m.await(`odd-annotation .*warning: .*keelson\.stop\.timeout`)
 

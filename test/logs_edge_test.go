@@ -362,13 +362,15 @@ func testReaders(t *testing.T, m *vm) {
 	m.await(`memlogd +warning: memlogdq\.sock: a reader was turned away: there are 16 already`)
 }
 
-// memlogdImage has a memlogd of its own, put there by the test as /etc/init.d/002-logging.
+// memlogdImage has a memlogd of its own, which the test puts there, with the shell script that starts it as
+// /etc/init.d/002-logging and a shell for that.
 const memlogdImage = `
 kernel:
   image: keelson/kernel
   cmdline: "console=ttyS0 quiet linuxkit.runc_console=1 linuxkit.runc_debug=1"
 init:
   - keelson/init
+  - keelson/busybox
 onboot:
   - name: first
     image: keelson/busybox
@@ -386,7 +388,8 @@ func TestMemlogdOfTheImage(t *testing.T) {
 		t.Fatal(err)
 	}
 	m := boot(t, setup{yaml: memlogdImage, agent: true, files: []file{
-		folder("etc/init.d"), {"etc/init.d/002-logging", cpio.TypeReg | 0o755, string(program)},
+		folder("etc/init.d"), {"etc/init.d/002-logging", cpio.TypeReg | 0o755, "#!/bin/sh\n\n# as LinuxKit's\nexec /usr/bin/memlogd -daemonize\n"},
+		{"usr/bin/memlogd", cpio.TypeReg | 0o755, string(program)},
 	}})
 	m.booted()
 	// Everything still shows on the console; linuxkit.runc_console=1 adds the services.
@@ -406,7 +409,7 @@ func TestMemlogdOfTheImage(t *testing.T) {
 		t.Errorf("there is a query socket of ours beside the image's memlogd: %v", err)
 	}
 	// It dies: the machine goes on.
-	m.kill(m.program(0, "002-logging").PID, syscall.SIGKILL)
+	m.kill(m.program(0, "memlogd", "background").PID, syscall.SIGKILL)
 	m.kill(m.service("talker").PID, syscall.SIGKILL)
 	m.await(`talker +.*killed by SIGKILL`)
 	m.await(`forward +warning: memlogd:/run/linuxkit-external-logging.sock: `)

@@ -22,9 +22,10 @@ const (
 	machine     = "/proc/1/root"
 	writeSocket = "/run/linuxkit-external-logging.sock"
 	querySocket = "/run/memlogdq.sock"
-	// memlogdName is the name under which this program is a memlogd: where LinuxKit
-	// has the script that starts one.
-	memlogdName = "002-logging"
+	// memlogdName is the name under which this program is a memlogd.
+	memlogdName = "memlogd"
+	// background is its argument once it has bound its socket.
+	background = "background"
 	// received is what that memlogd has been given, as lines NAME: TEXT.
 	received = "/run/memlogd.received"
 )
@@ -34,7 +35,7 @@ func tool(args []string) (code int, ok bool) {
 	var err error
 	switch {
 	case filepath.Base(args[0]) == memlogdName:
-		err = memlogd(len(args) > 1)
+		err = memlogd(len(args) == 2 && args[1] == background)
 	case len(args) == 5 && args[1] == "give":
 		err = give(args[2], args[3], args[4])
 	case len(args) == 4 && args[1] == "ask":
@@ -127,8 +128,8 @@ func ask(request, count string) error {
 
 // memlogd binds its socket, goes on in the background as LinuxKit's does, and
 // writes down what it is given.
-func memlogd(background bool) error {
-	if !background {
+func memlogd(bound bool) error {
+	if !bound {
 		fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM, 0)
 		if err != nil {
 			return err
@@ -136,7 +137,7 @@ func memlogd(background bool) error {
 		if err := unix.Bind(fd, &unix.SockaddrUnix{Name: writeSocket}); err != nil {
 			return fmt.Errorf("bind %s: %w", writeSocket, err)
 		}
-		child := exec.Command("/proc/self/exe", "background")
+		child := exec.Command("/proc/self/exe", background)
 		child.Args[0] = memlogdName
 		child.ExtraFiles = []*os.File{os.NewFile(uintptr(fd), "socket")}
 		return child.Start()

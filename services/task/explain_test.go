@@ -1,0 +1,69 @@
+package task
+
+import (
+	"errors"
+	"path/filepath"
+	"testing"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"keelson/internal/bundle"
+)
+
+// runtimeSays is how a reason reaches us, through four programs.
+const runtimeSays = "create the task: failed to create shim task: OCI runtime create failed: unable to start container process: error during container init: "
+
+func TestExplain(t *testing.T) {
+	bind := func(source, target string) []specs.Mount {
+		return []specs.Mount{{Source: "/proc", Destination: "/proc", Type: "bind"}, {Source: source, Destination: target, Options: []string{"rbind"}}}
+	}
+	missing := filepath.Join(t.TempDir(), "missing")
+	limit := int64(204800)
+	for name, tc := range map[string]struct {
+		spec specs.Spec
+		text string
+		want string
+	}{
+		"bind source": {specs.Spec{Mounts: bind(missing, "/usr/bin/ctr")}, runtimeSays + `error mounting "` + missing + `" to rootfs at "/usr/bin/ctr": ...`,
+			"bind " + missing + ": not in the machine's root (services/getty, from the image's label or its YAML)"},
+		"bind source, in words of our own": {specs.Spec{Mounts: bind(missing, "/x")}, "whatever it is",
+			"bind " + missing + ": not in the machine's root (services/getty, from the image's label or its YAML)"},
+		"namespace": {specs.Spec{Linux: &specs.Linux{Namespaces: []specs.LinuxNamespace{{Type: "pid"}, {Type: "network", Path: missing}}}}, "lstat ...",
+			"namespace " + missing + " (network): there is none; a container that runs before keeps one there with runtime: bindNS (services/getty)"},
+		"command": {specs.Spec{}, runtimeSays + `exec: "app": executable file not found in $PATH`,
+			`/containers/services/getty/config.json: process.args: "app" is not in the image`},
+		"command by its path": {specs.Spec{}, runtimeSays + `exec: "app": stat app: no such file or directory`,
+			`/containers/services/getty/config.json: process.args: "app" is not in the image`},
+		"not executable": {specs.Spec{}, runtimeSays + `exec: "app": permission denied`,
+			`/containers/services/getty/config.json: process.args: "app" is not executable in the image`},
+		"directory": {specs.Spec{}, runtimeSays + `exec: "app": is a directory`,
+			`/containers/services/getty/config.json: process.args: "app" is a directory of the image`},
+		"place in a read-only image": {specs.Spec{}, runtimeSays + `error mounting "/run" to rootfs at "/not/there": create mountpoint for /not/there mount: make mountpoint "/not/there": mkdirat /containers/services/x/rootfs/not: read-only file system`,
+			"mount /run on /not/there: the image has no such place and is read-only: make it in the image, or leave out readonly: true (services/getty)"},
+		"file on a directory": {specs.Spec{}, runtimeSays + `error mounting "/etc/hosts" to rootfs at "/etc": mount src=/etc/hosts, dst=/etc, dstFd=/proc/thread-self/fd/15, flags=MS_BIND|MS_REC: not a directory`,
+			"mount /etc/hosts on /etc: one is a directory and the other is a file (services/getty)"},
+		"file system": {specs.Spec{}, runtimeSays + `error mounting "none" to rootfs at "/x": mount src=none, dst=/x, dstFd=/proc/thread-self/fd/15: no such device`,
+			"mount none on /x: the kernel has no such file system, and no module for it is in the image (services/getty)"},
+		"disk": {specs.Spec{}, runtimeSays + `error mounting "/dev/sdz" to rootfs at "/x": mount src=/dev/sdz, dst=/x, dstFd=/proc/thread-self/fd/15: no such file or directory`,
+			"mount /dev/sdz on /x: there is no /dev/sdz (services/getty)"},
+		"cwd": {specs.Spec{}, runtimeSays + `mkdir /not: read-only file system`, "cwd /not/there: not in the image, which is read-only (services/getty)"},
+		"memory": {specs.Spec{Linux: &specs.Linux{Resources: &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: &limit}}}}, "container init was OOM-killed (memory limit too low?)",
+			"resources.memory.limit of 200 KiB is too little to start anything (services/getty)"},
+		"memory without a limit": {specs.Spec{}, "container init was OOM-killed", "container init was OOM-killed"},
+		"unknown":                {specs.Spec{Mounts: bind("/proc", "/x")}, runtimeSays + "something else", runtimeSays + "something else"},
+	} {
+		spec := tc.spec
+		spec.Process = &specs.Process{Args: []string{"app"}, Cwd: "/not/there"}
+		if spec.Linux == nil {
+			spec.Linux = &specs.Linux{}
+		}
+		cause := errors.New(tc.text)
+		err := explain(&bundle.Bundle{Dir: "/containers/services/getty", Section: bundle.Services, Name: "getty", Spec: &spec}, cause)
+		if err.Error() != tc.want {
+			t.Errorf("%s:\n got  %s\n want %s", name, err, tc.want)
+		}
+		if !errors.Is(err, cause) {
+			t.Errorf("%s: what the runtime reported is lost", name)
+		}
+	}
+}
