@@ -10,6 +10,8 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/cavaliergopher/cpio"
+
 	"keelson/internal/qemu"
 )
 
@@ -76,6 +78,9 @@ services:
 		folder(services + "odd-annotation"), folder(services + "odd-annotation/rootfs"),
 		text(services+"odd-annotation/config.json", config(`,"annotations":{"keelson.restrat":"always","keelson.stop.timeout":"soon"}`)),
 		text(services+"odd-annotation/runtime.json", `{}`),
+		folder(services + "no-interpreter"), folder(services + "no-interpreter/rootfs"), {services + "no-interpreter/rootfs/script", cpio.TypeReg | 0o755, "#!/bin/bash\n"},
+		text(services+"no-interpreter/config.json", strings.Replace(config(`,"annotations":{"keelson.restart":"never"}`), `"sleep","1000000"`, `"/script"`, 1)),
+		text(services+"no-interpreter/runtime.json", `{}`),
 		// One-shots: the boot goes on behind each.
 		folder("containers/onboot/001-a-bad-config"), text("containers/onboot/001-a-bad-config/config.json", `[]`),
 		folder("containers/onboot/001-b-bad-runtime"), folder("containers/onboot/001-b-bad-runtime/rootfs"),
@@ -107,6 +112,7 @@ services:
 	} {
 		m.await(`\d  ` + name + ` +ERROR: failed to start: ` + why)
 	}
+	m.await(`no-interpreter +ERROR: exited with code 255: /script needs /bin/bash, which is not in the image after `)
 	m.await(`odd-annotation .*warning: .*keelson\.restrat`)
 	m.await(`odd-annotation .*warning: .*keelson\.stop\.timeout`)
 

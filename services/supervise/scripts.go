@@ -4,18 +4,17 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"keelson/internal/console"
 	"keelson/services/capture"
+	"keelson/services/task"
 )
 
 // The steps that LinuxKit has as links of these names to /usr/bin/service are built
@@ -154,7 +153,7 @@ func (s *Supervisor) cannotRun(path string, err error) {
 func whyNotRun(path string, err error) string {
 	switch {
 	case errors.Is(err, unix.ENOENT):
-		if interpreter := interpreterOf(path); interpreter != "" {
+		if interpreter := task.Interpreter(path); interpreter != "" {
 			return "needs " + interpreter + ", which is not in the machine's root"
 		}
 		return "needs a loader or libraries that are not in the machine's root: link it statically"
@@ -162,23 +161,6 @@ func whyNotRun(path string, err error) string {
 		return "is neither a binary for this machine nor a script whose first line names its interpreter, such as #!/bin/sh"
 	}
 	return err.Error()
-}
-
-// interpreterOf is what the first line of a script names, "" where it names none.
-func interpreterOf(path string) string {
-	f, err := os.Open(path)
-	if err != nil {
-		return ""
-	}
-	defer f.Close()
-	head := make([]byte, 256)
-	n, _ := io.ReadFull(f, head)
-	line, _, _ := strings.Cut(string(head[:n]), "\n")
-	words, ok := strings.CutPrefix(line, "#!")
-	if fields := strings.Fields(words); ok && len(fields) > 0 {
-		return fields[0]
-	}
-	return ""
 }
 
 // scriptOver notes when a script of the boot began and that it is over.

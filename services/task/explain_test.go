@@ -2,6 +2,7 @@ package task
 
 import (
 	"errors"
+	"os"
 	"path/filepath"
 	"testing"
 
@@ -65,5 +66,41 @@ func TestExplain(t *testing.T) {
 		if !errors.Is(err, cause) {
 			t.Errorf("%s: what the runtime reported is lost", name)
 		}
+	}
+}
+
+func TestWhyACommandWasNotRun(t *testing.T) {
+	dir := t.TempDir()
+	for path, text := range map[string]string{
+		"rootfs/bin/script": "#!/bin/bash -e\n", "rootfs/bin/plain": "echo hello\n", "rootfs/bin/binary": "\x7fELF...",
+		"rootfs/bin/good": "#!/bin/binary\n", "rootfs/usr/local/bin/.keep": "",
+	} {
+		path = filepath.Join(dir, path)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte(text), 0o755)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Symlink("/bin/script", filepath.Join(dir, "rootfs/bin/link")); err != nil {
+		t.Fatal(err)
+	}
+	for command, want := range map[string]string{
+		"/bin/script": "/bin/script needs /bin/bash, which is not in the image",
+		"script":      "script needs /bin/bash, which is not in the image",
+		"/bin/link":   "/bin/link needs /bin/bash, which is not in the image",
+		"./script":    "./script needs /bin/bash, which is not in the image",
+		"plain":       "plain is neither a binary nor a script whose first line names its interpreter, such as #!/bin/sh",
+		"good":        "",
+		"binary":      "",
+		"/bin":        "",
+		"missing":     "",
+	} {
+		spec := &specs.Spec{Root: &specs.Root{Path: "rootfs"}, Process: &specs.Process{Args: []string{command}, Cwd: "/bin", Env: []string{"PATH=/usr/local/bin:/bin"}}, Linux: &specs.Linux{}}
+		b := &bundle.Bundle{Dir: dir, Section: bundle.Services, Name: "x", ID: "x", Spec: spec}
+		if got := whyNotRun(b); got != want {
+			t.Errorf("%s: %q, want %q", command, got, want)
+		}
+	}
+	if got := (Exit{Status: 255, Known: true, Why: "x needs y"}).String(); got != "exited with code 255: x needs y" {
+		t.Error(got)
 	}
 }
