@@ -390,8 +390,15 @@ func TestMemlogdOfTheImage(t *testing.T) {
 	m := boot(t, setup{yaml: memlogdImage, agent: true, files: []file{
 		folder("etc/init.d"), {"etc/init.d/002-logging", cpio.TypeReg | 0o755, "#!/bin/sh\n\n# as LinuxKit's\nexec /usr/bin/memlogd -daemonize\n"},
 		{"usr/bin/memlogd", cpio.TypeReg | 0o755, string(program)},
+		// What a later image has in place of our links, laid over them as linuxkit build does it.
+		{"usr/bin/ctr", cpio.TypeReg | 0o755, "the real one"}, {"sbin/init", cpio.TypeReg | 0o755, "another init"},
 	}})
 	m.booted()
+	for path, want := range map[string]string{"/usr/bin/ctr": "the real one", "/sbin/init": "another init"} {
+		if got := m.read(path); got != want {
+			t.Errorf("%s of a later image holds %.20q", path, got)
+		}
+	}
 	// Everything still shows on the console; linuxkit.runc_console=1 adds the services.
 	m.await(`first +\| out of the first`)
 	m.await(`talker +\| out of the talker`)

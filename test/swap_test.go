@@ -28,7 +28,7 @@ var packageLabels = map[string]string{
 	"dhcpcd":        `{"binds": ["/run:/run", "/run/resolvconf:/etc"], "capabilities": ["CAP_NET_ADMIN", "CAP_NET_BIND_SERVICE", "CAP_NET_RAW", "CAP_SYS_ADMIN"]}`,
 	"memlogd":       `{"binds": ["/var/run:/var/run"]}`,
 	"logwrite":      `{"binds": ["/var/run:/var/run", "/var/log:/var/log"]}`,
-	"kmsg":          `{"binds": ["/dev/kmsg:/dev/kmsg"], "capabilities": ["CAP_SYSLOG"]}`,
+	"kmsg":          `{"binds": ["/dev/kmsg:/dev/kmsg"], "capabilities": ["CAP_SYSLOG"], "devices": [{"path": "/dev/kmsg", "type": "c", "major": 1, "minor": 11, "mode": "0600"}]}`,
 	"swap":          `{"binds": ["/dev:/dev", "/var:/var"], "devices": [{"path": "all", "type": "a"}], "capabilities": ["CAP_SYS_ADMIN", "CAP_MKNOD"], "net": "new", "ipc": "new"}`,
 	"dm-crypt":      `{"binds": ["/dev:/dev", "/etc/dm-crypt:/etc/dm-crypt"], "devices": [{"path": "all", "type": "a"}], "capabilities": ["CAP_SYS_ADMIN", "CAP_MKNOD"]}`,
 	"losetup":       `{"binds": ["/dev:/dev", "/var:/var"], "devices": [{"path": "all", "type": "b"}], "capabilities": ["CAP_SYS_ADMIN"]}`,
@@ -62,6 +62,12 @@ func packageImages(t *testing.T, dir string) {
 			put(filepath.Join(root, "usr/bin/memlogd"), "a program", 0o755)
 		} else if err := os.CopyFS(root, os.DirFS(busybox)); err != nil {
 			t.Fatal(err)
+		}
+		// Places that a read-only image has to have for what is bound there.
+		for _, place := range map[string][]string{"metadata": {"etc/ssl/certs", "var"}, "binfmt": {"binfmt_misc"}}[name] {
+			if err := os.MkdirAll(filepath.Join(root, place), 0o755); err != nil {
+				t.Fatal(err)
+			}
 		}
 		if name == "logwrite" {
 			agent, err := os.ReadFile(filepath.Join(buildDir(t), "bin/guestagent"))
@@ -190,7 +196,12 @@ func TestSwap(t *testing.T) {
 
 // testSwapLogin logs in on the console, as everybody does first, and turns the machine off from there.
 func testSwapLogin(t *testing.T, m *vm) {
-	_, next, err := m.Console.AwaitPrompt(m.ctx, 0, `login: $`)
+	// The prompt was there before the lines of other services: getty shows it again.
+	next := m.Console.Len()
+	if err := m.Type("\n"); err != nil {
+		t.Fatal(err)
+	}
+	_, next, err := m.Console.AwaitPrompt(m.ctx, next, `login: $`)
 	if err != nil {
 		t.Fatal(err)
 	}
