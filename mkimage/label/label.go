@@ -267,8 +267,10 @@ func fields(c config.Container) map[string]bool {
 		}
 	}
 	if c.Runtime != nil && json.Unmarshal([]byte(text(c.Runtime)), &inner) == nil {
-		for key := range inner {
-			all["runtime."+key] = true
+		for key, value := range inner {
+			if string(value) != "{}" { // bindNS is written whether it states anything or not
+				all["runtime."+key] = true
+			}
 		}
 	}
 	return all
