@@ -5,15 +5,12 @@
 package inspect
 
 import (
-	"path"
-	"slices"
-	"strings"
-
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"keelson/internal/audit"
 	"keelson/internal/bundle"
 	"keelson/internal/policy"
+	"keelson/internal/steer"
 )
 
 // Declared are the facts of a container by the configuration that it runs with, which
@@ -27,23 +24,9 @@ func extra(b *bundle.Bundle) audit.Extra {
 	if b.Section == bundle.Services {
 		x.Notify = b.Service.Ready.Kind == policy.ProbeNotify || b.Service.Health.Check.Kind == policy.ProbeNotify
 	}
-	x.Control, x.Runtime = steers(b.Spec)
+	g := steer.Written(b)
+	x.Control, x.Runtime = g.Control == policy.ControlAll, g.Runtime
 	return x
-}
-
-// steers reports whether a container may do all on the control socket, and whether it
-// may have containerd's.
-func steers(s *specs.Spec) (control, runtime bool) {
-	named := func(dirs ...string) bool {
-		return slices.ContainsFunc(s.Mounts, func(m specs.Mount) bool {
-			source := path.Clean(m.Source)
-			return slices.ContainsFunc(dirs, func(d string) bool { return source == d || strings.HasPrefix(source, d+"/") })
-		})
-	}
-	hostPIDs := !slices.ContainsFunc(s.Linux.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == specs.PIDNamespace })
-	admin := s.Process.Capabilities != nil && slices.Contains(s.Process.Capabilities.Bounding, "CAP_SYS_ADMIN")
-	control = hostPIDs || admin || named("/usr/bin/service", "/run/keelson")
-	return control, hostPIDs || admin || named("/run/containerd", "/usr/bin/ctr", "/usr/bin/runc")
 }
 
 // Accepted is what a container's author accepts. A value that cannot be used accepts

@@ -43,7 +43,7 @@ func Hides(b *bundle.Bundle) []Hidden {
 			}
 		}
 	}
-	for _, x := range bindsOf(b) {
+	for _, x := range bindsOf(b, resolve) {
 		if !g.Runtime {
 			hide(x, containerdDir, EmptyDir)
 			hide(x, RuncDir, EmptyDir)

@@ -41,15 +41,21 @@ type Grant struct {
 	Runtime bool
 }
 
-// Of returns what a container may do.
-func Of(b *bundle.Bundle) Grant {
+// Of returns what a container may do on this machine.
+func Of(b *bundle.Bundle) Grant { return grant(b, resolve) }
+
+// Written returns what a container may do by its configuration alone, on whatever
+// machine that is read.
+func Written(b *bundle.Bundle) Grant { return grant(b, written) }
+
+func grant(b *bundle.Bundle, resolve func(string) string) Grant {
 	if b.Spec == nil || b.Spec.Linux == nil {
 		return Grant{Control: policy.ControlNone, Why: "its configuration cannot be used"}
 	}
-	binds := bindsOf(b)
+	binds := bindsOf(b, resolve)
 	g := Grant{Control: policy.ControlNone, Why: "no bind of /run"}
 	named := func(match func(string) bool) bool {
-		return slices.ContainsFunc(binds, func(x bind) bool { return match(x.source) })
+		return slices.ContainsFunc(binds, func(x bind) bool { return match(x.name) || match(x.source) })
 	}
 	reaches := slices.ContainsFunc(binds, func(x bind) bool { return x.shows(supervisorDir) })
 	g.Runtime = hostPIDs(b.Spec) || mayAdmin(b.Spec) ||
@@ -93,6 +99,7 @@ func hasNamespace(s *specs.Spec, kind specs.LinuxNamespaceType) bool {
 
 // bind is a piece of the machine's tree that a container sees.
 type bind struct {
+	name       string // of the source, as it is written: /usr/bin/runc may be a link
 	source, at string // what the names stand for
 	recursive  bool   // with what is mounted below
 	mount      string // the destination as the configuration has it; "" for one that is made before
@@ -100,11 +107,11 @@ type bind struct {
 
 // bindsOf returns a container's binds: those of its configuration, and those that are
 // made below its root before it is created.
-func bindsOf(b *bundle.Bundle) []bind {
+func bindsOf(b *bundle.Bundle, resolve func(string) string) []bind {
 	var binds []bind
 	for _, m := range b.Spec.Mounts {
 		if isBind(m) && filepath.IsAbs(m.Source) {
-			binds = append(binds, bind{resolve(m.Source), path.Clean(m.Destination), isRecursive(m), m.Destination})
+			binds = append(binds, bind{written(m.Source), resolve(m.Source), path.Clean(m.Destination), isRecursive(m), m.Destination})
 		}
 	}
 	root := b.Rootfs()
@@ -118,7 +125,7 @@ func bindsOf(b *bundle.Bundle) []bind {
 			at = rest
 		}
 		if isBind(m) && filepath.IsAbs(m.Source) {
-			binds = append(binds, bind{resolve(m.Source), path.Join("/", at), isRecursive(m), ""})
+			binds = append(binds, bind{written(m.Source), resolve(m.Source), path.Join("/", at), isRecursive(m), ""})
 		}
 	}
 	return binds
@@ -145,14 +152,19 @@ func device(dir string) uint64 {
 	return st.Dev
 }
 
-// resolve returns what a name of the machine stands for.
+// resolve returns what a name stands for on this machine.
 func resolve(name string) string {
-	name = path.Clean(name)
 	if real, err := filepath.EvalSymlinks(name); err == nil {
 		name = real
 	}
-	if below(name, "/var/run") { // where it is not there to be followed
-		name = "/run" + strings.TrimPrefix(name, "/var/run")
+	return written(name)
+}
+
+// written returns what a name stands for on every machine.
+func written(name string) string {
+	name = path.Clean(name)
+	if below(name, "/var/run") {
+		return "/run" + strings.TrimPrefix(name, "/var/run")
 	}
 	return name
 }

@@ -2,6 +2,8 @@ package steer
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -66,6 +68,7 @@ func TestGrants(t *testing.T) {
 		{"logs of the supervisor", []string{"/run/keelson/log:/l"}, nil, "none", false, ""},
 		{"the binary", []string{"/usr/bin/service:/usr/bin/service", "/run:/run"}, nil, "all", false, "[/run/containerd /run/runc]"},
 		{"ctr", []string{"/usr/bin/ctr:/usr/bin/ctr", "/run:/run"}, nil, "read", true, "[/run/keelson (but for the control socket)]"},
+		{"runc", []string{"/usr/bin/runc:/usr/bin/runc", "/run:/run"}, nil, "read", true, "[/run/keelson (but for the control socket)]"},
 		{"containerd's socket", []string{"/run/containerd/containerd.sock:/c"}, nil, "none", true, ""},
 		{"pid: host", []string{"/run:/run"}, []change{hostPID}, "all", true, ""},
 		{"pid: host, refused", []string{"/run:/run"}, []change{hostPID, says("none")}, "none", true, "[/run/keelson]"},
@@ -92,6 +95,26 @@ func TestGrants(t *testing.T) {
 		if g.Control != tc.control || g.Runtime != tc.runtime || hidden != tc.hidden || g.Why == "" {
 			t.Errorf("%s: %+v, hidden %s; want %s, runtime %v, hidden %s", tc.name, g, hidden, tc.control, tc.runtime, tc.hidden)
 		}
+	}
+}
+
+// A name that is a link stands for what it leads to, and for itself.
+func TestLinks(t *testing.T) {
+	link := filepath.Join(t.TempDir(), "link")
+	if err := os.Symlink("/run", link); err != nil {
+		t.Fatal(err)
+	}
+	b := container([]string{link + ":/r"})
+	if g, w := Of(b), Written(b); g.Control != policy.ControlRead || w.Control != policy.ControlNone {
+		t.Errorf("on this machine %+v, as written %+v", g, w)
+	}
+	if got := fmt.Sprint(Hides(b)); got != "[/r/containerd /r/runc /r/keelson (but for the control socket)]" {
+		t.Errorf("hidden: %s", got)
+	}
+	// /usr/bin/runc is a link to our shim.
+	elsewhere := grant(container([]string{"/usr/bin/runc:/usr/bin/runc"}), func(string) string { return "/usr/bin/containerd-shim-runc-v2" })
+	if !elsewhere.Runtime {
+		t.Errorf("a bind of a link to runc: %+v", elsewhere)
 	}
 }
 
