@@ -75,6 +75,7 @@ func TestService(t *testing.T) {
 	m.booted()
 
 	t.Run("look", func(t *testing.T) { testLook(t, d.in(t)) })
+	t.Run("audit", func(t *testing.T) { testAudit(t, d.in(t)) })
 	t.Run("exec", func(t *testing.T) { testExec(t, d.in(t)) })
 	t.Run("forms", func(t *testing.T) { testForms(t, d.in(t)) })
 	t.Run("steer", func(t *testing.T) { testSteer(t, d.in(t)) })
@@ -182,6 +183,63 @@ func testLook(t *testing.T, d *debug) {
 	}
 }
 
+// testAudit judges live processes: a default service, one that may do all, and one that is other than declared.
+func testAudit(t *testing.T, d *debug) {
+	audit := func(name string) (r api.Audit) {
+		t.Helper()
+		if err := json.Unmarshal([]byte(d.expect(0, ``, "service", "audit", "-o", "json", name)), &r); err != nil {
+			t.Fatal(err)
+		}
+		return r
+	}
+	drift := func(r api.Audit) (facts, checks []string) {
+		for _, f := range r.Facts {
+			if f.Drifted() {
+				facts = append(facts, fmt.Sprintf("%s: declared %s, live %s", f.Name, f.Declared, f.Live))
+			}
+		}
+		for _, f := range r.Findings {
+			if f.Declared != "" {
+				checks = append(checks, f.ID)
+			}
+		}
+		return facts, checks
+	}
+	for _, name := range []string{"chained", "web", "db", "guest", "debug"} {
+		r := audit(name)
+		if facts, checks := drift(r); len(facts) > 0 || len(checks) > 0 || r.PID != d.service(name).PID {
+			t.Errorf("%s, which is as declared: %q %q, process %d", name, facts, checks, r.PID)
+		}
+		if name == "chained" && r.Exposure > 2.0 {
+			t.Errorf("a default service has an exposure of %.1f: %+v", r.Exposure, r.Findings)
+		}
+	}
+	if r := audit("debug"); r.Exposure < 9 || r.Level != "UNSAFE" {
+		t.Errorf("debug: %.1f %s", r.Exposure, r.Level)
+	}
+	d.expect(0, `(?s)^NAME +EXPOSURE.*debug +9\.\d +UNSAFE +WritableDev,\S*AllCapabilities\S* +-\n.*chained +[01]\.\d|2\.0 `, "service", "audit")
+	d.expect(3, `broken does not run`, "service", "audit", "broken")
+	d.expect(3, `did you mean "web"`, "service", "audit", "wbe")
+
+	// A wall that was taken out of the running container, and a limit.
+	pid := d.service("chained").PID
+	before := audit("chained").Exposure
+	if x, err := d.ExecIn(d.ctx, pid, "mount", "-o", "remount,rw,bind", "/proc/sys"); err != nil || x.Exit != 0 {
+		t.Fatalf("take a wall out: %v, %+v", err, x)
+	}
+	d.sh("echo max > /sys/fs/cgroup/services/chained/pids.max")
+	r := audit("chained")
+	facts, checks := drift(r)
+	if !slices.Equal(checks, []string{"ProtectKernelTunables"}) || len(facts) != 2 || r.Exposure <= before {
+		t.Errorf("after its walls were taken out: %.1f, %q, %q", r.Exposure, facts, checks)
+	}
+	d.expect(0, `(?s)✗ +ProtectKernelTunables +1000 .*declared: no, live: yes.*OTHER THAN DECLARED +DECLARED +LIVE\n(read-only below \S+ \S+ \S+|processes at most) `, "service", "audit", "chained")
+	d.expect(0, ``, "service", "restart", "chained")
+	if facts, _ := drift(audit("chained")); len(facts) > 0 {
+		t.Errorf("made anew it is other than declared: %q", facts)
+	}
+}
+
 func testExec(t *testing.T, d *debug) {
 	d.expect(7, `^out\nerr\n$`, "service", "exec", "web", "--", "sh", "-c", "echo out; echo err >&2; exit 7")
 	d.script(0, `^5\n$`, `printf 'a\nb\nc\nd\ne\n' | service exec -i web -- wc -l`)
@@ -219,7 +277,7 @@ func testExec(t *testing.T, d *debug) {
 // testForms is what every subcommand has in common: JSON, several names, and outputs that take nothing.
 func testForms(t *testing.T, d *debug) {
 	for _, command := range []string{
-		"list", "status", "status web db", "top -n 1 -d 100ms", "wait web db", "logs -n 3", "events", "analyze", "analyze chained",
+		"list", "status", "status web db", "audit", "audit web db", "top -n 1 -d 100ms", "wait web db", "logs -n 3", "events", "analyze", "analyze chained",
 		"start web db", "kill -s CONT web db", "reload web db",
 	} {
 		out := d.expect(0, ``, append([]string{"service"}, strings.Fields(command+" -o json")...)...)

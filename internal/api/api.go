@@ -7,7 +7,11 @@
 // only: nothing here does anything.
 package api
 
-import "time"
+import (
+	"time"
+
+	"keelson/internal/audit"
+)
 
 // Version is the version of the protocol, and the first element of each path.
 const Version = "v1"
@@ -122,6 +126,16 @@ type Figures struct {
 	WriteBytes uint64        `json:"write_bytes"`
 	Pids       uint64        `json:"pids"`
 	PidsMax    uint64        `json:"pids_max,omitempty"`
+}
+
+// Audit is what a service could do to the machine, by its first process.
+type Audit struct {
+	Service  string          `json:"service"`
+	PID      int             `json:"pid"`
+	Exposure float64         `json:"exposure"` // 0.0 to 10.0
+	Level    string          `json:"level"`
+	Findings []audit.Finding `json:"findings"` // the worst first; with declared where its configuration's differs
+	Facts    []audit.Fact    `json:"facts"`
 }
 
 // Event is something that happened on the machine. Seq counts from 1; a gap

@@ -2,6 +2,7 @@ package audit
 
 import (
 	"path"
+	"slices"
 	"strings"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -39,7 +40,7 @@ var checks = []Check{
 		if len(f.Nodes) > 0 {
 			return 1, strings.Join(f.Nodes, ", ")
 		}
-		return bind(f, 1, func(m Mount) bool { return touches(m, "/dev") })
+		return bind(f, 1, func(m Mount) bool { return touches(m, "/dev") && !slices.Contains(DefaultNodes, m.Source) })
 	}},
 	{"PrivateMounts", 1000, 1, "cannot mount anything on the machine", "leave out CAP_SYS_ADMIN, or give binds other options than rshared", func(f *Facts) (int, string) {
 		if !f.Own[specs.MountNamespace] {

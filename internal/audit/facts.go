@@ -1,8 +1,10 @@
 package audit
 
 import (
+	"fmt"
 	"path"
 	"slices"
+	"strconv"
 	"strings"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -16,6 +18,7 @@ type Facts struct {
 	// Own are the namespaces that it does not share with the machine.
 	Own             map[specs.LinuxNamespaceType]bool
 	Caps            Caps // what it has or could get
+	Effective       Caps
 	Ambient         Caps
 	NoNewPrivileges bool
 	Seccomp         *specs.LinuxSeccomp // nil without a filter
@@ -125,6 +128,9 @@ func FromSpec(s *specs.Spec, x Extra) *Facts {
 	if c := s.Process.Capabilities; c != nil {
 		f.Caps = CapsOf(slices.Concat(c.Bounding, c.Effective, c.Permitted, c.Inheritable, c.Ambient)...)
 		f.Ambient = CapsOf(c.Ambient...)
+		if f.Effective = CapsOf(c.Effective...); s.Process.User.UID != 0 {
+			f.Effective = f.Ambient // all that execve leaves to others than root
+		}
 	}
 	if u := s.Process.User.Umask; u != nil {
 		f.Umask = *u
@@ -283,4 +289,80 @@ func (f *Facts) admin() bool {
 func below(p, dir string) bool {
 	p, dir = path.Clean("/"+p), path.Clean("/"+dir)
 	return p == dir || dir == "/" || strings.HasPrefix(p, dir+"/")
+}
+
+// Fact is one thing that is known of a container, in words.
+type Fact struct {
+	Name     string `json:"fact"`
+	Declared string `json:"declared"`
+	Live     string `json:"live"`
+}
+
+// Differences puts what is declared of a container beside what a live process is.
+func Differences(declared, live *Facts) []Fact {
+	d, l := declared.words(), live.words()
+	list := make([]Fact, len(d))
+	for i := range d {
+		list[i] = Fact{d[i][0], d[i][1], l[i][1]}
+	}
+	return list
+}
+
+// Drifted reports whether the two differ.
+func (f Fact) Drifted() bool { return f.Declared != f.Live }
+
+// words are facts with their values, always the same facts in the same order.
+func (f *Facts) words() [][2]string {
+	own := []string{}
+	for _, kind := range Namespaces {
+		if f.Own[kind] {
+			own = append(own, string(kind))
+		}
+	}
+	protected, hidden := []string{}, []string{}
+	for _, m := range f.Mounts {
+		switch {
+		case !below(m.At, "/proc") && !below(m.At, "/sys"):
+		case m.Masked:
+			hidden = append(hidden, m.At)
+		case m.ReadOnly:
+			protected = append(protected, m.At)
+		}
+	}
+	filter := "none"
+	if f.Seccomp != nil {
+		filter = "a filter"
+	}
+	pids := "none"
+	if f.PidsMax > 0 {
+		pids = strconv.FormatInt(f.PidsMax, 10)
+	}
+	return [][2]string{
+		{"user", strconv.FormatUint(uint64(f.UID), 10)}, {"capabilities", f.Caps.String()}, {"effective capabilities", f.Effective.String()},
+		{"ambient capabilities", f.Ambient.String()}, {"no new privileges", yes(f.NoNewPrivileges)}, {"seccomp", filter},
+		{"own namespaces", strings.Join(own, " ")}, {"root", map[bool]string{true: "read-only", false: "writable"}[f.ReadonlyRoot]},
+		{"read-only below /proc and /sys", joined(protected)}, {"masked below /proc and /sys", joined(hidden)},
+		{"devices", [...]string{"default", "some", "all"}[f.Devices]}, {"processes at most", pids}, {"real-time priority", yes(f.Realtime)},
+		{"umask", fmt.Sprintf("%04o", f.Umask)},
+	}
+}
+
+// Namespaces are all kinds of namespaces that a container can have.
+var Namespaces = []specs.LinuxNamespaceType{
+	specs.CgroupNamespace, specs.IPCNamespace, specs.MountNamespace, specs.NetworkNamespace, specs.PIDNamespace, specs.UserNamespace, specs.UTSNamespace,
+}
+
+func yes(b bool) string {
+	if b {
+		return "yes"
+	}
+	return "no"
+}
+
+func joined(list []string) string {
+	slices.Sort(list)
+	if list = slices.Compact(list); len(list) == 0 {
+		return "none"
+	}
+	return strings.Join(list, " ")
 }

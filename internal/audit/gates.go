@@ -30,7 +30,9 @@ var gates = []Gate{
 		return openSocket(f, func(s string) bool { return below(s, "/run/containerd") || f.Runtime && below("/run/containerd", s) })
 	}},
 	{"ControlSocket", "does not steer the machine on keelson's control socket", "annotation keelson.control: read, or none", func(f *Facts) (string, bool) {
-		return openSocket(f, func(s string) bool { return f.Control && (below("/run/keelson", s) || below(s, "/run/keelson")) })
+		return openSocket(f, func(s string) bool {
+			return f.Control && (below("/run/keelson", s) || below(s, "/run/keelson/control") || s == "/run/keelson/control.sock")
+		})
 	}},
 	{"DockerSocket", "does not reach Docker or another engine", "leave out the bind of its socket", func(f *Facts) (string, bool) {
 		return openSocket(f, func(s string) bool {

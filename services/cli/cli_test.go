@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -24,6 +25,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"keelson/internal/api"
+	"keelson/internal/audit"
 	"keelson/services/control"
 	"keelson/services/events"
 	"keelson/services/logs"
@@ -138,6 +140,18 @@ func (m *machine) listen(t *testing.T) {
 		Tail:    func(string, int) []string { return []string{"hello \x1b[2J\u202e"} },
 		Logs:    m.logs(), Events: m.hub,
 		Power: func(action string) error { m.note("%s", action); return nil },
+		Audit: func(_ context.Context, s api.Service) (api.Audit, error) {
+			return api.Audit{
+				Service: s.Name, PID: s.PID, Exposure: 9, Level: "UNSAFE", Facts: []audit.Fact{{Name: "user", Declared: "0", Live: "0"}, {Name: "umask", Declared: "0022", Live: "0000"}},
+				Findings: []audit.Finding{
+					{ID: "WritableRoot", Gate: true, State: audit.Failed, What: "is walled in", Note: "bind of /", Fix: "bind less"},
+					{ID: "UMask", State: audit.Failed, Weight: 100, What: "shares nothing", Fix: "umask", Declared: audit.Passed},
+					{ID: "User", State: audit.Accepted, Weight: 2000, What: "is not root", Reason: "it \x1b[2Jhas to"},
+					{ID: "Delegate", State: audit.Passed, Weight: 100, What: "delegates nothing", Declared: audit.Failed},
+					{ID: "PrivateTmp", State: audit.Passed, Weight: 1000, What: "is not shown"},
+				},
+			}, nil
+		},
 		Exec: func(context.Context, api.Service, control.ExecRequest) (control.Process, error) {
 			return nil, errors.New("no such program: \"sh\"")
 		},
@@ -303,6 +317,9 @@ func TestExitCodesAndHints(t *testing.T) {
 		{"kill web -s -1", 2, "-s: -1 is no signal\nRight would be: a name such as HUP"},
 		{"exec web -- sh", 127, "web: no such program"},
 		{"exec web", 2, "needs the name of a service and a command"},
+		{"audit db", 3, "db does not run: it is failed"},
+		{"audit nobody", 3, "there is no service"},
+		{"audit -o name web", 2, "-o"},
 		{"exec db sh", 125, "db does not run: it is failed: restarted 5 times in 1m"},
 		{"exec nobody sh", 3, "there is no service"},
 		{"analyze nobody", 3, "there is no service"},
@@ -321,6 +338,33 @@ func TestExitCodesAndHints(t *testing.T) {
 		if code != tc.code || !strings.Contains(errs, tc.err) || out != "" {
 			t.Errorf("service %s: %d, %q %q, want %d %q", tc.args, code, out, errs, tc.code, tc.err)
 		}
+	}
+}
+
+func TestAudit(t *testing.T) {
+	m := start(t)
+	code, out, errs := m.run(t, "audit", "web")
+	want := `web: exposure 9.0 UNSAFE (process 42)
+   CHECK         WEIGHT    A SERVICE THAT PASSES  THIS ONE                    TO PASS
+✗  WritableRoot  gate      is walled in           bind of /                   bind less
+✗  UMask         100       shares nothing         declared: no, live: yes     umask
+~  User          accepted  is not root            -                           (it \x1b[2Jhas to)
+✓  Delegate      100       delegates nothing      declared: yes, live: no     -
+
+OTHER THAN DECLARED  DECLARED  LIVE
+umask                0022      0000
+`
+	blanks := regexp.MustCompile(` +`)
+	if code != 0 || errs != "" || blanks.ReplaceAllString(out, " ") != blanks.ReplaceAllString(want, " ") {
+		t.Errorf("%d %s\n%s", code, errs, out)
+	}
+	code, out, _ = m.run(t, "audit") // of what runs
+	if want := "NAME  EXPOSURE  LEVEL   GATES         OTHER THAN DECLARED\nweb   9.0       UNSAFE  WritableRoot  umask\n"; code != 0 || out != want {
+		t.Errorf("%d\n%s", code, out)
+	}
+	var r api.Audit
+	if _, out, _ := m.run(t, "audit", "-o", "json", "web"); json.Unmarshal([]byte(out), &r) != nil || r.PID != 42 || len(r.Findings) != 5 {
+		t.Errorf("%s", out)
 	}
 }
 

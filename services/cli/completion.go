@@ -7,7 +7,7 @@ import (
 )
 
 // withNames are the commands that are followed by names of services.
-const withNames = "status start stop restart kill reload logs events exec wait"
+const withNames = "status audit start stop restart kill reload logs events exec wait"
 
 const bashScript = `# bash completion of service
 _service() {

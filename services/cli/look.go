@@ -32,6 +32,20 @@ NAME, the state of the machine.
 
 Ends with 0 if every service named runs, with 3 if one does not.
 `, (*app).status},
+		{"audit", "[-o json] [NAME...]", "what services could do to the machine, as a number", `
+Judges services by their first process as it runs: its exposure from 0.0 (nothing)
+to 10.0, by the checks and weights of systemd-analyze security, and what would lower
+it. What differs from the configuration that the container was made with is marked:
+"declared: no" that the configuration does not have the weakness, "declared: yes" that
+it has. Without a NAME, the number of each service, the highest first.
+
+  service audit
+  service audit web
+  service audit -o json web
+
+A rule of a seccomp or device filter cannot be seen in a process, only that there is a
+filter; its rules are taken from the configuration.
+`, (*app).audit},
 		{"top", "[-n TIMES] [-d TIME] [-o json]", "what each service uses, live", `
 Shows processor time, memory, input/output and processes of each service, busiest
 first, every two seconds until it is interrupted.

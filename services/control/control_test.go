@@ -93,6 +93,9 @@ func start(t *testing.T, change func(*Config)) *world {
 		Logs:     http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprintln(w, "logs "+r.URL.RawQuery) }),
 		Events:   w.hub,
 		Power:    func(action string) error { w.services.asked <- action; return nil },
+		Audit: func(_ context.Context, svc api.Service) (api.Audit, error) {
+			return api.Audit{Service: svc.Name, PID: svc.PID, Exposure: 2}, nil
+		},
 		Exec: func(_ context.Context, svc api.Service, r ExecRequest) (Process, error) {
 			if r.Args[0] == "missing" {
 				return nil, errors.New("no such program")
@@ -188,6 +191,31 @@ func TestAnswers(t *testing.T) {
 				t.Errorf("%s %s: not an api.Error: %s", tc.method, tc.path, body)
 			}
 		}
+	}
+}
+
+func TestAudit(t *testing.T) {
+	w := start(t, nil)
+	for _, tc := range []struct {
+		path   string
+		status int
+		want   string
+	}{
+		{"web/audit", 200, `"service":"web","pid":7,"exposure":2,`}, {"never/audit", 409, "never does not run: it is waiting"},
+		{"nobody/audit", 404, "there is no service"},
+	} {
+		if status, body := w.ask("GET", "/v1/services/"+tc.path); status != tc.status || !strings.Contains(body, tc.want) {
+			t.Errorf("%s: %d %s", tc.path, status, body)
+		}
+	}
+	if status, _ := w.ask("POST", "/v1/services/web/audit"); status != 405 {
+		t.Errorf("POST: %d", status)
+	}
+	w.server.cfg.Audit = func(context.Context, api.Service) (api.Audit, error) {
+		return api.Audit{}, errors.New("process 7: it has ended")
+	}
+	if status, body := w.ask("GET", "/v1/services/web/audit"); status != 409 || !strings.Contains(body, "it has ended") {
+		t.Errorf("one that ends meanwhile: %d %s", status, body)
 	}
 }
 

@@ -18,7 +18,7 @@ import (
 )
 
 // There is what can be asked, for those who ask for something else.
-const There = "GET /v1/machine, /v1/boot, /v1/services, /v1/services/NAME, /v1/events, /v1/logs; " +
+const There = "GET /v1/machine, /v1/boot, /v1/services, /v1/services/NAME, /v1/services/NAME/audit, /v1/events, /v1/logs; " +
 	"POST /v1/services/NAME/start, stop, restart, kill, reload, exec; POST /v1/machine/poweroff, reboot, halt"
 
 // tailLines is how many of its last lines a service's status has.
@@ -55,6 +55,8 @@ func (s *Server) serve(b *exchange, r *http.Request) {
 		s.get(b, r, func() { s.list(b) })
 	case len(part) == 2 && part[0] == "services":
 		s.get(b, r, func() { s.status(b, part[1]) })
+	case len(part) == 3 && part[0] == "services" && part[2] == "audit":
+		s.get(b, r, func() { s.audit(b, r, part[1]) })
 	case len(part) == 3 && part[0] == "services" && part[2] == "exec":
 		s.change(b, r, nil, "exec in "+part[1], func(url.Values) { s.exec(b, r, part[1]) })
 	case len(part) == 3 && part[0] == "services" && slices.Contains([]string{"start", "stop", "restart", "kill", "reload"}, part[2]):
@@ -143,6 +145,24 @@ func (s *Server) status(w http.ResponseWriter, name string) {
 	}
 	svc.Log = s.cfg.Tail(name, tailLines)
 	answer(w, http.StatusOK, svc)
+}
+
+// audit answers with what a service that runs could do.
+func (s *Server) audit(w http.ResponseWriter, r *http.Request, name string) {
+	svc, ok := s.find(w, name)
+	if !ok {
+		return
+	}
+	if svc.PID == 0 {
+		fail(w, http.StatusConflict, name+" does not run: it is "+svc.State, "a service that runs; mkimage audit judges an image")
+		return
+	}
+	report, err := s.cfg.Audit(r.Context(), svc)
+	if err != nil {
+		fail(w, http.StatusConflict, err.Error(), "")
+		return
+	}
+	answer(w, http.StatusOK, report)
 }
 
 // find returns a service, or says why there is none.

@@ -62,6 +62,8 @@ type Config struct {
 	Events *events.Hub
 	// Power begins the end of the machine: poweroff, reboot or halt.
 	Power func(action string) error
+	// Audit judges a service that runs.
+	Audit func(ctx context.Context, svc api.Service) (api.Audit, error)
 	// Exec starts a process in a running service's container.
 	Exec func(ctx context.Context, svc api.Service, r ExecRequest) (Process, error)
 	// Warn tells people that the socket does not work.

@@ -54,6 +54,7 @@ func (s *Supervisor) openControl() {
 			s.machineAction(policy.Action(action), "asked for on the control socket")
 			return nil
 		},
+		Audit:  s.audit,
 		Exec:   s.execIn,
 		Client: asks.of, Grant: s.grant,
 		Refused: func(container, text string) {
