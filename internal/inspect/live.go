@@ -77,6 +77,20 @@ func Live(p Process, declared *audit.Facts) (*audit.Facts, error) {
 	return f, nil
 }
 
+// Present are the facts without the masked and read-only paths that this machine does
+// not have: a runtime passes over those.
+func Present(f *audit.Facts) *audit.Facts {
+	g := *f
+	g.Mounts = slices.DeleteFunc(slices.Clone(f.Mounts), func(m audit.Mount) bool {
+		if m.Source != "" || !m.ReadOnly || !within(m.At, "/proc") && !within(m.At, "/sys") {
+			return false
+		}
+		_, err := os.Lstat(m.At)
+		return errors.Is(err, os.ErrNotExist)
+	})
+	return &g
+}
+
 func (p Process) file(name string) string { return filepath.Join(p.Proc, strconv.Itoa(p.PID), name) }
 
 func (p Process) read(name string) (string, error) {

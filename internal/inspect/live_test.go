@@ -20,10 +20,10 @@ const machineMounts = `1 1 0:2 / / rw,relatime shared:1 - rootfs rootfs rw
 20 1 0:20 / /proc rw,nosuid - proc proc rw
 21 1 0:21 / /sys rw,nosuid - sysfs sysfs rw
 22 1 0:6 / /dev rw,nosuid - devtmpfs dev rw
+26 1 0:23 /sub /mnt/a\040b rw - tmpfs tmpfs rw
 23 1 0:23 / /run rw,nosuid - tmpfs tmpfs rw
 24 1 0:24 / /containers/services/web/tmp rw - tmpfs tmpfs rw
 25 1 0:25 / /containers/services/web/rootfs rw - overlay overlay rw
-26 1 0:23 /sub /mnt/a\040b rw - tmpfs tmpfs rw
 `
 
 // ownMounts are those of a default container under auto.
@@ -260,5 +260,19 @@ func TestDeclared(t *testing.T) {
 	host.Linux.Namespaces = nil
 	if f := Declared(&bundle.Bundle{Section: bundle.Onboot, Spec: host}, host); !f.Control || !f.Runtime {
 		t.Error("pid: host may steer")
+	}
+}
+
+func TestPresent(t *testing.T) {
+	f := &audit.Facts{Mounts: []audit.Mount{
+		{At: "/proc/version", Masked: true, ReadOnly: true}, {At: "/proc/no-such", Masked: true, ReadOnly: true}, {At: "/sys/no-such", ReadOnly: true},
+		{At: "/no-such", ReadOnly: true}, {At: "/proc/no-such", Source: "/x", ReadOnly: true},
+	}}
+	var left []string
+	for _, m := range Present(f).Mounts {
+		left = append(left, m.At+m.Source)
+	}
+	if want := []string{"/proc/version", "/no-such", "/proc/no-such/x"}; !slices.Equal(left, want) || len(f.Mounts) != 5 {
+		t.Errorf("%q, want %q", left, want)
 	}
 }

@@ -13,7 +13,6 @@ import (
 
 	"keelson/internal/api"
 	"keelson/internal/audit"
-	"keelson/internal/visible"
 )
 
 func (a *app) audit(fs *flag.FlagSet, args []string) int {
@@ -129,7 +128,7 @@ func (a *app) showAudit(r api.Audit) {
 	drift := [][]string{{"OTHER THAN DECLARED", "DECLARED", "LIVE"}}
 	for _, f := range r.Facts {
 		if f.Drifted() {
-			drift = append(drift, []string{f.Name, visible.Text(f.Declared), visible.Text(f.Live)})
+			drift = append(drift, []string{f.Name, f.Declared, f.Live})
 		}
 	}
 	if len(drift) > 1 {
@@ -161,5 +160,5 @@ func findingRow(f audit.Finding) ([]string, bool) {
 		}
 		note += "declared: " + bad[f.Declared == audit.Failed || f.Declared == audit.Accepted] + ", live: " + bad[f.State == audit.Failed || f.State == audit.Accepted]
 	}
-	return []string{mark, f.ID, weight, f.What, visible.Text(orDash(note)), visible.Text(fix)}, true
+	return []string{mark, f.ID, weight, f.What, orDash(note), fix}, true
 }

@@ -22,7 +22,7 @@ func (s *Supervisor) audit(ctx context.Context, svc api.Service) (api.Audit, err
 	if err != nil {
 		return api.Audit{}, err
 	}
-	declared := inspect.Declared(b, spec)
+	declared := inspect.Present(inspect.Declared(b, spec))
 	live, err := inspect.Live(inspect.Process{PID: svc.PID, Cgroup: filepath.Join(resources.Root, svc.Cgroup), Group: svc.Cgroup}, declared)
 	if err != nil {
 		return api.Audit{}, err
