@@ -85,10 +85,7 @@ func auditImage(res *assemble.Result) []audited {
 	off := slices.Contains(strings.Fields(res.Cmdline), "keelson.harden="+string(harden.LinuxKit))
 	all := []audited{}
 	for _, c := range res.Containers {
-		walls := c.Bundle.OneShot.Walls
-		if c.Bundle.Section == bundle.Services {
-			walls = c.Bundle.Service.Walls
-		}
+		walls := c.Bundle.Walls()
 		if off {
 			walls.Harden = harden.LinuxKit
 		}

@@ -79,6 +79,17 @@ func TestAudit(t *testing.T) {
 	}
 }
 
+// What runtime.json mounts in a container counts as well.
+func TestAuditOfRuntimeMounts(t *testing.T) {
+	_, store, file := judged(t)
+	write(t, file, "kernel: {image: you/kernel, tar: none}\ninit: [you/init]\nservices:\n  - {name: plain, image: you/app}\n"+
+		"  - {name: odd, image: you/app, runtime: {mounts: [{type: bind, source: /, destination: host, options: [rbind]}]}}\n")
+	out := must(t, "audit", "--store", store, "--offline", file)
+	if !regexp.MustCompile(`(?s)^services odd: exposure 9\.0 UNSAFE.*WritableRoot.*services plain: exposure 2\.0`).MatchString(out) || strings.Count(out, " gate ") != 1 {
+		t.Errorf("got\n%s", out)
+	}
+}
+
 func TestKernelCommandLineTakesHardeningAway(t *testing.T) {
 	_, store, file := judged(t)
 	text, err := os.ReadFile(file)

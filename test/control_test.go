@@ -227,7 +227,7 @@ func testAudit(t *testing.T, d *debug) {
 	if x, err := d.ExecIn(d.ctx, pid, "mount", "-o", "remount,rw,bind", "/proc/sys"); err != nil || x.Exit != 0 {
 		t.Fatalf("take a wall out: %v, %+v", err, x)
 	}
-	d.sh("echo max > /sys/fs/cgroup/services/chained/pids.max")
+	d.sh("echo max > /proc/1/root/sys/fs/cgroup/services/chained/pids.max")
 	r := audit("chained")
 	facts, checks := drift(r)
 	if !slices.Equal(checks, []string{"ProtectKernelTunables"}) || len(facts) != 2 || r.Exposure <= before {

@@ -16,7 +16,27 @@ import (
 // Declared are the facts of a container by the configuration that it runs with, which
 // is its bundle's with what is added to it.
 func Declared(b *bundle.Bundle, s *specs.Spec) *audit.Facts {
-	return audit.FromSpec(s, extra(b))
+	below := *s
+	below.Mounts = append(runtimeMounts(b), s.Mounts...)
+	return audit.FromSpec(&below, extra(b))
+}
+
+// runtimeMounts are the mounts of runtime.json that lie in the container's root: they
+// are made before its own.
+func runtimeMounts(b *bundle.Bundle) []specs.Mount {
+	var list []specs.Mount
+	for _, m := range b.Runtime.Mounts {
+		if path.IsAbs(m.Destination) {
+			at, inside := strings.CutPrefix(path.Clean(m.Destination), b.Rootfs()+"/")
+			if !inside {
+				continue // the machine's, or the root itself
+			}
+			m.Destination = at
+		}
+		m.Destination = path.Join("/", m.Destination)
+		list = append(list, m)
+	}
+	return list
 }
 
 func extra(b *bundle.Bundle) audit.Extra {

@@ -69,7 +69,7 @@ func Live(p Process, declared *audit.Facts) (*audit.Facts, error) {
 	if err != nil {
 		return nil, err
 	}
-	fromMounts(f, mounts, string(machine))
+	fromMounts(f, mounts, string(machine), declared)
 	if limits, err := p.read("limits"); err == nil {
 		f.Realtime = realtime(limits)
 	}
@@ -191,11 +191,11 @@ func unescape(s string) string {
 
 func (m mounted) has(option string) bool { return slices.Contains(m.options, option) }
 
-// virtual are file systems that are the same wherever they are mounted, and what
-// the machine has of them.
-var virtual = map[string]string{"sysfs": "/sys", "proc": "/proc", "devtmpfs": "/dev"}
+// virtual are file systems of which a container's own mount cannot be told from a bind
+// of the machine's, and where each has them.
+var virtual = map[string]string{"sysfs": "/sys", "proc": "/proc"}
 
-func fromMounts(f *audit.Facts, own, machine string) {
+func fromMounts(f *audit.Facts, own, machine string, declared *audit.Facts) {
 	theirs := parseMounts(machine)
 	for _, m := range parseMounts(own) {
 		if m.at == "/" {
@@ -209,7 +209,13 @@ func fromMounts(f *audit.Facts, own, machine string) {
 		case inKernel && !isKernel:
 			x.Masked, x.ReadOnly = true, true // something else lies over a file of the kernel's
 		case strings.HasPrefix(m.kind, "cgroup"):
-		case virtual[m.kind] == m.at || inKernel:
+		case virtual[m.kind] == m.at:
+			for _, d := range declared.Mounts {
+				if d.At == m.at {
+					x.Source = d.Source
+				}
+			}
+		case inKernel:
 		default:
 			x.Source = source(m, theirs)
 		}

@@ -174,6 +174,7 @@ func TestDrift(t *testing.T) {
 		"a root that is not":      {mounts("/ / rw,relatime", "/ / ro,relatime"), "root=read-only", "ProtectSystem"},
 		"the machine's root":      {mounts("110 ", "111 100 0:2 / /host rw - rootfs rootfs rw\n110 "), "", "WritableRoot"},
 		"the machine's sysfs":     {mounts("110 ", "111 100 0:21 / /host/sys rw - sysfs sysfs rw\n110 "), "", "WritableSys"},
+		"the machine's devices":   {mounts("101 100 0:40 / /dev rw,nosuid - tmpfs tmpfs rw,mode=755", "101 100 0:6 / /dev rw - devtmpfs dev rw"), "", "WritableDev"},
 		"containerd":              {mounts("110 ", "111 100 0:23 /containerd /x rw - tmpfs tmpfs rw\n110 "), "", "ContainerdSocket"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -255,6 +256,20 @@ func TestDeclared(t *testing.T) {
 		if f := Declared(&bundle.Bundle{Section: bundle.Services, Spec: s, Service: policy.DefaultService()}, s); f.Control != want[0] || f.Runtime != want[1] {
 			t.Errorf("%s: %t %t, want %v", source, f.Control, f.Runtime, want)
 		}
+	}
+	// What runtime.json mounts below the root is the container's.
+	b := &bundle.Bundle{Section: bundle.Services, Dir: "/containers/services/web", Spec: base(), Runtime: bundle.Runtime{Mounts: []specs.Mount{
+		{Source: "/", Destination: "host", Options: []string{"rbind"}}, {Source: "/dev", Destination: "/containers/services/web/rootfs/dev", Type: "bind"},
+		{Source: "/proc", Destination: "/mnt", Options: []string{"bind"}}, {Source: "/sys", Destination: "/containers/services/web/rootfs", Options: []string{"bind"}},
+	}}}
+	var open []string
+	for _, f := range audit.Assess(Declared(b, b.Spec), nil).Bad() {
+		if f.Gate {
+			open = append(open, f.ID)
+		}
+	}
+	if !slices.Equal(open, []string{"WritableRoot", "WritableDev"}) {
+		t.Errorf("mounts of runtime.json: %q", open)
 	}
 	host := base()
 	host.Linux.Namespaces = nil

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -48,6 +49,9 @@ func Pin(b *bundle.Bundle, paths *safepath.Resolver) (pinned *specs.Spec, releas
 	}
 	return &s, p.release, nil
 }
+
+// Pinned reports whether the source of a bind is a pin, which stands for another path.
+func Pinned(source string) bool { return strings.HasPrefix(source, pinDir+"/") }
 
 // pins are those of one container.
 type pins struct {

@@ -39,7 +39,7 @@ type Result struct {
 
 // Container is a container of the image, as the machine will find it.
 type Container struct {
-	Bundle *bundle.Bundle // without a directory
+	Bundle *bundle.Bundle // its directory is the one on the machine
 	File   string         // the YAML
 	Line   int            // of its entry there
 }

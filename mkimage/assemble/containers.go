@@ -82,8 +82,11 @@ func (b *builder) container(section, field, dir string, image *config.Image) err
 	if err := putJSON(root, "config.json", spec); err != nil {
 		return err
 	}
-	b.note(section, field, image.Name, spec)
-	return putJSON(root, "runtime.json", ocispec.Runtime(image.Runtime, label.Runtime, mounts))
+	runtime := ocispec.Runtime(image.Runtime, label.Runtime, mounts)
+	if err := b.note(section, field, dir, image.Name, spec, runtime); err != nil {
+		return err
+	}
+	return putJSON(root, "runtime.json", runtime)
 }
 
 // label reads the label of a container's image, and logs what it gives that the YAML
@@ -117,8 +120,15 @@ func (b *builder) label(l *loaded, section string, image *config.Image) (config.
 }
 
 // note keeps a container for those who judge the image.
-func (b *builder) note(section, field, name string, spec *specs.Spec) {
-	c := &bundle.Bundle{Section: bundle.Section(section), Name: name, ID: name, Spec: spec}
+func (b *builder) note(section, field, dir, name string, spec *specs.Spec, runtime config.Runtime) error {
+	c := &bundle.Bundle{Dir: "/" + dir, Section: bundle.Section(section), Name: name, ID: name, Spec: spec}
+	text, err := json.Marshal(runtime)
+	if err == nil {
+		err = json.Unmarshal(text, &c.Runtime)
+	}
+	if err != nil {
+		return fmt.Errorf("runtime: %w", err)
+	}
 	if c.Section == bundle.Services {
 		c.Service = b.kept[name]
 	} else {
@@ -126,6 +136,7 @@ func (b *builder) note(section, field, name string, spec *specs.Spec) {
 	}
 	at := b.Config.Problem(field, "")
 	b.result.Containers = append(b.result.Containers, Container{Bundle: c, File: at.File, Line: at.Line})
+	return nil
 }
 
 // checkUsers refuses users that a container's user namespace would not have.

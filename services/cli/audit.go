@@ -6,7 +6,6 @@ import (
 	"flag"
 	"fmt"
 	"net/http"
-	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -49,8 +48,8 @@ func (a *app) audit(fs *flag.FlagSet, args []string) int {
 }
 
 func (a *app) auditOf(name string) (r api.Audit, err error) {
-	err = a.client.ask(a.ctx, "GET", "/services/"+url.PathEscape(name)+"/audit", nil, &r)
-	return r, err
+	err = a.client.ask(a.ctx, http.MethodGet, servicePath(name)+"/audit", nil, &r)
+	return r, helpfully(err, name)
 }
 
 // notRunning reports whether a service could not be judged because it does not run.

@@ -318,7 +318,7 @@ func TestExitCodesAndHints(t *testing.T) {
 		{"exec web -- sh", 127, "web: no such program"},
 		{"exec web", 2, "needs the name of a service and a command"},
 		{"audit db", 3, "db does not run: it is failed"},
-		{"audit nobody", 3, "there is no service"},
+		{"audit wbe", 3, `there is no service "wbe"; did you mean "web"?`},
 		{"audit -o name web", 2, "-o"},
 		{"exec db sh", 125, "db does not run: it is failed: restarted 5 times in 1m"},
 		{"exec nobody sh", 3, "there is no service"},

@@ -4,10 +4,13 @@ import (
 	"context"
 	"path/filepath"
 
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
 	"keelson/internal/api"
 	"keelson/internal/audit"
 	"keelson/internal/bundle"
 	"keelson/internal/inspect"
+	"keelson/internal/prepare"
 	"keelson/services/resources"
 )
 
@@ -22,6 +25,7 @@ func (s *Supervisor) audit(ctx context.Context, svc api.Service) (api.Audit, err
 	if err != nil {
 		return api.Audit{}, err
 	}
+	unpin(spec, b.Spec)
 	declared := inspect.Present(inspect.Declared(b, spec))
 	live, err := inspect.Live(inspect.Process{PID: svc.PID, Cgroup: filepath.Join(resources.Root, svc.Cgroup), Group: svc.Cgroup}, declared)
 	if err != nil {
@@ -33,4 +37,18 @@ func (s *Supervisor) audit(ctx context.Context, svc api.Service) (api.Audit, err
 		Service: svc.Name, PID: svc.PID, Exposure: float64(r.Exposure) / 10, Level: r.Level(),
 		Findings: r.Findings, Facts: audit.Differences(declared, live),
 	}, nil
+}
+
+// unpin puts the paths of the image back in place of the pins of binds' sources.
+func unpin(made, image *specs.Spec) {
+	for i, m := range made.Mounts {
+		if !prepare.Pinned(m.Source) {
+			continue
+		}
+		for _, x := range image.Mounts {
+			if x.Destination == m.Destination {
+				made.Mounts[i].Source = x.Source
+			}
+		}
+	}
 }
