@@ -5,6 +5,9 @@
 package inspect
 
 import (
+	"path"
+	"strings"
+
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"keelson/internal/audit"
