@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -24,7 +25,7 @@ import (
 // That is seen before the signal is sent: many a handler begins by taking itself
 // away, so that a second signal would end a process that does not come to its end.
 func (t *running) Stop(sig unix.Signal) (heard bool, err error) {
-	deaf, err := deafTo(fmt.Sprintf("/proc/%d/status", t.PID()), sig)
+	deaf, err := settledDeafTo(fmt.Sprintf("/proc/%d/status", t.PID()), sig)
 	t.deaf, t.reaped = err == nil && deaf, ""
 	if err := t.process.Signal(sig); err != nil {
 		return false, err
@@ -165,17 +166,47 @@ func processes(cgroup string) []int {
 	return pids
 }
 
+// A shell blocks all signals for the moment in which it starts a command.
+const (
+	blockedLooks = 3
+	blockedPause = 10 * time.Millisecond
+)
+
+// settledDeafTo is deafTo, asked again where the signal is blocked and has no
+// handler: a process that waits for it in a signalfd or sigwait has it blocked all
+// the time.
+func settledDeafTo(status string, sig unix.Signal) (bool, error) {
+	for look := 1; ; look++ {
+		first, blocked, caught, err := signals(status)
+		if err != nil || !first || caught&(1<<(sig-1)) != 0 {
+			return false, err
+		}
+		if blocked&(1<<(sig-1)) == 0 {
+			return true, nil
+		}
+		if look == blockedLooks {
+			return false, nil
+		}
+		time.Sleep(blockedPause)
+	}
+}
+
 // deafTo reports whether the process of a /proc/PID/status file is the first of
 // its pid namespace and has neither a handler for the signal nor blocked it: a
 // blocked one is kept for a signalfd or sigwait.
 func deafTo(status string, sig unix.Signal) (bool, error) {
+	first, blocked, caught, err := signals(status)
+	return err == nil && first && (blocked|caught)&(1<<(sig-1)) == 0, err
+}
+
+// signals reads of a /proc/PID/status file whether the process is the first of its
+// pid namespace, and which signals it blocks and handles.
+func signals(status string) (first bool, blocked, caught uint64, err error) {
 	f, err := os.Open(status)
 	if err != nil {
-		return false, err
+		return false, 0, 0, err
 	}
 	defer f.Close()
-	first := false
-	var heard uint64
 	lines := bufio.NewScanner(f)
 	for lines.Scan() {
 		name, value, _ := strings.Cut(lines.Text(), ":")
@@ -187,10 +218,14 @@ func deafTo(status string, sig unix.Signal) (bool, error) {
 		case "SigBlk", "SigCgt":
 			mask, err := strconv.ParseUint(value, 16, 64)
 			if err != nil {
-				return false, fmt.Errorf("%s: %s: %w", status, name, err)
+				return false, 0, 0, fmt.Errorf("%s: %s: %w", status, name, err)
 			}
-			heard |= mask
+			if name == "SigBlk" {
+				blocked = mask
+			} else {
+				caught = mask
+			}
 		}
 	}
-	return first && heard&(1<<(sig-1)) == 0, lines.Err()
+	return first, blocked, caught, lines.Err()
 }

@@ -3,6 +3,7 @@ package task
 import (
 	"bufio"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
@@ -10,6 +11,7 @@ import (
 	"slices"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -147,6 +149,31 @@ func TestStopOfOneThatDoesNotHear(t *testing.T) {
 	}
 }
 
+// A signal that is blocked for a moment is not one that somebody waits for.
+func TestBlockedForAMoment(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "status")
+	const status = "NSpid:\t200\t1\nSigBlk:\t%s\nSigCgt:\t0000000000000000\n"
+	write := func(mask string) {
+		t.Helper()
+		if err := os.WriteFile(path+".new", fmt.Appendf(nil, status, mask), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Rename(path+".new", path); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("fffffffe7ffbfeff")
+	if deaf, err := settledDeafTo(path, unix.SIGTERM); deaf || err != nil {
+		t.Errorf("blocked all the time: %v, %v", deaf, err)
+	}
+	synctest.Test(t, func(t *testing.T) {
+		time.AfterFunc(blockedPause*3/2, func() { write("0000000000000000") })
+		if deaf, err := settledDeafTo(path, unix.SIGTERM); !deaf || err != nil {
+			t.Errorf("blocked for a moment: %v, %v", deaf, err)
+		}
+	})
+}
+
 // A loop of a shell always has a child, and starts it again when it gets the signal.
 func TestStopOfALoop(t *testing.T) {
 	task, _, lines := firstOfNamespace(t, `echo up; while :; do sleep 300; echo again; done`)
@@ -201,7 +228,9 @@ func TestStopOfALoopBesideOneThatFinishes(t *testing.T) {
 func awaitOther(t *testing.T, task *running, command string) {
 	t.Helper()
 	for range 1000 {
-		if slices.ContainsFunc(task.others(), func(pid int) bool { return commandOf(pid) == command }) {
+		// The shell has all signals blocked until it knows that its child has begun.
+		deaf, _ := deafTo(fmt.Sprintf("/proc/%d/status", task.PID()), unix.SIGTERM)
+		if deaf && slices.ContainsFunc(task.others(), func(pid int) bool { return commandOf(pid) == command }) {
 			return
 		}
 		time.Sleep(10 * time.Millisecond)
