@@ -113,6 +113,11 @@ func wrongMount(b *bundle.Bundle, text string) string {
 		return ""
 	}
 	source, target := found[1], found[2]
+	for _, m := range b.Spec.Mounts {
+		if m.Destination == target {
+			source = m.Source // the runtime may have been given a pin of it
+		}
+	}
 	what := fmt.Sprintf("mount %s on %s", source, target)
 	why := ""
 	switch {

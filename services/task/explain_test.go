@@ -47,6 +47,8 @@ func TestExplain(t *testing.T) {
 			"mount none on /x: the kernel has no such file system, and no module for it is in the image (services/getty)"},
 		"disk": {specs.Spec{}, runtimeSays + `error mounting "/dev/sdz" to rootfs at "/x": mount src=/dev/sdz, dst=/x, dstFd=/proc/thread-self/fd/15: no such file or directory`,
 			"mount /dev/sdz on /x: there is no /dev/sdz (services/getty)"},
+		"a pinned source": {specs.Spec{Mounts: bind("/proc/self", "/etc")}, runtimeSays + `error mounting "/run/keelson/binds/getty/0" to rootfs at "/etc": mount src=..., dst=/etc: not a directory`,
+			"mount /proc/self on /etc: one is a directory and the other is a file (services/getty)"},
 		"cwd": {specs.Spec{}, runtimeSays + `mkdir /not: read-only file system`, "cwd /not/there: not in the image, which is read-only (services/getty)"},
 		"memory": {specs.Spec{Linux: &specs.Linux{Resources: &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: &limit}}}}, "container init was OOM-killed (memory limit too low?)",
 			"resources.memory.limit of 200 KiB is too little to start anything (services/getty)"},
