@@ -78,7 +78,7 @@ services:
 		folder(services + "odd-annotation"), folder(services + "odd-annotation/rootfs"),
 		text(services+"odd-annotation/config.json", config(`,"annotations":{"keelson.restrat":"always","keelson.stop.timeout":"soon"}`)),
 		text(services+"odd-annotation/runtime.json", `{}`),
-		folder(services + "no-interpreter"), folder(services + "no-interpreter/rootfs"), {services + "no-interpreter/rootfs/script", cpio.TypeReg | 0o755, "#!/bin/bash\n"},
+		folder(services + "no-interpreter"), folder(services + "no-interpreter/rootfs"), folder(services + "no-interpreter/rootfs/proc"), {services + "no-interpreter/rootfs/script", cpio.TypeReg | 0o755, "#!/bin/bash\n"},
 		text(services+"no-interpreter/config.json", strings.Replace(config(`,"annotations":{"keelson.restart":"never"}`), `"sleep","1000000"`, `"/script"`, 1)),
 		text(services+"no-interpreter/runtime.json", `{}`),
 		// One-shots: the boot goes on behind each.

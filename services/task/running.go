@@ -51,6 +51,7 @@ type running struct {
 	reaped string // what it had waited for at the last look, "" before the first
 	// The other processes that the last Stop sent the signal to, and their commands.
 	told, commands map[string]bool
+	again          bool // one of the commands was seen to run once more
 }
 
 // Exit is how a task ended.

@@ -34,7 +34,7 @@ func (t *running) Stop(sig unix.Signal) (heard bool, err error) {
 		return true, nil // gone, or it gets the signal
 	}
 	others := t.others()
-	t.told, t.commands = map[string]bool{}, map[string]bool{}
+	t.told, t.commands, t.again = map[string]bool{}, map[string]bool{}, false
 	for _, pid := range others {
 		t.told[identity(pid)] = true
 		if command := commandOf(pid); command != "" {
@@ -64,7 +64,7 @@ func (t *running) Alone(sig unix.Signal) bool {
 		return false
 	}
 	others := t.others()
-	if len(others) == 0 {
+	if len(others) == 0 && !t.again { // else it is between two rounds of its loop
 		return was == "" || was == t.reaped
 	}
 	return t.goesOn(others)
@@ -75,14 +75,13 @@ func (t *running) Alone(sig unix.Signal) bool {
 // which starts "sleep 1" once more, goes on; a script that does its last work runs
 // other commands than before.
 func (t *running) goesOn(others []int) bool {
-	again := false
 	for _, pid := range others {
 		if t.told[identity(pid)] {
 			return false // it may be at its own last work
 		}
-		again = again || t.commands[commandOf(pid)]
+		t.again = t.again || t.commands[commandOf(pid)]
 	}
-	return again
+	return t.again
 }
 
 // identity tells a process from another one that has its number later.

@@ -188,6 +188,16 @@ func TestStopOfALoop(t *testing.T) {
 	if !task.Alone(unix.SIGTERM) {
 		t.Error("a loop that goes on as before may go on")
 	}
+	// Between two rounds, or at another of its commands, it is the same loop.
+	for _, pid := range task.others() {
+		_ = unix.Kill(pid, unix.SIGKILL)
+	}
+	if _, err := lines.ReadString('\n'); err != nil {
+		t.Fatal(err)
+	}
+	if !task.Alone(unix.SIGTERM) {
+		t.Error("a loop that was seen to go on is forgotten")
+	}
 }
 
 // What runs after the command that was there is its last work, as long as that takes.
