@@ -126,6 +126,9 @@ func (p *pid1) lookAtSupervisor(now time.Time) {
 		return
 	}
 	p.look = now.Add(lookEvery)
+	if p.boot.Cgroup != "" && cgroups.Restore(p.kernel) {
+		p.console.Warn(name, "a container mounted cgroup2 and so took options of it away from the whole machine: put back")
+	}
 	was := p.dying
 	p.dying = 0
 	pid := p.machine.Pid()

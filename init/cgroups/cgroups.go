@@ -31,6 +31,10 @@ const (
 	// own parts together; what they do not use stays everybody's.
 	ownMin = "64M"
 
+	// ownWeight is their share of the CPU against each other group at the top,
+	// which has 100: what keeps the machine going comes before what runs on it.
+	ownWeight = "1000"
+
 	flags = unix.MS_NOSUID | unix.MS_NOEXEC | unix.MS_NODEV
 )
 
@@ -42,7 +46,10 @@ var ownControllers = []string{"cpu", "memory", "pids"}
 // before 5.7 lack memory_recursiveprot, before 4.13 nsdelegate.
 var v2Options = []string{fullOptions, "nsdelegate", ""}
 
-const fullOptions = "nsdelegate,memory_recursiveprot"
+const (
+	fullOptions = "nsdelegate,memory_recursiveprot"
+	bestOptions = fullOptions + ",favordynmods"
+)
 
 // FavorMoves makes moving a process into a group cheap, which every start of a
 // container does: without it each move waits for an RCU grace period. What it
@@ -50,7 +57,40 @@ const fullOptions = "nsdelegate,memory_recursiveprot"
 // waits for such a period itself, some 10 ms, so it is made beside the boot.
 // Kernels before 6.0 do not know it, and nothing is lost then.
 func FavorMoves(k kernel.Calls) {
-	_ = k.Mount("cgroup2", Top, "cgroup2", flags|unix.MS_REMOUNT, fullOptions+",favordynmods")
+	_ = k.Mount("cgroup2", Top, "cgroup2", flags|unix.MS_REMOUNT, bestOptions)
+}
+
+// Restore gives the hierarchy its options back if it has lost any, and returns
+// whether it had: they belong to all its mounts at once, and the kernel sets them
+// anew whenever a privileged process outside of any cgroup namespace mounts it.
+func Restore(k kernel.Calls) bool {
+	text, err := k.ReadFile("/proc/self/mounts")
+	if err != nil {
+		return false
+	}
+	have, found := options(string(text))
+	if !found {
+		return false
+	}
+	for _, want := range []string{bestOptions, fullOptions, "nsdelegate"} {
+		if !slices.ContainsFunc(strings.Split(want, ","), func(o string) bool { return !slices.Contains(have, o) }) {
+			return false
+		}
+		if k.Mount("cgroup2", Top, "cgroup2", flags|unix.MS_REMOUNT, want) == nil {
+			return true
+		}
+	}
+	return false
+}
+
+// options returns those of the hierarchy, from a table of mounts.
+func options(table string) ([]string, bool) {
+	for line := range strings.Lines(table) {
+		if f := strings.Fields(line); len(f) > 3 && f[1] == Top && f[2] == "cgroup2" {
+			return strings.Split(f[3], ","), true
+		}
+	}
+	return nil, false
 }
 
 // V2 mounts the unified hierarchy and makes keelson's groups in it.
@@ -95,9 +135,11 @@ func Prepare(k kernel.Calls) (failed []error) {
 			hand(Own, slices.DeleteFunc(controllers, func(c string) bool { return !slices.Contains(ownControllers, c) }))
 		}
 	}
-	// A kernel without the memory controller has no such file.
-	if err := k.WriteFile(Own+"/memory.min", ownMin); err != nil && !errors.Is(err, syscall.ENOENT) {
-		failed = append(failed, fmt.Errorf("write %s/memory.min: %w", Own, err))
+	for _, setting := range [][2]string{{"memory.min", ownMin}, {"cpu.weight", ownWeight}} {
+		// A kernel without the controller has no such file.
+		if err := k.WriteFile(Own+"/"+setting[0], setting[1]); err != nil && !errors.Is(err, syscall.ENOENT) {
+			failed = append(failed, fmt.Errorf("write %s/%s: %w", Own, setting[0], err))
+		}
 	}
 	return failed
 }

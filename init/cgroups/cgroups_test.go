@@ -26,6 +26,7 @@ func TestV2(t *testing.T) {
 		"write /sys/fs/cgroup/keelson/cgroup.subtree_control +cpu +memory +pids",
 		"mkdir /sys/fs/cgroup/keelson/supervisor 755",
 		"write /sys/fs/cgroup/keelson/memory.min 64M",
+		"write /sys/fs/cgroup/keelson/cpu.weight 1000",
 	} {
 		if !k.Did(call) {
 			t.Errorf("missing %q in %q", call, k.Calls())
@@ -56,6 +57,39 @@ func TestFavorMovesKeepsTheOtherOptions(t *testing.T) {
 	FavorMoves(k)
 	if want := "mount cgroup2 /sys/fs/cgroup cgroup2 0x2e nsdelegate,memory_recursiveprot,favordynmods"; !k.Did(want) {
 		t.Errorf("missing %q in %q", want, k.Calls())
+	}
+}
+
+func TestRestore(t *testing.T) {
+	const before = "sysfs /sys sysfs rw 0 0\ncgroup2 /sys/fs/cgroup cgroup2 rw,nosuid,nodev,noexec,relatime"
+	for _, c := range []struct {
+		have, refused, want string // options; those that the kernel does not know; what is mounted again
+	}{
+		{",nsdelegate,favordynmods,memory_recursiveprot", "", ""},
+		{"", "", "nsdelegate,memory_recursiveprot,favordynmods"},
+		{",nsdelegate,memory_recursiveprot", "", "nsdelegate,memory_recursiveprot,favordynmods"},
+		{",nsdelegate,memory_recursiveprot", "favordynmods", ""},
+		{"", "favordynmods", "nsdelegate,memory_recursiveprot"},
+		{",nsdelegate", "memory_recursiveprot", ""},
+		{"", "memory_recursiveprot", "nsdelegate"},
+	} {
+		k := kerneltest.New().File("/proc/self/mounts", before+c.have+" 0 0\n")
+		k.Fail = func(_ int, call string) error {
+			if c.refused != "" && strings.HasPrefix(call, "mount") && strings.Contains(call, c.refused) {
+				return syscall.EINVAL
+			}
+			return nil
+		}
+		restored := Restore(k)
+		if restored != (c.want != "") {
+			t.Errorf("%+v: restored is %v", c, restored)
+		}
+		if call := "mount cgroup2 /sys/fs/cgroup cgroup2 0x2e " + c.want; c.want != "" && !k.Did(call) {
+			t.Errorf("%+v: calls: %q", c, k.Calls())
+		}
+	}
+	if Restore(kerneltest.New().File("/proc/self/mounts", "tmpfs /sys/fs/cgroup tmpfs rw 0 0\n")) {
+		t.Error("there is no cgroup2, and it was mounted again")
 	}
 }
 
