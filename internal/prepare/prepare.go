@@ -23,6 +23,7 @@ import (
 
 	securejoin "github.com/cyphar/filepath-securejoin"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 
 	"keelson/internal/bundle"
 	"keelson/internal/mounts"
@@ -142,7 +143,51 @@ func entry(b *bundle.Bundle, m specs.Mount) (mounts.Entry, error) {
 		return mounts.Entry{}, errors.New("destination is empty: name the folder to mount on")
 	}
 	target, err := within(b, m.Destination)
-	return mounts.Entry{Source: m.Source, Target: target, Type: m.Type, Options: m.Options}, err
+	e := mounts.Entry{Source: m.Source, Target: target, Type: m.Type, Options: m.Options}
+	if e.Type == "tmpfs" && e.Target == filepath.Join(b.Dir, "tmp") && !e.OnlyChanges() {
+		e.Options = withSize(e.Options, b.Spec)
+	}
+	return e, err
+}
+
+// withSize adds to the options of a writable root's tmpfs what they do not say: half
+// of the RAM, as the kernel has it, or the container's limit of memory if that is
+// less, and a file for each page of it.
+func withSize(options []string, spec *specs.Spec) []string {
+	has := func(key string) bool {
+		return slices.ContainsFunc(mounts.Words(options...), func(o string) bool { return strings.HasPrefix(o, key+"=") })
+	}
+	if has("size") || has("nr_blocks") {
+		return options
+	}
+	size := memory() / 2
+	if spec != nil && spec.Linux != nil && spec.Linux.Resources != nil {
+		if m := spec.Linux.Resources.Memory; m != nil && m.Limit != nil && *m.Limit > 0 {
+			size = min(size, *m.Limit)
+		}
+	}
+	if size <= 0 {
+		return options
+	}
+	page := int64(os.Getpagesize())
+	options = append(slices.Clone(options), fmt.Sprintf("size=%d", size/page*page))
+	if !has("nr_inodes") {
+		options = append(options, fmt.Sprintf("nr_inodes=%d", max(size/page, leastFiles)))
+	}
+	return options
+}
+
+// leastFiles are those that a root may have whatever its size: a container with little
+// memory has as many empty files and links as any other.
+const leastFiles = 1024
+
+// memory is how much RAM the machine has, 0 if that is unknown.
+func memory() int64 {
+	var info unix.Sysinfo_t
+	if err := unix.Sysinfo(&info); err != nil {
+		return 0
+	}
+	return int64(info.Totalram) * int64(info.Unit)
 }
 
 // mount makes one mount of runtime.json and what it needs to exist.

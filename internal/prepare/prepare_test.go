@@ -3,6 +3,7 @@ package prepare
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -264,5 +265,50 @@ func TestBindNSErrors(t *testing.T) {
 		if err := Attach(testContext(t), b, nil, c.pid); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("\n got  %v\n want ...%s", err, c.want)
 		}
+	}
+}
+
+func TestWithSize(t *testing.T) {
+	half := memory() / 2 / 4096 * 4096
+	limited := func(n int64) *specs.Spec {
+		return &specs.Spec{Linux: &specs.Linux{Resources: &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: &n}}}}
+	}
+	for _, c := range []struct {
+		given string
+		spec  *specs.Spec
+		want  string
+	}{
+		{"", nil, fmt.Sprintf("size=%d,nr_inodes=%d", half, half/4096)},
+		{"mode=755", limited(-1), fmt.Sprintf("mode=755,size=%d,nr_inodes=%d", half, half/4096)},
+		{"", limited(64<<20 + 1), "size=67108864,nr_inodes=16384"},
+		{"", limited(1 << 20), "size=1048576,nr_inodes=1024"},
+		{"", limited(1 << 62), fmt.Sprintf("size=%d,nr_inodes=%d", half, half/4096)},
+		{"nr_inodes=7", limited(1 << 20), "nr_inodes=7,size=1048576"},
+		{"nosuid,size=10%", limited(1 << 20), "nosuid,size=10%"},
+		{"nr_blocks=5", nil, "nr_blocks=5"},
+	} {
+		var given []string
+		if c.given != "" {
+			given = []string{c.given}
+		}
+		if got := strings.Join(withSize(given, c.spec), ","); got != c.want {
+			t.Errorf("%q: %q, want %q", c.given, got, c.want)
+		}
+	}
+}
+
+// TestRootHasASize: the one that runtime.json does not say, on the mount itself.
+func TestRootHasASize(t *testing.T) {
+	nstest.Need(t)
+	b := readWrite(t, nstest.Tmpfs(t, "size=10m"), "web")
+	b.Runtime.Mounts[0].Options = nil
+	limit := int64(2 << 20)
+	b.Spec = &specs.Spec{Linux: &specs.Linux{Resources: &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: &limit}}}}
+	if err := Before(testContext(t), b); err != nil {
+		t.Fatal(err)
+	}
+	var st unix.Statfs_t
+	if err := unix.Statfs(b.Dir+"/tmp", &st); err != nil || int64(st.Blocks)*st.Bsize != limit || st.Files != 1024 {
+		t.Errorf("%d bytes, %d files, %v", int64(st.Blocks)*st.Bsize, st.Files, err)
 	}
 }

@@ -19,6 +19,14 @@ import (
 // users must come through the folders above: /run/keelson is closed to them.
 var images = &userns.Images{Dir: "/run/userns"}
 
+// Reserve makes what later starts need on file systems that containers can fill.
+func Reserve() error {
+	if err := mounts.MkdirAll(images.Dir); err != nil {
+		return fmt.Errorf("make the folder of mapped images: %w", err)
+	}
+	return nil
+}
+
 // Root is where the root file system of a container is once Before is done. It is
 // what its configuration says, but for a read-only one in a user namespace: where
 // that would be, the image itself may lie, which others use.

@@ -17,6 +17,7 @@ import (
 	"keelson/internal/network"
 	"keelson/internal/policy"
 	"keelson/internal/power"
+	"keelson/internal/prepare"
 	"keelson/internal/sysctl"
 	"keelson/internal/uevent"
 )
@@ -31,6 +32,10 @@ func (s *Supervisor) hardware(ctx context.Context) {
 		s.con.Warn("keelson", "%v", err)
 	}
 	if err := boundDirectories(); err != nil {
+		s.con.Warn("keelson", "%v", err)
+	}
+	// Now, while there is room: containers may fill /run.
+	if err := prepare.Reserve(); err != nil {
 		s.con.Warn("keelson", "%v", err)
 	}
 	if s.cfg.Container {

@@ -34,9 +34,11 @@ func (e *startError) Unwrap() error { return e.cause }
 func explain(b *bundle.Bundle, err error) error {
 	text := err.Error()
 	if strings.Contains(text, "no space left on device") {
-		var st unix.Statfs_t
-		if unix.Statfs("/run", &st) == nil && st.Bavail == 0 {
-			return fmt.Errorf("/run is full (%d MiB): %w", st.Blocks*uint64(st.Bsize)>>20, err)
+		for _, dir := range []string{"/run/containerd", "/run"} {
+			var st unix.Statfs_t
+			if unix.Statfs(dir, &st) == nil && st.Bavail == 0 {
+				return fmt.Errorf("%s is full (%d MiB): %w", dir, st.Blocks*uint64(st.Bsize)>>20, err)
+			}
 		}
 	}
 	for _, reason := range []func(*bundle.Bundle, string) string{

@@ -69,6 +69,10 @@ type Runtime struct {
 	// Walls is how containers are hardened.
 	Walls Walls
 
+	// Pids is how many processes and threads all containers together may have; 0 for
+	// no limit.
+	Pids uint64
+
 	// Limits watches the limits of what runs. OnHit is told when a container hits
 	// one, and OnEnd when a container that was watched has ended and what came of
 	// it; neither may wait for anything. Nil OnHit and OnEnd tell nobody.
@@ -190,6 +194,7 @@ func (r *Runtime) start(ctx context.Context, b *bundle.Bundle, paths *safepath.R
 		return nil, err
 	}
 	r.killTogether(b)
+	r.leaveOthersProcesses(b)
 	watch := r.watch(b)
 	if err := prepare.Attach(ctx, b, paths, pid); err != nil {
 		watch.End()
