@@ -161,6 +161,16 @@ type Machine struct {
 	Services int           `json:"services"`
 	Ready    int           `json:"ready"`
 	Failed   int           `json:"failed"`
+	// Containers is what all containers together may take; nil where nothing limits them.
+	Containers *Ceiling `json:"containers,omitempty"`
+}
+
+// Ceiling is what all containers together take and may take; 0 is no limit.
+type Ceiling struct {
+	Memory     uint64 `json:"memory"` // bytes
+	MemoryUsed uint64 `json:"memory_used"`
+	Pids       uint64 `json:"pids"` // processes and threads
+	PidsUsed   uint64 `json:"pids_used"`
 }
 
 // Boot is how the boot went.

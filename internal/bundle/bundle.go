@@ -249,12 +249,17 @@ func (b *Bundle) Namespace() string {
 	return DefaultNamespace
 }
 
-// CgroupsPath returns the container's cgroup, absolute below the cgroup root.
+// CgroupsPath returns the container's cgroup, absolute below the cgroup root. One-shots
+// are below the services' parent, whose limits hold for all containers together: what
+// they wrote to memory is there after their exit. No service has a name with a dot first.
 func (b *Bundle) CgroupsPath() string {
 	if b.Spec != nil && b.Spec.Linux != nil && b.Spec.Linux.CgroupsPath != "" {
 		return filepath.Join("/", b.Spec.Linux.CgroupsPath)
 	}
-	return filepath.Join("/", string(b.Section), b.Name)
+	if b.Section == Services {
+		return filepath.Join("/", string(Services), b.Name)
+	}
+	return filepath.Join("/", string(Services), "."+string(b.Section), b.Name)
 }
 
 // List returns the container folders of a section below root (usually

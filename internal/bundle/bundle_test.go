@@ -43,6 +43,12 @@ func TestLoad(t *testing.T) {
 	if b.ID != "onboot.000-dhcp" || b.Namespace() != DefaultNamespace || b.CgroupsPath() != "/mine/dhcp" || b.OneShot.Timeout != 5*time.Second {
 		t.Errorf("got %+v", b)
 	}
+	for section, want := range map[Section]string{Onboot: "/services/.onboot/000-dhcp", Onshutdown: "/services/.onshutdown/000-dhcp"} {
+		b, err := Load(section, folder(t, "000-dhcp", map[string]string{"config.json": good}))
+		if err != nil || b.CgroupsPath() != want {
+			t.Errorf("the cgroup of %s is %s, want %s (%v)", b.ID, b.CgroupsPath(), want, err)
+		}
+	}
 }
 
 func TestLoadNamesFileLineAndField(t *testing.T) {

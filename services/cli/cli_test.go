@@ -133,7 +133,7 @@ func (m *machine) listen(t *testing.T) {
 	m.server, err = control.Listen(control.Config{
 		Socket: m.socket, Services: func() control.Services { return m },
 		Machine: func() api.Machine {
-			return api.Machine{State: "running", Now: now, Services: 4, Ready: 1, Failed: 1, Version: "v1.2.3"}
+			return api.Machine{State: "running", Now: now, Services: 4, Ready: 1, Failed: 1, Version: "v1.2.3", Containers: &api.Ceiling{Memory: 220 << 20, MemoryUsed: 12<<20 + 5, Pids: 900, PidsUsed: 7}}
 		},
 		Boot:    func() api.Boot { return m.boot },
 		Figures: func(string) (api.Figures, error) { return api.Figures{Memory: 3 << 20, CPU: time.Second, Pids: 4}, nil },

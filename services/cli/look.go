@@ -222,6 +222,9 @@ func (a *app) machineStatus(m api.Machine, format string) int {
 		line("Boot", fmt.Sprintf("complete in %.3fs (service analyze)", b.Complete.Seconds()))
 	}
 	line("Services", fmt.Sprintf("%d, %d ready, %d failed (service list)", m.Services, m.Ready, m.Failed))
+	if c := m.Containers; c != nil {
+		line("Containers", fmt.Sprintf("%d of %d MiB of memory, %d of %d processes and threads (service top)", c.MemoryUsed>>20, c.Memory>>20, c.PidsUsed, c.Pids))
+	}
 	if m.Watchdog != "" {
 		line("Watchdog", m.Watchdog)
 	}

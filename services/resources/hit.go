@@ -5,6 +5,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"keelson/services/ceiling"
 )
 
 // Kind is which limit was hit.
@@ -23,9 +25,14 @@ type Hit struct {
 	// Limit is the cgroup's, in bytes or processes; 0 where it has none, or where
 	// it was not its own that was hit.
 	Limit uint64
-	// Above is the cgroup whose limit was hit where it was not its own.
-	Above string
-	Peak  uint64 // memory in use at most, in bytes, where the kernel tells
+	// Above is the cgroup whose limit was hit where it was not its own, AboveLimit
+	// that limit.
+	Above      string
+	AboveLimit uint64
+	Peak       uint64 // memory in use at most, in bytes, where the kernel tells
+	// Chosen says that the supervisor ended the container as the one that had most,
+	// before the kernel had to choose.
+	Chosen bool
 }
 
 // String is the hit in words, as what has happened to a container.
@@ -33,10 +40,18 @@ func (h Hit) String() string {
 	if h.Kind == Pids {
 		return fmt.Sprintf("%s: %d more refused", h.limit(), h.Count)
 	}
-	return fmt.Sprintf("the kernel killed %s of it: %s", plural(h.Count, "process", "processes"), h.Cause())
+	return fmt.Sprintf("%s killed %s of it: %s", h.Killer(), plural(h.Count, "process", "processes"), h.Cause())
 }
 
-// Cause is why the kernel did it.
+// Killer is who did it.
+func (h Hit) Killer() string {
+	if h.Chosen {
+		return "the supervisor"
+	}
+	return "the kernel"
+}
+
+// Cause is why it was done.
 func (h Hit) Cause() string {
 	if h.Kind == Pids {
 		return h.limit()
@@ -47,9 +62,15 @@ func (h Hit) Cause() string {
 	case h.Limit > 0:
 		what = "out of memory"
 		more = append(more, "limit "+size(h.Limit))
+	case h.Above == ceiling.Group:
+		what = "out of memory"
+		more = append(more, "all services together: limit "+size(h.AboveLimit))
 	case h.Above != "":
 		what = "out of memory"
 		more = append(more, "limit of the cgroup "+h.Above+" above it")
+	}
+	if h.Chosen {
+		more = append(more, "this one had most")
 	}
 	if h.Peak > 0 {
 		more = append(more, "peak "+tenths(h.Peak))
@@ -64,6 +85,8 @@ func (h Hit) limit() string {
 	switch {
 	case h.Limit > 0:
 		return fmt.Sprintf("at its limit of %d processes and threads", h.Limit)
+	case h.Above == ceiling.Group:
+		return fmt.Sprintf("at the limit of %d processes and threads of all services together", h.AboveLimit)
 	case h.Above != "":
 		return "at the limit of processes and threads of the cgroup " + h.Above + " above it"
 	}
@@ -111,6 +134,7 @@ func tenths(n uint64) string {
 // counters are how often a cgroup's limits were hit.
 type counters struct {
 	limit uint64 // times memory could not be had within its own limit
+	above uint64 // and within that of the nearest cgroup above it that has one
 	kills uint64 // processes killed for want of memory, whoever's
 	pids  uint64 // processes that were not made
 }
@@ -120,6 +144,9 @@ func (c *counters) read(dir string) {
 	if unified(dir) {
 		m := flat(filepath.Join(dir, "memory.events"))
 		*c = counters{limit: m["oom"], kills: m["oom_kill"], pids: flat(filepath.Join(dir, "pids.events"))["max"]}
+		if name, _ := above(Root, dir, "memory.max"); name != "" {
+			c.above = oom(filepath.Join(Root, name))
+		}
 		// Where all of a cgroup is killed, the kernel counts the one it chose twice.
 		c.kills -= min(m["oom_group_kill"], c.kills)
 		return
@@ -132,6 +159,16 @@ func (c *counters) read(dir string) {
 // keep keeps what was counted already: counters only grow.
 func (c *counters) keep(before counters) {
 	c.limit, c.kills, c.pids = max(c.limit, before.limit), max(c.kills, before.kills), max(c.pids, before.pids)
+	c.above = max(c.above, before.above)
+}
+
+// oom is how often memory could not be had within a cgroup's own limit: what hit
+// those of cgroups below it is not counted, where the kernel (from 5.2) can tell.
+func oom(dir string) uint64 {
+	if local := flat(filepath.Join(dir, "memory.events.local")); local != nil {
+		return local["oom"]
+	}
+	return flat(filepath.Join(dir, "memory.events"))["oom"]
 }
 
 // hits says what was hit between two readings of a cgroup's counters.
@@ -141,15 +178,15 @@ func hits(dir string, base, before, now counters) (all []Hit) {
 		h := Hit{Kind: OOM, Count: now.kills - before.kills, Peak: f.MemoryPeak}
 		if now.limit > base.limit && f.MemoryMax > 0 {
 			h.Limit = f.MemoryMax
-		} else {
-			h.Above = above(Root, dir, "memory.max")
+		} else if now.above > base.above {
+			h.Above, h.AboveLimit = above(Root, dir, "memory.max")
 		}
 		all = append(all, h)
 	}
 	if now.pids > before.pids {
 		h := Hit{Kind: Pids, Count: now.pids - before.pids, Limit: f.PidsMax}
 		if h.Limit == 0 {
-			h.Above = above(Root, dir, "pids.max")
+			h.Above, h.AboveLimit = above(Root, dir, "pids.max")
 		}
 		all = append(all, h)
 	}
@@ -157,14 +194,14 @@ func hits(dir string, base, before, now counters) (all []Hit) {
 }
 
 // above returns the nearest cgroup above dir that has a limit in the file name,
-// as a path below root; "" if none has.
-func above(root, dir, name string) string {
+// as a path below root, and that limit; "" if none has.
+func above(root, dir, name string) (string, uint64) {
 	for dir = filepath.Dir(dir); strings.HasPrefix(dir, root+"/"); dir = filepath.Dir(dir) {
-		if number(filepath.Join(dir, name)) > 0 {
-			return strings.TrimPrefix(dir, root)
+		if n := number(filepath.Join(dir, name)); n > 0 {
+			return strings.TrimPrefix(dir, root), n
 		}
 	}
-	return ""
+	return "", 0
 }
 
 // gone reports whether a cgroup is not there any more.

@@ -89,6 +89,9 @@ func TestWords(t *testing.T) {
 		{Hit{Kind: OOM, Count: 3, Limit: 1536 << 20}, "the kernel killed 3 processes of it: out of memory (limit 1536 MiB)"},
 		{Hit{Kind: OOM, Count: 1, Peak: 100 << 10}, "the kernel killed 1 process of it: the machine is out of memory (peak 100.0 KiB)"},
 		{Hit{Kind: OOM, Count: 1, Above: "/tenants/a"}, "the kernel killed 1 process of it: out of memory (limit of the cgroup /tenants/a above it)"},
+		{Hit{Kind: OOM, Count: 1, Above: "/services", AboveLimit: 220 << 20, Peak: 64 << 20}, "the kernel killed 1 process of it: out of memory (all services together: limit 220 MiB, peak 64.0 MiB)"},
+		{Hit{Kind: OOM, Count: 2, Above: "/services", AboveLimit: 220 << 20, Peak: 99 << 20, Chosen: true}, "the supervisor killed 2 processes of it: out of memory (all services together: limit 220 MiB, this one had most, peak 99.0 MiB)"},
+		{Hit{Kind: Pids, Count: 1, Above: "/services", AboveLimit: 900}, "at the limit of 900 processes and threads of all services together: 1 more refused"},
 		{Hit{Kind: Pids, Count: 12, Limit: 32}, "at its limit of 32 processes and threads: 12 more refused"},
 		{Hit{Kind: Pids, Count: 1, Above: "/tenants"}, "at the limit of processes and threads of the cgroup /tenants above it: 1 more refused"},
 	} {
@@ -100,10 +103,10 @@ func TestWords(t *testing.T) {
 
 func TestAbove(t *testing.T) {
 	root := cgroup(t, map[string]string{"memory.max": "1", "a/memory.max": "4096\n", "a/b/memory.max": "max\n", "a/b/c/memory.max": "max\n"})
-	if got := above(root, filepath.Join(root, "a/b/c"), "memory.max"); got != "/a" {
-		t.Errorf("%q", got)
+	if got, limit := above(root, filepath.Join(root, "a/b/c"), "memory.max"); got != "/a" || limit != 4096 {
+		t.Errorf("%q, %d", got, limit)
 	}
-	if got := above(root, filepath.Join(root, "a"), "memory.max"); got != "" {
+	if got, _ := above(root, filepath.Join(root, "a"), "memory.max"); got != "" {
 		t.Errorf("the root has no limit, but %q was found", got)
 	}
 }
@@ -184,6 +187,23 @@ func TestEndTells(t *testing.T) {
 	}
 	if len(told) != 1 {
 		t.Errorf("told %v", told)
+	}
+}
+
+// TestChosen: what the supervisor ended is told as the cause of the end.
+func TestChosen(t *testing.T) {
+	w := NewWatcher()
+	defer w.Close()
+	dir := cgroup(t, map[string]string{"memory.events": "oom 0\noom_kill 0\n"})
+	x, told := watched(t, w, dir)
+	want := Hit{Kind: OOM, Count: 3, Above: "/services", AboveLimit: 1 << 20, Chosen: true}
+	w.Chosen(dir+"/other", want)
+	w.Chosen(dir, want)
+	if got := next(t, told); got != want {
+		t.Errorf("%+v", got)
+	}
+	if e := x.End(); e.OOM == nil || *e.OOM != want {
+		t.Errorf("%+v", e.OOM)
 	}
 }
 

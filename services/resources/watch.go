@@ -138,6 +138,31 @@ func (w *Watcher) remove(watches []int32) {
 	}
 }
 
+// Chosen tells of the container in the cgroup in folder dir, if it is watched, that
+// the supervisor is about to kill it for want of memory.
+func (w *Watcher) Chosen(dir string, h Hit) {
+	w.mu.Lock()
+	var chosen *Watch
+	for _, x := range w.byWatch {
+		if x.dir == dir {
+			chosen = x
+		}
+	}
+	w.mu.Unlock()
+	if chosen == nil {
+		return
+	}
+	chosen.mu.Lock()
+	defer chosen.mu.Unlock()
+	if chosen.ended {
+		return
+	}
+	chosen.oom, chosen.oomAt = h, w.now()
+	if chosen.on != nil {
+		chosen.on(h)
+	}
+}
+
 // Close ends the watcher and its goroutine. Watches can be ended after it.
 func (w *Watcher) Close() {
 	w.mu.Lock()

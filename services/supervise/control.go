@@ -100,7 +100,7 @@ func (s *Supervisor) tail(name string, lines int) []string {
 }
 
 func (s *Supervisor) machine() api.Machine {
-	m := api.Machine{Version: version(), Now: console.Now(), State: "booting"}
+	m := api.Machine{Version: version(), Now: console.Now(), State: "booting", Containers: s.containersMayTake()}
 	if !s.cfg.Container {
 		m.Watchdog = s.dog.String()
 		m.Modules = s.modulesState()

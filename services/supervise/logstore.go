@@ -35,6 +35,7 @@ func (s *Supervisor) openLogs() {
 		}
 	}
 	size := bounds.total
+	s.logBytes = size
 	if err := mountLogs(dir, size); err != nil && !s.cfg.Container {
 		warn("logs share the room of %s: %v", s.cfg.RunDir, err)
 	}

@@ -34,6 +34,7 @@ import (
 	"keelson/internal/uevent"
 	"keelson/services/autoload"
 	"keelson/services/capture"
+	"keelson/services/ceiling"
 	"keelson/services/daemon"
 	"keelson/services/events"
 	"keelson/services/logs"
@@ -110,11 +111,13 @@ type Supervisor struct {
 	words    words
 	logs     *logs.Store
 	logging  logging
+	logBytes int64 // of memory that logs may take
 	capture  *capture.System
 	hub      *events.Hub // what happens, for whoever follows it
 	times    *timeline   // when the boot did what
 	known    known
 	limits   *limits
+	ceiling  ceiling.Limits // what all containers together may take
 	dog      *watchdog.Dog
 	tasks    *task.Runtime
 	keeper   *daemon.Keeper
@@ -179,6 +182,7 @@ func Run(cfg Config) int {
 			s.con.Warn("keelson", "%v", err)
 		}
 	}
+	s.limitContainers()
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	if err := s.startContainerd(ctx); err != nil {
@@ -187,6 +191,7 @@ func Run(cfg Config) int {
 		return 1
 	}
 
+	s.guardMemory(ctx)
 	s.dog = s.newDog(hands)
 	s.known.stopping.Store(cfg.StopKind != "")
 	if !s.cfg.Container {
@@ -283,7 +288,7 @@ func (s *Supervisor) startContainerd(ctx context.Context) error {
 		Writers:   sync.OnceValue(s.writers),
 		Prepare:   s.loadFor,
 		NotifyDir: filepath.Join(s.cfg.RunDir, "notify"), ExecDir: filepath.Join(s.cfg.RunDir, "probes"),
-		Limits: resources.NewWatcher(), OnHit: s.limits.hit, OnEnd: s.limits.ended,
+		Pids: s.ceiling.Pids, Limits: resources.NewWatcher(), OnHit: s.limits.hit, OnEnd: s.limits.ended,
 	}
 	if !needed {
 		s.con.Line("keelson", "no containers in %s: containerd is not started", s.cfg.Containers)

@@ -4,6 +4,8 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 
 	"keelson/internal/bundle"
 	"keelson/services/resources"
@@ -33,6 +35,29 @@ func (r *Runtime) killTogether(b *bundle.Bundle) {
 	}
 	// Without the memory controller there is no such file, and nothing to say.
 	_ = os.WriteFile(filepath.Join(r.CgroupDir(b), file), []byte("1"), 0)
+}
+
+// leaveOthersProcesses keeps a container that says nothing of its own limit of
+// processes to half of what all may have together, so that one that forks without
+// end leaves its neighbours able to start their own.
+func (r *Runtime) leaveOthersProcesses(b *bundle.Bundle) {
+	if res := b.Spec.Linux.Resources; r.Pids == 0 || res != nil && res.Pids != nil {
+		return
+	}
+	if res := b.Spec.Linux.Resources; res != nil && res.Unified["pids.max"] != "" {
+		return
+	}
+	path := filepath.Join(r.CgroupDir(b), "pids.max")
+	if r.CgroupRoot == "" {
+		path = filepath.Join(resources.Root, "pids", b.CgroupsPath(), "pids.max")
+	}
+	was, err := os.ReadFile(path)
+	if err != nil {
+		return // the kernel has no such limits
+	}
+	if n, err := strconv.ParseUint(strings.TrimSpace(string(was)), 10, 64); err != nil || n > r.Pids/2 {
+		_ = os.WriteFile(path, []byte(strconv.FormatUint(r.Pids/2, 10)), 0)
+	}
 }
 
 // watch begins to watch a container's limits.

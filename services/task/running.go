@@ -89,7 +89,7 @@ func (e Exit) String() string {
 	case !e.OutOfMemory():
 		return e.words()
 	case !e.Known || sig == unix.SIGKILL:
-		return "killed by the kernel: " + e.Ending.OOM.Cause()
+		return "killed by " + e.Ending.OOM.Killer() + ": " + e.Ending.OOM.Cause()
 	default: // it has missed one of its own
 		return e.words() + " when " + e.Ending.OOM.String()
 	}

@@ -1,0 +1,107 @@
+package ceiling
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// shared is a file system in memory that stays when a container is ended.
+type shared struct {
+	path         string
+	bytes, files uint64 // in use
+	flags        int64  // as statfs(2) has them
+}
+
+// own are file systems in memory that containers do not write to, or that go with
+// a container: what the machine needs itself, and the roots of containers.
+var own = []string{"/run/keelson", "/run/containerd", "/dev", "/sys", "/proc", "/containers/services", "/containers/onboot", "/containers/onshutdown"}
+
+// shared returns those file systems as they are, the largest first.
+func (g *Guard) shared() []shared {
+	table, err := os.ReadFile(filepath.Join(g.Proc, "self/mountinfo"))
+	if err != nil {
+		return nil
+	}
+	var all []shared
+	for _, path := range tmpfs(string(table)) {
+		var st unix.Statfs_t
+		if unix.Statfs(path, &st) != nil || st.Type != unix.TMPFS_MAGIC {
+			continue
+		}
+		all = append(all, shared{path, (st.Blocks - st.Bfree) * uint64(st.Bsize), st.Files - st.Ffree, st.Flags})
+	}
+	return all
+}
+
+// tmpfs returns where the file systems of a table of mounts are mounted that are
+// shared, each once.
+func tmpfs(table string) (paths []string) {
+	seen := map[string]bool{}
+next:
+	for line := range strings.Lines(table) {
+		before, after, _ := strings.Cut(line, " - ")
+		f := strings.Fields(before)
+		if len(f) < 6 || !strings.HasPrefix(after, "tmpfs ") || f[3] != "/" || f[4] == "/" || seen[f[2]] {
+			continue
+		}
+		for _, dir := range own {
+			if f[4] != "/dev/shm" && (f[4] == dir || strings.HasPrefix(f[4], dir+"/")) {
+				continue next
+			}
+		}
+		seen[f[2]] = true
+		paths = append(paths, unescape.Replace(f[4]))
+	}
+	return paths
+}
+
+// unescape is what mountinfo has for the characters that separate its fields.
+var unescape = strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`)
+
+// boundFiles makes file systems no larger than what they hold.
+func boundFiles(all []shared) error {
+	var errs []error
+	for _, s := range all {
+		size := max(s.bytes, uint64(os.Getpagesize())) // 0 would be no bound
+		data := "size=" + strconv.FormatUint(size, 10)
+		if err := unix.Mount("", s.path, "", unix.MS_REMOUNT|mountFlags(s.flags), data); err != nil {
+			errs = append(errs, fmt.Errorf("bound %s: %w", s.path, err))
+			continue
+		}
+		// Alone: a file system may have been made without a bound of files, and then
+		// takes none.
+		_ = unix.Mount("", s.path, "", unix.MS_REMOUNT|mountFlags(s.flags), "nr_inodes="+strconv.FormatUint(s.files+spareFiles, 10))
+	}
+	return errors.Join(errs...)
+}
+
+// spareFiles are those that can still be made in a file system that was bounded:
+// locks, sockets and files of process numbers, which take no room.
+const spareFiles = 256
+
+// mountFlags are the flags of a mount, which a remount would take away: statfs(2)
+// numbers two of them differently from mount(2).
+func mountFlags(statfs int64) uintptr {
+	flags := uintptr(statfs) & (unix.MS_RDONLY | unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC | unix.MS_SYNCHRONOUS | unix.MS_NOATIME | unix.MS_NODIRATIME)
+	if statfs&unix.ST_RELATIME != 0 {
+		flags |= unix.MS_RELATIME
+	}
+	return flags
+}
+
+// names are the largest of these file systems, for people.
+func names(all []shared) string {
+	var words []string
+	for _, s := range all {
+		if s.bytes >= mib {
+			words = append(words, fmt.Sprintf("%s %d MiB", s.path, s.bytes/mib))
+		}
+	}
+	return strings.Join(words, ", ")
+}
