@@ -15,7 +15,6 @@ import (
 type shared struct {
 	path         string
 	bytes, files uint64 // in use
-	flags        int64  // as statfs(2) has them
 }
 
 // own are file systems in memory that containers do not write to, or that go with
@@ -34,7 +33,7 @@ func (g *Guard) shared() []shared {
 		if unix.Statfs(path, &st) != nil || st.Type != unix.TMPFS_MAGIC {
 			continue
 		}
-		all = append(all, shared{path, (st.Blocks - st.Bfree) * uint64(st.Bsize), st.Files - st.Ffree, st.Flags})
+		all = append(all, shared{path, (st.Blocks - st.Bfree) * uint64(st.Bsize), st.Files - st.Ffree})
 	}
 	return all
 }
@@ -64,26 +63,46 @@ next:
 // unescape is what mountinfo has for the characters that separate its fields.
 var unescape = strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`)
 
-// boundFiles makes file systems no larger than what they hold.
+// boundFiles makes file systems hardly larger than what they hold.
 func boundFiles(all []shared) error {
 	var errs []error
 	for _, s := range all {
-		size := max(s.bytes, uint64(os.Getpagesize())) // 0 would be no bound
-		data := "size=" + strconv.FormatUint(size, 10)
-		if err := unix.Mount("", s.path, "", unix.MS_REMOUNT|mountFlags(s.flags), data); err != nil {
+		if err := s.bound(); err != nil {
 			errs = append(errs, fmt.Errorf("bound %s: %w", s.path, err))
-			continue
 		}
-		// Alone: a file system may have been made without a bound of files, and then
-		// takes none.
-		_ = unix.Mount("", s.path, "", unix.MS_REMOUNT|mountFlags(s.flags), "nr_inodes="+strconv.FormatUint(s.files+spareFiles, 10))
 	}
 	return errors.Join(errs...)
 }
 
-// spareFiles are those that can still be made in a file system that was bounded:
-// locks, sockets and files of process numbers, which take no room.
-const spareFiles = 256
+const (
+	// spareBytes and spareFiles are those that can still be made in a file system
+	// that was bounded: locks, sockets and files of process numbers.
+	spareBytes = 256 * kib
+	spareFiles = 256
+	// boundTries is how often it is tried, in case it is being filled.
+	boundTries = 5
+)
+
+func (s shared) bound() (err error) {
+	for range boundTries {
+		var st unix.Statfs_t
+		if err = unix.Statfs(s.path, &st); err != nil {
+			return err
+		}
+		if st.Blocks == 0 {
+			return nil // size=0: made to have no bound, and tells nothing
+		}
+		flags := unix.MS_REMOUNT | mountFlags(st.Flags)
+		used := (st.Blocks - st.Bfree) * uint64(st.Bsize)
+		if err = unix.Mount("", s.path, "", flags, "size="+strconv.FormatUint(min(used+spareBytes+used/64, st.Blocks*uint64(st.Bsize)), 10)); errors.Is(err, unix.EINVAL) {
+			continue // it has grown meanwhile
+		}
+		// Alone: one that was made without a bound of files takes none.
+		_ = unix.Mount("", s.path, "", flags, "nr_inodes="+strconv.FormatUint(st.Files-st.Ffree+spareFiles, 10))
+		return err
+	}
+	return err
+}
 
 // mountFlags are the flags of a mount, which a remount would take away: statfs(2)
 // numbers two of them differently from mount(2).

@@ -291,7 +291,7 @@ func (x *Watch) End() Ending {
 	if f, err := Read(x.dir); err == nil {
 		e.Figures = &f
 	}
-	if !x.oomAt.IsZero() && x.watcher.now().Sub(x.oomAt) <= near {
+	if !x.oomAt.IsZero() && (x.oom.Chosen || x.watcher.now().Sub(x.oomAt) <= near) {
 		e.OOM = &x.oom
 	}
 	return e
