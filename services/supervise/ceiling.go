@@ -2,6 +2,7 @@ package supervise
 
 import (
 	"context"
+	"fmt"
 	"path/filepath"
 	"strings"
 
@@ -44,8 +45,9 @@ func (s *Supervisor) guardMemory(ctx context.Context) {
 			})
 		},
 		Warn: func(format string, a ...any) {
-			s.con.Warn("keelson", format, a...)
-			s.hub.Publish(api.Event{Kind: "resources"})
+			text := fmt.Sprintf(format, a...)
+			s.con.Warn("keelson", "%s", text)
+			s.hub.Publish(api.Event{Kind: "resources", Cause: text})
 		},
 	}
 	go func() {
