@@ -34,6 +34,13 @@ services:
 			t.Errorf("%s is %q, want %q", path, got, want)
 		}
 	}
+	// And all containers together are limited here, too.
+	for path, most := range map[string]int{"memory/services/memory.limit_in_bytes": 512 << 20, "pids/services/pids.max": 32768} {
+		text := strings.TrimSpace(m.read("/sys/fs/cgroup/" + path))
+		if n, err := strconv.Atoi(text); err != nil || n <= 0 || n >= most {
+			t.Errorf("%s is %q, want less than %d", path, text, most)
+		}
+	}
 	for _, path := range []string{"/sys/fs/cgroup/cpu/made", "/sys/fs/cgroup/systemd"} {
 		if _, err := m.Stat(m.ctx, path); err != nil {
 			t.Error(err)

@@ -304,7 +304,7 @@ func TestRootHasASize(t *testing.T) {
 	b.Runtime.Mounts[0].Options = nil
 	limit := int64(2 << 20)
 	b.Spec = &specs.Spec{Linux: &specs.Linux{Resources: &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: &limit}}}}
-	if err := Before(testContext(t), b); err != nil {
+	if err := Before(testContext(t), b, nil); err != nil {
 		t.Fatal(err)
 	}
 	var st unix.Statfs_t

@@ -40,7 +40,7 @@ const (
 	reserveBase = 14 * mib
 	reserveEach = 640 * kib
 	// least is what containers get where there is less: they would not start.
-	least = 16 * mib
+	least = 8 * mib
 	// reserveThreads are the kernel's and the machine's own, of those there can be.
 	reserveThreads = 256
 	leastThreads   = 128
@@ -150,12 +150,15 @@ func measure(proc string, own Own) (Limits, error) {
 		return Limits{}, fmt.Errorf("find out how much memory is free: %w", err)
 	}
 	defer f.Close()
-	var available uint64
+	var available, slab uint64
 	for lines := bufio.NewScanner(f); lines.Scan(); {
 		name, value, _ := strings.Cut(lines.Text(), ":")
-		if name == "MemAvailable" {
-			n, _ := strconv.ParseUint(strings.TrimSuffix(strings.TrimSpace(value), " kB"), 10, 64)
+		n, _ := strconv.ParseUint(strings.TrimSuffix(strings.TrimSpace(value), " kB"), 10, 64)
+		switch name {
+		case "MemAvailable":
 			available = n * kib
+		case "SReclaimable":
+			slab = n * kib
 		}
 	}
 	if available == 0 {
@@ -171,5 +174,7 @@ func measure(proc string, own Own) (Limits, error) {
 	if threads == noLimit {
 		threads = 4096
 	}
-	return decide(available, threads, own), nil
+	// The kernel takes part of this for what it can take back; but just after the boot
+	// it is the names of a root in RAM, which stay.
+	return decide(available-min(slab, available), threads, own), nil
 }

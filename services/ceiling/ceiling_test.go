@@ -22,8 +22,8 @@ func TestDecide(t *testing.T) {
 		{900 * mib, 7000, Own{Services: 3, Logs: 100 * mib}, Limits{Memory: 784 * mib, Pids: 5869}},
 		{200 * mib, 2000, Own{Services: 20, Logs: 28 * mib}, Limits{Memory: 145 * mib, Pids: 1494}},
 		{42 * mib, 800, Own{Services: 1, Logs: 9 * mib}, Limits{Memory: 18 * mib, Pids: 444}},
-		{42 * mib, 586, Own{Services: 20, Logs: 9 * mib}, Limits{Memory: 16 * mib, Pids: 256, Short: true}},
-		{10 * mib, 100, Own{}, Limits{Memory: 16 * mib, Pids: 128, Short: true}},
+		{42 * mib, 586, Own{Services: 20, Logs: 9 * mib}, Limits{Memory: 8 * mib, Pids: 256, Short: true}},
+		{10 * mib, 100, Own{}, Limits{Memory: 8 * mib, Pids: 128, Short: true}},
 	} {
 		if got := decide(c.available, c.threads, c.own); got != c.want {
 			t.Errorf("%d MiB, %d threads, %+v: %+v, want %+v", c.available/mib, c.threads, c.own, got, c.want)
@@ -57,7 +57,7 @@ func read(t *testing.T, path string) string {
 }
 
 var proc = map[string]string{
-	"meminfo":            "MemTotal:        1024000 kB\nMemFree:          1 kB\nMemAvailable:     921600 kB\n",
+	"meminfo":            "MemTotal:        1024000 kB\nMemFree:          1 kB\nMemAvailable:     931600 kB\nSReclaimable:      10000 kB\n",
 	"sys/kernel/pid_max": "32768\n", "sys/kernel/threads-max": "7000\n",
 }
 

@@ -20,8 +20,7 @@ func (s *Supervisor) limitContainers() {
 	}
 	services, _ := bundle.List(s.cfg.Containers, bundle.Services) // reported when they are loaded
 	var err error
-	// Log files on file systems in memory may take as much again.
-	s.ceiling, err = ceiling.Set("/proc", resources.Root, ceiling.Own{Services: len(services), Logs: 2 * uint64(s.logBytes)})
+	s.ceiling, err = ceiling.Set("/proc", resources.Root, ceiling.Own{Services: len(services), Logs: uint64(s.logBytes)})
 	if err != nil {
 		s.con.Warn("keelson", "containers can take all memory and processes of the machine: %v", err)
 	}
