@@ -118,7 +118,7 @@ func TestNext(t *testing.T) {
 	if room := limit - second; room != 20*mib {
 		t.Errorf("the kernel slows down from %d MiB before the limit on", room/mib)
 	}
-	if room := limit - nextMark(limit, limit); room != 2*mib {
+	if room := limit - nextMark(limit, limit); room != 1*mib {
 		t.Errorf("with no room: %d", room)
 	}
 }

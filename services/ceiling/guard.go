@@ -57,7 +57,7 @@ func firstMark(limit uint64) uint64 { return limit / 4 * 3 }
 // grow: far enough from the limit for the kernel to slow down what takes memory.
 func nextMark(limit, bounded uint64) uint64 {
 	room := limit - min(bounded, limit)
-	return limit - min(max(room/8, 2*mib), 32*mib)
+	return limit - min(max(room/8, 1*mib), 32*mib)
 }
 
 // state is what a decision depends on.
