@@ -45,7 +45,7 @@ func TestClients(t *testing.T) {
 	}
 	for cgroup, want := range map[string]steer.Client{
 		"/services/web": {Name: "web", Control: policy.ControlRead}, "/services/bad": {Name: "bad", Control: policy.ControlNone},
-		"/onboot/000-dhcp": {Name: "dhcp", Control: policy.ControlRead},
+		"/services/.onboot/000-dhcp": {Name: "dhcp", Control: policy.ControlRead},
 	} {
 		if got := find(cgroup); got != want {
 			t.Errorf("%s: %+v, want %+v", cgroup, got, want)
