@@ -36,6 +36,17 @@ const (
 	Onshutdown Section = "onshutdown"
 )
 
+// Cgroup returns the cgroup that the section's containers are below, unless they say
+// otherwise. Those of one-shots are below the services', whose limits hold for all
+// containers together: what one-shots wrote to memory is there after their exit. No
+// service has a name with a dot first.
+func (s Section) Cgroup() string {
+	if s == Services {
+		return "/" + string(Services)
+	}
+	return "/" + string(Services) + "/." + string(s)
+}
+
 // Runtime is runtime.json: what is done for a container before it is created
 // (Mounts, Mkdir, Cgroups, in this order) and before it is started (Interfaces,
 // BindNS). Relative paths of Mounts and Mkdir are under the container's rootfs.
@@ -106,7 +117,7 @@ func CheckCgroupsPath(path string) error {
 		return fmt.Errorf("%q is the whole machine, which would be limited and killed with the container: name a group below it, or none", path)
 	case p == ownCgroup || strings.HasPrefix(p, ownCgroup+"/"):
 		return fmt.Errorf("%s holds the system itself, which would be killed with the container: name another, or none", p)
-	case slices.Contains([]Section{Services, Onboot, Onshutdown}, Section(p[1:])):
+	case slices.ContainsFunc([]Section{Services, Onboot, Onshutdown}, func(s Section) bool { return p == s.Cgroup() }):
 		return fmt.Errorf("%s holds the groups of all containers of that section, which would be killed with the container: name a group below it, or none", p)
 	}
 	return nil
@@ -249,17 +260,12 @@ func (b *Bundle) Namespace() string {
 	return DefaultNamespace
 }
 
-// CgroupsPath returns the container's cgroup, absolute below the cgroup root. One-shots
-// are below the services' parent, whose limits hold for all containers together: what
-// they wrote to memory is there after their exit. No service has a name with a dot first.
+// CgroupsPath returns the container's cgroup, absolute below the cgroup root.
 func (b *Bundle) CgroupsPath() string {
 	if b.Spec != nil && b.Spec.Linux != nil && b.Spec.Linux.CgroupsPath != "" {
 		return filepath.Join("/", b.Spec.Linux.CgroupsPath)
 	}
-	if b.Section == Services {
-		return filepath.Join("/", string(Services), b.Name)
-	}
-	return filepath.Join("/", string(Services), "."+string(b.Section), b.Name)
+	return filepath.Join(b.Section.Cgroup(), b.Name)
 }
 
 // List returns the container folders of a section below root (usually

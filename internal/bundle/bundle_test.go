@@ -68,6 +68,7 @@ func TestLoadNamesFileLineAndField(t *testing.T) {
 		{"the cgroup of all", "config.json", strings.Replace(good, `"linux":{`, `"linux":{"cgroupsPath":"/",`, 1), `config.json: linux.cgroupsPath: "/" is the whole machine`},
 		{"out of the cgroup of all", "config.json", strings.Replace(good, `"linux":{`, `"linux":{"cgroupsPath":"../..",`, 1), `config.json: linux.cgroupsPath: "../.." is the whole machine`},
 		{"the cgroup of the services", "config.json", strings.Replace(good, `"linux":{`, `"linux":{"cgroupsPath":"services/",`, 1), "config.json: linux.cgroupsPath: /services holds the groups of all"},
+		{"the cgroup of the one-shots", "config.json", strings.Replace(good, `"linux":{`, `"linux":{"cgroupsPath":"services/.onboot",`, 1), "config.json: linux.cgroupsPath: /services/.onboot holds the groups of all"},
 		{"the system's cgroup", "config.json", strings.Replace(good, `"linux":{`, `"linux":{"cgroupsPath":"keelson/supervisor",`, 1), "config.json: linux.cgroupsPath: /keelson/supervisor holds the system itself"},
 		{"runtime of the wrong type", "runtime.json", "[]", "runtime.json:1: the document is a list, want an object"},
 		{"runtime field of the wrong type", "runtime.json", "{\"mkdir\":\n\"/var\"}", "runtime.json:2: mkdir is a string, want a list"},

@@ -199,7 +199,7 @@ func TestTable(t *testing.T) {
 		"0::/pods/other\n":                             {"pods", "read"},
 		"0::/pods/inner/x\n":                           {"inner", "all"},
 		"0::/both\n":                                   {"one, two", "none"},
-		"0::/onboot/000-dhcp\n":                        {"dhcp", "all"},
+		"0::/services/.onboot/000-dhcp\n":              {"dhcp", "all"},
 		"0::/\n":                                       {"", "all"},
 		"0::/keelson/supervisor\n":                     {"", "all"},
 		"0::/machine/keelson\n":                        {"", "all"},

@@ -123,6 +123,9 @@ func (g *Guard) Run(ctx context.Context) error {
 
 // look decides and acts, and lets events gather where they are about cache.
 func (g *Guard) look(ctx context.Context) {
+	if mark := number(g.file("memory.high")); number(g.file("memory.current")) < mark-mark/16 {
+		return // the rest is dear, and the boot passes here
+	}
 	s := g.state()
 	switch next(s) {
 	case raise:

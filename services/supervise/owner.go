@@ -43,18 +43,19 @@ func containerOf(containers, proc string) func(pid int) string {
 // defaultOwner is the label of the container whose cgroup, where it says nothing of
 // it, a path is or lies below.
 func defaultOwner(containers, path string) string {
-	parts := strings.Split(strings.TrimPrefix(filepath.Clean(path), "/"), "/")
-	if len(parts) < 2 {
-		return ""
+	for _, section := range []bundle.Section{bundle.Onboot, bundle.Onshutdown, bundle.Services} {
+		below, ok := strings.CutPrefix(filepath.Clean(path), section.Cgroup()+"/")
+		if !ok {
+			continue
+		}
+		name, _, _ := strings.Cut(below, "/")
+		if _, err := os.Stat(filepath.Join(containers, string(section), name, "config.json")); err != nil {
+			return ""
+		}
+		b := bundle.Bundle{Section: section, Name: name}
+		return b.Label()
 	}
-	b := bundle.Bundle{Section: bundle.Section(parts[0]), Name: parts[1]}
-	if b.Section != bundle.Services && b.Section != bundle.Onboot && b.Section != bundle.Onshutdown {
-		return ""
-	}
-	if _, err := os.Stat(filepath.Join(containers, parts[0], parts[1], "config.json")); err != nil {
-		return ""
-	}
-	return b.Label()
+	return ""
 }
 
 // owners are the labels of all containers by their cgroups.

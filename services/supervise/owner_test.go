@@ -24,16 +24,16 @@ func TestContainerOf(t *testing.T) {
 	}
 	of := containerOf(filepath.Join(dir, "containers"), dir)
 	for cgroups, want := range map[string]string{
-		"0::/services/web\n":                "web",
-		"0::/services/web/inner/most\n":     "web",
-		"0::/onboot/000-dhcp\n":             "dhcp",
-		"0::/limits/apart/inner\n":          "apart",
-		"12:pids:/services/web\n11:cpu:/\n": "web",
-		"0::/services/other\n":              "",
-		"0::/services/webbed\n":             "",
-		"0::/keelson/shim\n":                "",
-		"0::/\n":                            "",
-		"nonsense":                          "",
+		"0::/services/web\n":                                "web",
+		"0::/services/web/inner/most\n":                     "web",
+		"0::/services/.onboot/000-dhcp\n":                   "dhcp",
+		"0::/limits/apart/inner\n":                          "apart",
+		"12:pids:/services/web\n11:cpu:/\n":                 "web",
+		"0::/services/other\n":                              "",
+		"0::/services/webbed\n":                             "",
+		"0::/keelson/shim\n":                                "",
+		"0::/\n":                                            "",
+		"nonsense":                                          "",
 		"0::/services/../services/web/../../keelson/shim\n": "",
 	} {
 		write("7/cgroup", cgroups)
