@@ -57,7 +57,7 @@ func (t *running) Alone(sig unix.Signal) bool {
 	if !t.deaf {
 		return false // it may have taken its handler away and be at its last work
 	}
-	deaf, err := deafTo(fmt.Sprintf("/proc/%d/status", t.PID()), sig)
+	deaf, err := settledDeafTo(fmt.Sprintf("/proc/%d/status", t.PID()), sig)
 	was := t.reaped
 	t.reaped = reaped(t.PID())
 	if err != nil || !deaf {
