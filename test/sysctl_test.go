@@ -70,7 +70,7 @@ func TestKernelSettings(t *testing.T) {
 	}
 	// A network namespace made later has the machine's settings for IPv4, and the kernel's own for IPv6.
 	inside := m.service("net").PID
-	got := m.sh(fmt.Sprintf("cd /proc/sys/net; nsenter -t %d -n cat ipv4/conf/all/rp_filter ipv4/conf/default/accept_redirects ipv6/conf/all/accept_redirects", inside))
+	got := m.sh(fmt.Sprintf("nsenter -t %d -n sh -c 'cd /proc/sys/net; cat ipv4/conf/all/rp_filter ipv4/conf/default/accept_redirects ipv6/conf/all/accept_redirects'", inside))
 	if got != "1\n0\n1\n" {
 		t.Errorf("in a new network namespace are rp_filter and accept_redirects of IPv4 and of IPv6 %q", got)
 	}
