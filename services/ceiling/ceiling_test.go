@@ -144,6 +144,12 @@ func TestLargest(t *testing.T) {
 		}
 	}
 	g := &Guard{Root: tree(t, files), Limit: 10e6, Proc: tree(t, map[string]string{"1/oom_score_adj": "0\n", "2/oom_score_adj": "-1000\n", "3/oom_score_adj": "100\n"})}
+	if got := g.largest(); got != "" {
+		t.Errorf("the largest is left to the kernel, but %q was chosen", got)
+	}
+	if err := os.RemoveAll(filepath.Join(g.Root, "services/alone")); err != nil {
+		t.Fatal(err)
+	}
 	for _, want := range []string{"rather", ".onboot/000-fills", "small", "cached", ""} {
 		got := g.largest()
 		if want != "" {

@@ -186,7 +186,8 @@ func usage(dir string) (current, used uint64) {
 
 // largest returns the container's cgroup that is to be ended: the one that has
 // most, its oom_score_adj taken into account as the kernel does. One with -1000 is
-// never ended, and one whose memory.oom.group is 0 is left to the kernel.
+// never ended. Where it is one whose memory.oom.group is 0, the choice is left to the
+// kernel: the container says so, or is being made, and no neighbour is to pay for that.
 func (g *Guard) largest() string {
 	var largest string
 	most := int64(0)
@@ -194,7 +195,7 @@ func (g *Guard) largest() string {
 		dirs, _ := filepath.Glob(filepath.Join(g.Root, Group, pattern, "cgroup.kill"))
 		for _, file := range dirs {
 			dir := filepath.Dir(file)
-			if strings.HasPrefix(filepath.Base(dir), ".") || number(filepath.Join(dir, "memory.oom.group")) == 0 {
+			if strings.HasPrefix(filepath.Base(dir), ".") {
 				continue
 			}
 			adj, alive := g.adjustment(dir)
@@ -206,6 +207,9 @@ func (g *Guard) largest() string {
 				largest, most = dir, points
 			}
 		}
+	}
+	if number(filepath.Join(largest, "memory.oom.group")) == 0 {
+		return ""
 	}
 	return largest
 }
