@@ -18,6 +18,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"keelson/internal/beneath"
 	"keelson/internal/bundle"
 	"keelson/internal/pidfd"
 	"keelson/internal/policy"
@@ -290,17 +291,23 @@ func (r *Runner) await(ctx context.Context, b *bundle.Bundle, t task.Task) (e ta
 }
 
 // LinkLogs makes the folder of a section's logs visible under /var/log, where
-// people look for it.
-func LinkLogs(logDir, varLog string, section bundle.Section) error {
+// people look for it. Links may be followed on the way.
+func LinkLogs(links beneath.Links, logDir, varLog string, section bundle.Section) error {
 	dir := filepath.Join(logDir, string(section))
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return fmt.Errorf("make the folder of the %s logs: %w", section, err)
+	logs, err := links.Make(dir, 0o755)
+	if err != nil {
+		return fmt.Errorf("make the directory of the %s logs: %w", section, err)
 	}
-	link := filepath.Join(varLog, string(section))
-	if _, err := os.Lstat(link); err == nil {
+	_ = logs.Close()
+	in, err := links.Open(varLog)
+	if err != nil {
+		return fmt.Errorf("link the %s logs: %w", section, err)
+	}
+	defer in.Close()
+	if _, err := in.Stat(string(section)); err == nil {
 		return nil // a disk that does not answer would not even say that it is there
 	}
-	if err := os.Symlink(dir, link); err != nil && !errors.Is(err, os.ErrExist) {
+	if err := in.Symlink(dir, string(section)); err != nil && !errors.Is(err, os.ErrExist) {
 		return fmt.Errorf("link the %s logs: %w", section, err)
 	}
 	return nil

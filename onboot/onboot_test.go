@@ -13,6 +13,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"keelson/internal/beneath"
 	"keelson/internal/bundle"
 	"keelson/internal/pidfd"
 	"keelson/internal/policy"
@@ -360,7 +361,7 @@ func TestLinkLogs(t *testing.T) {
 		t.Fatal(err)
 	}
 	for range 2 { // a restarted supervisor does it again
-		if err := LinkLogs(logs, varLog, bundle.Onboot); err != nil {
+		if err := LinkLogs(beneath.Machine, logs, varLog, bundle.Onboot); err != nil {
 			t.Error(err)
 		}
 	}

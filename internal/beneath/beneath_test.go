@@ -300,7 +300,7 @@ func TestSwapped(t *testing.T) {
 		}
 	}()
 	opened, refused := 0, 0
-	for range 2000 {
+	for range 500 {
 		f, err := d.OpenFile("x", os.O_RDWR|os.O_CREATE, 0o644)
 		switch {
 		case err == nil:

@@ -41,11 +41,11 @@ func (r *Refused) What() string {
 	case Link:
 		return fmt.Sprintf("is a symbolic link to %q", r.target)
 	case Kind:
-		want := "regular file"
-		if r.want == unix.S_IFDIR {
-			want = "directory"
+		want := "a regular file"
+		if r.want != 0 {
+			want = kind(r.want)
 		}
-		return fmt.Sprintf("is %s, not a %s", kind(r.mode), want)
+		return fmt.Sprintf("is %s, not %s", kind(r.mode), want)
 	case Owner:
 		return fmt.Sprintf("belongs to uid %d", r.uid)
 	case Names:

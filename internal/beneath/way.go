@@ -75,7 +75,7 @@ func (l Links) open(path string, flags int) (int, error) {
 	path = filepath.Clean(path)
 	how := unix.OpenHow{Flags: uint64(flags | unix.O_NOFOLLOW | unix.O_CLOEXEC), Resolve: unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS}
 	fd, err := retry(func() (int, error) { return unix.Openat2(unix.AT_FDCWD, path, &how) })
-	if err == nil && notLink(fd, path) == nil {
+	if err == nil && (flags&unix.O_DIRECTORY != 0 || notLink(fd, path) == nil) {
 		return fd, nil
 	}
 	if err == nil {

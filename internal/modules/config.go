@@ -21,11 +21,12 @@ type configAlias struct {
 }
 
 // readConfig reads modprobe.d's folders and the kernel command line. A file of
-// one name in an earlier folder takes the place of one in a later folder.
+// one name in an earlier folder takes the place of one in a later folder. What is below /run
+// is not read: it is not the image's, and containers may write there.
 func readConfig(root string) config {
 	c := config{blacklist: map[string]bool{}, never: map[string]bool{}, options: map[string][]string{}, soft: map[string]softdep{}}
 	files := map[string]string{}
-	for _, dir := range []string{"/etc/modprobe.d", "/run/modprobe.d", "/usr/lib/modprobe.d", "/lib/modprobe.d"} {
+	for _, dir := range []string{"/etc/modprobe.d", "/usr/lib/modprobe.d", "/lib/modprobe.d"} {
 		entries, _ := os.ReadDir(filepath.Join(root, dir))
 		for _, e := range entries {
 			if _, taken := files[e.Name()]; !taken && strings.HasSuffix(e.Name(), ".conf") {

@@ -98,7 +98,7 @@ func (s *Streams) connect(c *Console) error {
 		s.logger.stdout = nil
 		s.logger.started()
 	case "file":
-		out, err = openFile(u.Path, os.O_CREATE)
+		out, err = openFile(u.Path, true)
 	default:
 		out, err = s.openPolled(u.Path)
 	}

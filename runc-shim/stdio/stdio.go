@@ -24,6 +24,8 @@ import (
 	"sync"
 
 	"golang.org/x/sys/unix"
+
+	"keelson/internal/beneath"
 )
 
 // Config names the streams of one process.
@@ -83,7 +85,7 @@ func Open(c Config) (_ *Streams, err error) {
 		return s, nil
 	case "file":
 		// One file for both streams, as the stock shim has it.
-		if s.Stdout, err = openFile(u.Path, os.O_CREATE); err != nil {
+		if s.Stdout, err = openFile(u.Path, true); err != nil {
 			return nil, fmt.Errorf("stdout: %w", err)
 		}
 		s.Stderr = s.Stdout
@@ -151,7 +153,7 @@ func (s *Streams) openKept(path string, write func() (*os.File, error)) (*os.Fil
 		return nil, err
 	}
 	if !fifo {
-		return openFile(path, 0)
+		return openFile(path, false)
 	}
 	r, err := openFIFO(path, unix.O_RDONLY)
 	if err != nil {
@@ -209,13 +211,18 @@ func openFIFO(path string, flags int) (*os.File, error) {
 	return os.NewFile(uintptr(fd), path), nil
 }
 
-func openFile(path string, flags int) (*os.File, error) {
-	if flags&os.O_CREATE != 0 {
-		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+// openFile opens a file, or a device, to append to. Containers may write to its directory.
+func openFile(path string, create bool) (*os.File, error) {
+	if !create {
+		if _, err := os.Lstat(path); err != nil {
 			return nil, err
 		}
+	} else if d, err := beneath.Make(filepath.Dir(path), 0o755); err != nil {
+		return nil, err
+	} else {
+		_ = d.Close()
 	}
-	return os.OpenFile(path, os.O_WRONLY|os.O_APPEND|flags, 0o644)
+	return beneath.Machine.Writable(path, 0o644)
 }
 
 // Started closes the ends that now belong to the process.

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"keelson/internal/beneath"
 	"keelson/services/spool"
 )
 
@@ -55,7 +56,7 @@ func machine(t *testing.T, dir string, memory int64) *System {
 	}
 	t.Cleanup(sp.Close)
 	y := New(Config{Spool: sp, Now: now, Memory: memory})
-	y.room = func(string) (free, all int64, err error) { return 1 << 40, 1 << 40, nil } // whatever the disk of the tests has
+	y.room = func(*beneath.Dir) (free, all int64, err error) { return 1 << 40, 1 << 40, nil } // whatever the disk of the tests has
 	return y
 }
 

@@ -12,7 +12,7 @@ import (
 // What a fast stream brings is written to its file by the goroutine that has moved it to the
 // ring, piece by piece: it is in that processor's cache still, and nobody has to be woken for
 // it. That is for files in memory only, as a disk may let one wait. So it touches nothing but
-// the file and the folder that are open: whether they are still what the path names is for
+// the file and the directory that are open: whether they are still what the path names is for
 // copyAll to see, every now and then.
 
 // direct brings the file up to date, or lets somebody else begin with what has to be done
@@ -21,7 +21,7 @@ import (
 func (e *exporter) direct() bool {
 	end, now := e.from.End(), e.sys.cfg.Now()
 	e.mu.Lock()
-	if !e.busy && (e.closed || e.stuck || e.failing || e.file == nil || e.folder == nil) {
+	if !e.busy && (e.closed || e.stuck || e.failing || e.file == nil || !e.quick) {
 		e.here = false
 		e.mu.Unlock()
 		e.came()
@@ -72,39 +72,38 @@ func (e *exporter) append(end int64) {
 	}
 }
 
-// rotateHere moves the full file aside, within the folder that is open, and begins a new
+// rotateHere moves the full file aside, within the directory that is open, and begins a new
 // one, if that can be done. It reports whether the full one has been moved.
 func (e *exporter) rotateHere(pos int64) bool {
-	folder, name := int(e.folder.Fd()), filepath.Base(e.path)
-	var named unix.Stat_t
-	if unix.Fstatat(folder, name, &named, unix.AT_SYMLINK_NOFOLLOW) != nil || named.Dev != e.at.Dev || named.Ino != e.at.Ino {
+	if !e.isHere() {
 		e.looked = never // somebody has moved it: those before it are to stay where they are
 		return false
 	}
-	if e.shift(folder, name) != nil {
+	if e.shift() != nil {
 		return false
 	}
 	e.untidy, e.rotation = true, false
 	e.sys.rotated(e.path, e.size)
 	_ = e.file.Close()
 	e.file, e.size, e.at = nil, 0, place{}
-	fd, err := unix.Openat(folder, name, unix.O_RDWR|unix.O_CREAT|unix.O_EXCL|unix.O_CLOEXEC, 0o644)
+	name := filepath.Base(e.path)
+	f, err := e.dir.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o644)
 	if err != nil {
 		return true
 	}
 	var st unix.Stat_t
-	if unix.Fstat(fd, &st) != nil {
-		_ = unix.Close(fd)
+	if unix.Fstat(int(f.Fd()), &st) != nil {
+		_ = f.Close()
 		return true
 	}
-	e.file, e.at = os.NewFile(uintptr(fd), e.path), place{Dev: st.Dev, Ino: st.Ino}
+	e.file, e.at = f, place{Dev: st.Dev, Ino: st.Ino}
 	e.limit, e.keep = e.sys.sizes(true)
 	e.sys.hold(e.path, e.limit, func(path string, i int) bool {
 		if path != e.path { // those of others may be on something else by now
 			e.looked = never
 			return false
 		}
-		_ = unix.Unlinkat(folder, numbered(name, i), 0)
+		_ = e.dir.Remove(numbered(name, i))
 		return true
 	})
 	e.unsaved = true

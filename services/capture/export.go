@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"keelson/internal/beneath"
 	"keelson/services/spool"
 )
 
@@ -74,11 +75,12 @@ type exporter struct {
 
 	// Of whoever copies:
 	state    position
-	known    bool     // state is what this process has seen itself
-	file     *os.File // nil where it is not open
-	folder   *os.File // that it is in, where both are on the same file system in memory, else nil
-	at       place    // what was open last
-	size     int64    // of it
+	known    bool         // state is what this process has seen itself
+	file     *os.File     // nil where it is not open
+	dir      *beneath.Dir // that it is in; nil where it is not open
+	quick    bool         // both are on the same file system in memory
+	at       place        // what was open last
+	size     int64        // of it
 	limit    int64
 	keep     int
 	memory   bool
@@ -89,6 +91,7 @@ type exporter struct {
 	delay    time.Duration
 	unsaved  bool
 	rotation bool // that it cannot be rotated was said
+	aside    aside
 }
 
 func newExporter(y *System, from *spool.Stream, path string, warn func(string, ...any)) *exporter {
@@ -239,9 +242,9 @@ func (e *exporter) letGo() {
 		_ = e.file.Close()
 		e.file = nil
 	}
-	if e.folder != nil {
-		_ = e.folder.Close()
-		e.folder = nil
+	if e.dir != nil {
+		_ = e.dir.Close()
+		e.dir, e.quick = nil, false
 	}
 }
 
@@ -273,7 +276,7 @@ func (e *exporter) copySome() error {
 		}
 		e.mu.Lock()
 		pos, over := e.pos, e.closed && e.stuck
-		here := e.here && e.folder != nil && e.hurried == 0 && !e.failing
+		here := e.here && e.quick && e.hurried == 0 && !e.failing
 		e.mu.Unlock()
 		if over || pos >= e.from.End() {
 			e.caughtUp()

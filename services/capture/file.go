@@ -4,13 +4,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"strconv"
 
 	"golang.org/x/sys/unix"
 
-	"keelson/services/store"
+	"keelson/internal/beneath"
 )
 
 const (
@@ -63,39 +62,35 @@ func (e *exporter) skip(pos, kept int64) error {
 }
 
 // ensure sees to it that file is the one that path names, and that size is its own.
-// Somebody may have moved it away, removed or truncated it, appended to it, or
-// mounted a disk over its folder.
+// Somebody may have moved it away, removed or truncated it, appended to it, put something
+// else in its place, or mounted a disk over its directory.
 func (e *exporter) ensure() error {
 	e.looked = e.sys.cfg.Now()
-	if e.file != nil {
-		var open, named unix.Stat_t
-		if err := unix.Fstat(int(e.file.Fd()), &open); err == nil {
-			err = unix.Stat(e.path, &named)
-			if err == nil && open.Dev == named.Dev && open.Ino == named.Ino || err != nil && !errors.Is(err, unix.ENOENT) {
-				if open.Size != e.size { // somebody else's doing
-					e.size = open.Size
-					e.unsaved = true
-				}
-				return nil
-			}
+	dir, err := e.sys.cfg.Links.Make(filepath.Dir(e.path), 0o755)
+	if e.file != nil && e.isNamed(dir, err) {
+		if err == nil {
+			_ = e.dir.Close()
+			e.dir = dir
 		}
+		return nil
 	}
 	e.letGo()
-	var f *os.File
-	if err := store.InFolder(filepath.Dir(e.path), 0o755, func() (err error) {
-		f, err = openLog(e.path)
-		return err
-	}); err != nil {
+	if err != nil {
+		return e.inTheWay(err)
+	}
+	f, err := e.openLog(dir)
+	if err != nil {
+		_ = dir.Close()
 		return err
 	}
 	var st unix.Stat_t
 	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
-		_ = f.Close()
-		return fmt.Errorf("look at %s: %w", e.path, err)
+		_, _ = f.Close(), dir.Close()
+		return fmt.Errorf("stat %s: %w", e.path, err)
 	}
 	was := e.at
 	same := e.known && was.Dev == st.Dev && was.Ino == st.Ino // it had only been closed
-	e.file, e.at = f, place{Dev: st.Dev, Ino: st.Ino}
+	e.file, e.dir, e.at = f, dir, place{Dev: st.Dev, Ino: st.Ino}
 	if same {
 		e.unsaved = e.unsaved || st.Size != e.size
 		e.size = st.Size
@@ -104,38 +99,33 @@ func (e *exporter) ensure() error {
 		e.place(st)
 		e.measure()
 	}
-	if e.memory && st.Mode&unix.S_IFMT == unix.S_IFREG { // nothing else can be relied on not to wait
-		e.folder = openFolder(filepath.Dir(e.path), st.Dev)
+	e.quick = false
+	if e.memory { // nothing else can be relied on not to wait
+		var at unix.Stat_t
+		e.quick = unix.Fstat(dir.FD(), &at) == nil && at.Dev == st.Dev
 	}
 	return nil
 }
 
-// openFolder opens a folder, if it is on a device. It is no error if it is not.
-func openFolder(path string, dev uint64) *os.File {
-	fd, err := unix.Open(path, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+// isNamed reports whether the file that is open still has its name, in what is its
+// directory by now, or that cannot be known. It takes note of the size.
+func (e *exporter) isNamed(dir *beneath.Dir, err error) bool {
 	if err != nil {
-		return nil
+		return !beneath.IsRefused(err) && !errors.Is(err, unix.ENOENT)
 	}
-	var st unix.Stat_t
-	if unix.Fstat(fd, &st) != nil || st.Dev != dev {
-		_ = unix.Close(fd)
-		return nil
+	var open unix.Stat_t
+	if err := unix.Fstat(int(e.file.Fd()), &open); err != nil {
+		return false
 	}
-	return os.NewFile(uintptr(fd), path)
-}
-
-// openLog opens a file to be written on, without O_APPEND: sendfile refuses that.
-func openLog(path string) (*os.File, error) {
-	for { // not os.OpenFile, which tries to have it polled
-		fd, err := unix.Open(path, unix.O_RDWR|unix.O_CREAT|unix.O_CLOEXEC, 0o644)
-		if errors.Is(err, unix.EINTR) {
-			continue
-		}
-		if err != nil {
-			return nil, &os.PathError{Op: "open", Path: path, Err: err}
-		}
-		return os.NewFile(uintptr(fd), path), nil
+	named, err := dir.Stat(filepath.Base(e.path))
+	if err == nil && (open.Dev != named.Dev || open.Ino != named.Ino) || errors.Is(err, unix.ENOENT) {
+		return false
 	}
+	if open.Size != e.size { // somebody else's doing
+		e.size = open.Size
+		e.unsaved = true
+	}
+	return true
 }
 
 // place decides where in the stream the file that was opened goes on.
@@ -162,8 +152,7 @@ func (e *exporter) place(st unix.Stat_t) {
 			return
 		case last:
 			// The earlier process may have died in the middle of a rotation.
-			var old unix.Stat_t
-			if unix.Stat(numbered(e.path, 1), &old) == nil && old.Dev == p.Dev && old.Ino == p.Ino {
+			if old, err := e.dir.Stat(numbered(filepath.Base(e.path), 1)); err == nil && old.Dev == p.Dev && old.Ino == p.Ino {
 				e.pos = min(p.Base+old.Size, e.from.End())
 			}
 			return
@@ -195,7 +184,7 @@ func (e *exporter) measure() {
 	e.memory = unix.Fstatfs(int(e.file.Fd()), &fs) == nil && (fs.Type == unix.TMPFS_MAGIC || fs.Type == unix.RAMFS_MAGIC)
 	e.limit, e.keep = e.sys.sizes(e.memory)
 	if e.memory {
-		e.sys.hold(e.path, max(e.size, e.limit), e.remove)
+		e.sys.hold(e.path, max(e.size, e.limit), e.sys.remove)
 	} else {
 		e.sys.released(e.path)
 	}
@@ -206,9 +195,16 @@ func numbered(path string, i int) string { return path + "." + strconv.Itoa(i) }
 
 // rotate moves the full file aside.
 func (e *exporter) rotate() error {
-	if err := e.shift(unix.AT_FDCWD, e.path); err != nil && !errors.Is(err, unix.ENOENT) { // somebody removed it
+	if !e.isHere() { // somebody moved or removed it: those before it stay where they are
+		e.letGo()
+		return e.ensure()
+	}
+	if err := e.shift(); err != nil && !errors.Is(err, unix.ENOENT) {
+		if e.memory { // which it must not fill
+			return fmt.Errorf("rotate %s: %w", e.path, err)
+		}
 		if !e.rotation {
-			e.warn("the log grows on: rename %s: %v", e.path, err)
+			e.warn("the log grows on: rotate %s: %v", e.path, err)
 			e.rotation = true
 		}
 		e.limit = e.size + rotateBytes
@@ -224,20 +220,37 @@ func (e *exporter) rotate() error {
 	return e.ensure()
 }
 
-// shift moves the file and those it was before aside, which have a name in a folder.
-func (e *exporter) shift(folder int, name string) error {
+// isHere reports whether the file that was opened last has its name in the directory that is open.
+func (e *exporter) isHere() bool {
+	named, err := e.dir.Stat(filepath.Base(e.path))
+	return err == nil && named.Dev == e.at.Dev && named.Ino == e.at.Ino
+}
+
+// shift moves the file and those it was before aside, in the directory that is open.
+func (e *exporter) shift() error {
+	name := filepath.Base(e.path)
 	for i := e.keep - 2; i >= 1; i-- {
-		err := unix.Renameat(folder, numbered(name, i), folder, numbered(name, i+1))
+		err := e.dir.Rename(numbered(name, i), numbered(name, i+1))
 		if err != nil && i == e.keep-2 {
-			_ = unix.Unlinkat(folder, numbered(name, i+1), 0)
+			_ = e.dir.Remove(numbered(name, i+1))
 		}
 	}
-	return unix.Renameat(folder, name, folder, numbered(name, 1))
+	err := e.dir.Rename(name, numbered(name, 1))
+	if errors.Is(err, unix.EISDIR) || errors.Is(err, unix.ENOTEMPTY) { // somebody's directory
+		if _, err := e.dir.PutAside(numbered(name, 1)); err != nil {
+			return err
+		}
+		err = e.dir.Rename(name, numbered(name, 1))
+	}
+	return err
 }
 
 // remove removes an old file, of whichever stream.
-func (e *exporter) remove(path string, i int) bool {
-	_ = os.Remove(numbered(path, i))
+func (y *System) remove(path string, i int) bool {
+	if dir, err := y.cfg.Links.Open(filepath.Dir(path)); err == nil {
+		_ = dir.Remove(numbered(filepath.Base(path), i))
+		_ = dir.Close()
+	}
 	return true
 }
 
@@ -246,6 +259,6 @@ func (e *exporter) tidy() {
 	e.untidy = false
 	e.keepRoom()
 	if e.memory {
-		e.sys.hold(e.path, max(e.size, e.limit), e.remove)
+		e.sys.hold(e.path, max(e.size, e.limit), e.sys.remove)
 	}
 }

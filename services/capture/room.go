@@ -1,10 +1,9 @@
 package capture
 
 import (
-	"os"
 	"path/filepath"
 
-	"golang.org/x/sys/unix"
+	"keelson/internal/beneath"
 )
 
 // keepRoom removes old files where the file system that they are on has little room
@@ -13,20 +12,20 @@ import (
 func (e *exporter) keepRoom() {
 	for i := e.keep - 1; i > 1; i-- {
 		// An eighth of it, and what a few files may still grow by.
-		free, all, err := e.sys.room(filepath.Dir(e.path))
+		free, all, err := e.sys.room(e.dir)
 		if err != nil || free >= max(all/8, 2*e.limit) {
 			return
 		}
-		if os.Remove(numbered(e.path, i)) == nil && e.memory {
+		if e.dir.Remove(numbered(filepath.Base(e.path), i)) == nil && e.memory {
 			e.sys.shed(e.path, i)
 		}
 	}
 }
 
-// roomOf is how many bytes are free, and how many there are, where a folder is.
-func roomOf(dir string) (free, all int64, err error) {
-	var fs unix.Statfs_t
-	if err := unix.Statfs(dir, &fs); err != nil {
+// roomOf is how many bytes are free, and how many there are, where a directory is.
+func roomOf(dir *beneath.Dir) (free, all int64, err error) {
+	fs, err := dir.Statfs()
+	if err != nil {
 		return 0, 0, err
 	}
 	return int64(fs.Bavail) * fs.Bsize, int64(fs.Blocks) * fs.Bsize, nil

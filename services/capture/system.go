@@ -13,13 +13,16 @@
 package capture
 
 import (
-	"os"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sys/unix"
+
+	"keelson/internal/beneath"
 	"keelson/services/spool"
 )
 
@@ -35,6 +38,8 @@ type Config struct {
 	Now   func() time.Duration // since the machine's start
 	// Memory bounds all files together that are on file systems in memory; 0 is 32 MiB.
 	Memory int64
+	// Links may be followed on the way to a file; nil are those of PID 1.
+	Links beneath.Links
 }
 
 // System is all streams of a machine.
@@ -42,9 +47,9 @@ type System struct {
 	cfg    Config
 	gate   *gate
 	poller poller
-	behind atomic.Int64                                  // bytes that files have yet to get
-	late   atomic.Int64                                  // how many files those are
-	room   func(dir string) (free, all int64, err error) // roomOf, but for tests
+	behind atomic.Int64                                    // bytes that files have yet to get
+	late   atomic.Int64                                    // how many files those are
+	room   func(*beneath.Dir) (free, all int64, err error) // roomOf, but for tests
 
 	mu      sync.Mutex
 	streams map[*Stream]bool         // open ones, guarded by mu
@@ -62,6 +67,9 @@ type onRAM struct {
 func New(cfg Config) *System {
 	if cfg.Memory <= 0 {
 		cfg.Memory = 32 << 20
+	}
+	if cfg.Links == nil {
+		cfg.Links = beneath.Machine
 	}
 	return &System{
 		cfg: cfg, gate: newGate(gateShare(runtime.NumCPU()), cfg.Now),
@@ -162,14 +170,7 @@ func (y *System) hold(path string, size int64, remove func(path string, i int) b
 	defer y.mu.Unlock()
 	h := y.held[path]
 	if h == nil {
-		h = &onRAM{}
-		for i := 1; i < rotateKeep; i++ {
-			fi, err := os.Stat(numbered(path, i))
-			if err != nil {
-				break
-			}
-			h.old = append(h.old, fi.Size())
-		}
+		h = &onRAM{old: y.older(path)}
 		y.held[path] = h
 	}
 	h.size = size // with what it may still grow by
@@ -190,6 +191,28 @@ func (y *System) hold(path string, size int64, remove func(path string, i int) b
 		}
 		h.old = h.old[:len(h.old)-1]
 	}
+}
+
+// older is how large the files are that a file was before, of which nothing else that has
+// their name is one.
+func (y *System) older(path string) (sizes []int64) {
+	dir, err := y.cfg.Links.Open(filepath.Dir(path))
+	if err != nil {
+		return nil
+	}
+	defer dir.Close()
+	for i := 1; i < rotateKeep; i++ {
+		st, err := dir.Stat(numbered(filepath.Base(path), i))
+		switch {
+		case err != nil:
+			return sizes
+		case st.Mode&unix.S_IFMT == unix.S_IFREG:
+			sizes = append(sizes, st.Size)
+		default:
+			sizes = append(sizes, 0)
+		}
+	}
+	return sizes
 }
 
 // rotated says that a file has become its own PATH.1.

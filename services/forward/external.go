@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"keelson/internal/beneath"
 	"keelson/services/logs"
 )
 
@@ -31,7 +32,12 @@ func (x *external) connect(context.Context) error {
 		return fmt.Errorf("make a socket: %w", err)
 	}
 	defer unix.Close(fd)
-	if err := unix.Connect(fd, &unix.SockaddrUnix{Name: x.path}); err != nil {
+	socket, address, err := beneath.Machine.Socket(x.path)
+	if err != nil {
+		return fmt.Errorf("connect %s: %w", x.path, err)
+	}
+	defer socket.Close()
+	if err := unix.Connect(fd, &unix.SockaddrUnix{Name: address}); err != nil {
 		return fmt.Errorf("connect %s: %w", x.path, err)
 	}
 	return nil
@@ -67,13 +73,17 @@ func (x *external) handOver(name string) (int, error) {
 		return -1, fmt.Errorf("make a pipe: %w", err)
 	}
 	defer unix.Close(p[0])
-	err := unix.SetNonblock(p[1], true) // ours alone: each end is an open file of its own
+	socket, address, err := beneath.Machine.Socket(x.path)
+	if err == nil {
+		defer socket.Close()
+		err = unix.SetNonblock(p[1], true) // ours alone: each end is an open file of its own
+	}
 	if err == nil {
 		var fd int
 		if fd, err = unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0); err == nil {
 			// Its queue has room for ten messages; more than that are sent at the first start.
 			_ = unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &unix.Timeval{Sec: int64(sendBound / time.Second)})
-			err = unix.Sendmsg(fd, []byte(name[:min(len(name), 512)]), unix.UnixRights(p[0]), &unix.SockaddrUnix{Name: x.path}, unix.MSG_NOSIGNAL)
+			err = unix.Sendmsg(fd, []byte(name[:min(len(name), 512)]), unix.UnixRights(p[0]), &unix.SockaddrUnix{Name: address}, unix.MSG_NOSIGNAL)
 			_ = unix.Close(fd)
 		}
 	}

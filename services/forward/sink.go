@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"keelson/internal/beneath"
 	"keelson/services/logs"
 )
 
@@ -62,9 +63,7 @@ func (s *syslog) connect(ctx context.Context) error {
 	d := net.Dialer{Resolver: &net.Resolver{PreferGo: true}}
 	var err error
 	if s.target.Kind == kindUnix {
-		if s.conn, err = d.DialContext(ctx, "unixgram", s.target.Address); err != nil {
-			s.conn, err = d.DialContext(ctx, "unix", s.target.Address)
-		}
+		s.conn, err = dialUnix(ctx, &d, s.target.Address)
 	} else {
 		s.conn, err = d.DialContext(ctx, s.target.Kind, s.target.Address)
 	}
@@ -96,6 +95,23 @@ func (s *syslog) connect(ctx context.Context) error {
 		}(s.conn, s.gone)
 	}
 	return nil
+}
+
+// dialUnix connects to a socket of either kind, which a container may have made.
+func dialUnix(ctx context.Context, d *net.Dialer, path string) (net.Conn, error) {
+	socket, address, err := beneath.Machine.Socket(path)
+	if err != nil {
+		return nil, err
+	}
+	defer socket.Close()
+	conn, err := d.DialContext(ctx, "unixgram", address)
+	if err != nil {
+		conn, err = d.DialContext(ctx, "unix", address)
+	}
+	if named := (*net.OpError)(nil); errors.As(err, &named) {
+		err = fmt.Errorf("connect %s: %w", path, named.Err)
+	}
+	return conn, err
 }
 
 func (s *syslog) send(_ context.Context, r logs.Record) error {

@@ -23,6 +23,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"keelson/internal/beneath"
 	"keelson/internal/hold"
 	"keelson/services/logs"
 )
@@ -154,7 +155,7 @@ func (s *Server) socket(name, heldAs string, kind int, held *os.File) (*os.File,
 		_ = held.Close()
 		s.cfg.Hold.Drop(heldAs)
 	}
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := s.clear(name); err != nil {
 		return nil, fmt.Errorf("make the socket %s: %w", path, err)
 	}
 	fd, err := unix.Socket(unix.AF_UNIX, kind|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
@@ -173,6 +174,23 @@ func (s *Server) socket(name, heldAs string, kind int, held *os.File) (*os.File,
 		s.once("hold", "%s will be made anew if the supervisor is: %v", path, err)
 	}
 	return f, nil
+}
+
+// clear frees a socket's name, under which a container may have put anything.
+func (s *Server) clear(name string) error {
+	dir, err := beneath.Open(s.cfg.Dir)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	err = dir.Remove(name)
+	if err == nil || errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if _, failed := dir.PutAside(name); failed != nil { // a directory, which has something in it
+		return err
+	}
+	return nil
 }
 
 // once warns, but of one thing a single time.

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"keelson/internal/api"
+	"keelson/internal/beneath"
 	"keelson/internal/bundle"
 	"keelson/internal/console"
 	"keelson/internal/policy"
@@ -193,7 +194,7 @@ func (s *Supervisor) mountVolumes() {
 
 // oneShots makes the runner of the onboot or onshutdown containers.
 func (s *Supervisor) oneShots(section bundle.Section) *onboot.Runner {
-	if err := onboot.LinkLogs(s.cfg.OneShotLog, s.cfg.LogDir, section); err != nil {
+	if err := onboot.LinkLogs(s.logLinks(), s.cfg.OneShotLog, s.cfg.LogDir, section); err != nil {
 		s.con.Warn("keelson", "%v", err)
 	}
 	return &onboot.Runner{
@@ -209,9 +210,11 @@ func (s *Supervisor) oneShots(section bundle.Section) *onboot.Runner {
 // of ours lies in them.
 func boundDirectories() error {
 	for _, dir := range []string{"/var/lib/containerd", "/var/lib/docker"} {
-		if err := os.MkdirAll(dir, 0o711); err != nil {
+		d, err := beneath.Make(dir, 0o711)
+		if err != nil && !beneath.IsRefused(err) { // what somebody else has put there is theirs
 			return fmt.Errorf("make the directory that containers bind: %w", err)
 		}
+		_ = d.Close()
 	}
 	return nil
 }
@@ -220,10 +223,12 @@ func boundDirectories() error {
 // link to, for a DHCP client to write and containers to bind.
 func resolvTarget() error {
 	const path = "/run/resolvconf/resolv.conf"
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+	d, err := beneath.Make(filepath.Dir(path), 0o755)
+	if err != nil {
 		return fmt.Errorf("make %s: %w", path, err)
 	}
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o644)
+	defer d.Close()
+	f, err := d.OpenFile(filepath.Base(path), os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o644)
 	if errors.Is(err, os.ErrExist) {
 		return nil
 	}

@@ -2,6 +2,7 @@ package supervise
 
 import (
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -10,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"keelson/internal/beneath"
 	"keelson/internal/bundle"
 	"keelson/internal/console"
 	"keelson/onboot"
@@ -40,7 +42,17 @@ func (s *Supervisor) openLogs() {
 		warn("logs share the room of %s: %v", s.cfg.RunDir, err)
 	}
 	s.logs = logs.New(logs.Config{Now: console.Now, Wall: time.Now, Dir: dir, PerSource: bounds.ring, Total: size * 7 / 8, Warn: warn})
-	s.capture = capture.New(capture.Config{Spool: s.logs.Spool(), Now: console.Now, Memory: size})
+	s.capture = capture.New(capture.Config{Spool: s.logs.Spool(), Now: console.Now, Memory: size, Links: s.logLinks()})
+}
+
+// logLinks are the links that may be followed on the way to a log file: those of PID 1, and
+// of one-shots' logs that are on a disk.
+func (s *Supervisor) logLinks() beneath.Links {
+	links := maps.Clone(beneath.Machine)
+	for _, section := range []bundle.Section{bundle.Onboot, bundle.Onshutdown} {
+		links[filepath.Join(s.cfg.OneShotLog, string(section))] = filepath.Join(s.cfg.LogDir, string(section))
+	}
+	return links
 }
 
 // memory is how much RAM the machine has.
@@ -134,9 +146,9 @@ func (s *Supervisor) openOutput(b *bundle.Bundle, base string, drop bool, onLine
 // folder: what was logged before is to be there too.
 func (s *Supervisor) logDisk() {
 	for _, section := range []bundle.Section{bundle.Onboot, bundle.Onshutdown} {
-		moved, err := capture.MoveFolder(filepath.Join(s.cfg.OneShotLog, string(section)), filepath.Join(s.cfg.LogDir, string(section)))
+		moved, err := s.capture.MoveFolder(filepath.Join(s.cfg.OneShotLog, string(section)), filepath.Join(s.cfg.LogDir, string(section)))
 		if err == nil && !moved {
-			err = onboot.LinkLogs(s.cfg.OneShotLog, s.cfg.LogDir, section)
+			err = onboot.LinkLogs(s.logLinks(), s.cfg.OneShotLog, s.cfg.LogDir, section)
 		}
 		if err != nil {
 			s.con.Warn("keelson", "%v", err)

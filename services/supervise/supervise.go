@@ -22,6 +22,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"keelson/internal/api"
+	"keelson/internal/beneath"
 	"keelson/internal/bundle"
 	"keelson/internal/console"
 	"keelson/internal/hugepages"
@@ -338,7 +339,7 @@ func (s *Supervisor) daemonOutput(rc daemon.RuntimeConfig) (stdout, stderr *os.F
 	var pipes []capture.Source
 	for name, path := range map[string]string{"stdout": rc.Stdout, "stderr": rc.Stderr} {
 		if filepath.IsAbs(path) {
-			f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o644)
+			f, err := beneath.Machine.Writable(path, 0o644)
 			if err == nil {
 				files[name] = f
 				continue
