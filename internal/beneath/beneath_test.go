@@ -2,7 +2,9 @@ package beneath
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
+	"net"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -358,5 +360,85 @@ func TestList(t *testing.T) {
 	s, err := d.Statfs()
 	if err != nil || s.Bsize == 0 {
 		t.Errorf("statfs: %+v, %v", s, err)
+	}
+}
+
+func TestWritable(t *testing.T) {
+	_, path, outside := openDir(t)
+	x := filepath.Join(path, "x")
+	for range 2 {
+		f, err := Machine.Writable(x, 0o644)
+		must(t, err)
+		_, err = f.WriteString("line\n")
+		must(t, errors.Join(err, f.Close()))
+	}
+	if data, err := os.ReadFile(x); err != nil || string(data) != "line\nline\n" {
+		t.Errorf("read %q, %v", data, err)
+	}
+	must(t, errors.Join(os.Remove(x), os.Symlink(outside, x)))
+	if _, err := Machine.Writable(x, 0o644); !errors.Is(err, Link) {
+		t.Errorf("a link: %v", err)
+	}
+	f, err := Machine.Writable("/dev/null", 0o644)
+	must(t, err)
+	_, err = f.WriteString("line\n")
+	must(t, errors.Join(err, f.Close()))
+	if _, err := Machine.Writable("/dev/stdout", 0o644); !errors.Is(err, Link) {
+		t.Errorf("a link below /dev: %v", err)
+	}
+	if os.Getuid() != 0 {
+		return
+	}
+	must(t, os.Remove(x))
+	must(t, unix.Mknod(x, unix.S_IFCHR|0o666, int(unix.Mkdev(1, 3))))
+	if _, err := Machine.Writable(x, 0o644); !errors.Is(err, Kind) {
+		t.Errorf("a device that is not below /dev: %v", err)
+	}
+}
+
+func TestSocket(t *testing.T) {
+	d, path, _ := openDir(t)
+	l, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: filepath.Join(path, "s"), Net: "unixgram"})
+	must(t, err)
+	defer l.Close()
+	f, address, err := Machine.Socket(filepath.Join(path, "s"))
+	must(t, err)
+	defer f.Close()
+	must(t, d.Rename("s", "t")) // which changes nothing for who has it
+	must(t, d.Symlink("t", "s"))
+	conn, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: address, Net: "unixgram"})
+	must(t, err)
+	_, err = conn.Write([]byte("hello"))
+	must(t, errors.Join(err, conn.Close()))
+	b := make([]byte, 10)
+	if n, err := l.Read(b); err != nil || string(b[:n]) != "hello" {
+		t.Errorf("read %q, %v", b[:n], err)
+	}
+	must(t, d.Mkdir("directory", 0o755))
+	for name, want := range map[string]Reason{"s": Link, "directory": Kind} {
+		if _, _, err := Machine.Socket(filepath.Join(path, name)); !errors.Is(err, want) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func TestPutAside(t *testing.T) {
+	d, path, _ := openDir(t)
+	for i := 1; i <= 9; i++ {
+		must(t, os.MkdirAll(filepath.Join(path, "x", "full"), 0o755))
+		if to, err := d.PutAside("x"); err != nil || to != fmt.Sprintf("x.refused.%d", i) {
+			t.Errorf("%q, %v", to, err)
+		}
+	}
+	must(t, d.Symlink("y", "x"))
+	if to, err := d.PutAside("x"); err == nil || !strings.Contains(err.Error(), "there are 9 of "+filepath.Join(path, "x.refused")) {
+		t.Errorf("a tenth: %q, %v", to, err)
+	}
+	must(t, os.RemoveAll(filepath.Join(path, "x.refused.3")))
+	if to, err := d.PutAside("x"); err != nil || to != "x.refused.3" {
+		t.Errorf("%q, %v", to, err)
+	}
+	if to, err := d.PutAside("x"); err != nil || to != "" {
+		t.Errorf("nothing: %q, %v", to, err)
 	}
 }

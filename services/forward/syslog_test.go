@@ -263,3 +263,33 @@ func TestMemlogdOfTheImage(t *testing.T) {
 		t.Errorf("%s: %q", name, b[:n])
 	}
 }
+
+// A link that somebody put in the place of a receiver's socket is not followed.
+func TestALinkInThePlaceOfASocket(t *testing.T) {
+	dir := t.TempDir()
+	real, link := filepath.Join(dir, "real"), filepath.Join(dir, "link")
+	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: real, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if err := os.Symlink(real, link); err != nil {
+		t.Fatal(err)
+	}
+	for _, kind := range []string{kindUnix, kindMemlogd} {
+		x := open(Target{kind, link}, func(at time.Duration) time.Time { return time.Unix(0, 0).Add(at) })
+		if err := x.connect(t.Context()); err == nil || !strings.Contains(err.Error(), link+" is a symbolic link") {
+			t.Errorf("%s: %v", kind, err)
+		}
+		x.close()
+		x = open(Target{kind, real}, func(at time.Duration) time.Time { return time.Unix(0, 0).Add(at) })
+		if err := x.connect(t.Context()); err != nil {
+			t.Errorf("%s: %v", kind, err)
+		}
+		x.close()
+	}
+	must := open(Target{kindUnix, filepath.Join(dir, "none")}, nil).connect(t.Context())
+	if must == nil || !strings.Contains(must.Error(), filepath.Join(dir, "none")) {
+		t.Errorf("no socket: %v", must)
+	}
+}

@@ -492,3 +492,32 @@ func (b *bench) dump() error {
 		}
 	}
 }
+
+// What a container has put in the place of a socket does not keep the next supervisor from
+// making it, and is not followed.
+func TestSomethingInThePlaceOfASocket(t *testing.T) {
+	for _, make := range []func(path, outside string) error{
+		func(path, outside string) error { return os.Symlink(outside, path) },
+		func(path, _ string) error { return os.MkdirAll(filepath.Join(path, "full"), 0o755) },
+		func(path, _ string) error { return unix.Mkfifo(path, 0o666) },
+	} {
+		dir, outside := t.TempDir(), filepath.Join(t.TempDir(), "outside")
+		if err := os.WriteFile(outside, nil, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range []string{WriteSocket, QuerySocket} {
+			if err := make(filepath.Join(dir, name), outside); err != nil {
+				t.Fatal(err)
+			}
+		}
+		start(t, dir, nil)
+		for _, name := range []string{WriteSocket, QuerySocket} {
+			if fi, err := os.Lstat(filepath.Join(dir, name)); err != nil || fi.Mode()&os.ModeSocket == 0 {
+				t.Errorf("%s is %v, %v", name, fi, err)
+			}
+		}
+		if fi, err := os.Lstat(outside); err != nil || !fi.Mode().IsRegular() {
+			t.Errorf("outside is %v, %v", fi, err)
+		}
+	}
+}
