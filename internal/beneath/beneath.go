@@ -87,7 +87,7 @@ func (d *Dir) OpenFile(name string, flags int, perm fs.FileMode) (*os.File, erro
 			return os.NewFile(uintptr(fd), d.join(name)), nil
 		}
 		if flags&os.O_EXCL != 0 || !errors.Is(err, unix.EEXIST) {
-			return nil, d.error("create", name, err)
+			return nil, d.error("open", name, err)
 		}
 	}
 	return nil, d.error("open", name, unix.EAGAIN)
