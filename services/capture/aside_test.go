@@ -331,6 +331,9 @@ func TestALinkToAHugeFile(t *testing.T) {
 	if h := y.held[src.File]; h == nil || h.total() > 2*rotateBytes {
 		t.Errorf("evil holds %+v", h)
 	}
+	if _, err := os.Lstat(src.File + ".1"); err != nil {
+		t.Errorf("it takes nothing, and went for others: %v", err)
+	}
 	if h := y.held[s.src.File]; h == nil || len(h.old) != 1 {
 		t.Errorf("web holds %+v", h)
 	}
