@@ -26,12 +26,12 @@ services:
       - |
         cd /var/log
         until [ -e go ]; do sleep 0.2; done
-        rm evil.out.log link.out.log directory.out.log fifo.out.log hard.out.log
-        ln -s /proc/sys/kernel/core_pattern evil.out.log
-        ln -s /proc/sys/kernel link.out.log
-        mkdir -p directory.out.log/full
-        mkfifo fifo.out.log
-        ln neighbour.out.log hard.out.log
+        ln -s /proc/sys/kernel/core_pattern x && mv -f x evil.out.log
+        ln -s /proc/sys/kernel x && mv -f x link.out.log
+        until mkdir directory.out.log 2>/dev/null; do rm -f directory.out.log; done
+        touch directory.out.log/full
+        mkfifo x && mv -f x fifo.out.log
+        ln neighbour.out.log x && mv -f x hard.out.log
         echo '|/planted by evil'
         i=0
         until [ -e stop ]; do
