@@ -344,7 +344,7 @@ func testFrozenDisk(t *testing.T, m *vm) {
 	said := m.awaitFrom(from, `brief .*warning: /var/log/brief\.out\.log is written again; \d+ bytes are missing in it`)
 	missing, _ := strconv.Atoi(regexp.MustCompile(`(\d+) bytes`).FindStringSubmatch(said)[1])
 	note := fmt.Sprintf("[keelson: %d bytes are missing here: the file could not be written in time]\n", missing)
-	if got := m.sh(log + "grep -aoF '" + strings.TrimSpace(note) + "'; true"); got != note {
+	if got := m.sh(log + "tr '\\000' '\\n' | grep -aoF '" + strings.TrimSpace(note) + "'; true"); got != note {
 		t.Errorf("the file of the neighbour says %q, not %q", got, note)
 	}
 	if got, want := m.number(log+"wc -c"), before+noise-missing+len(note); got != want {

@@ -17,7 +17,6 @@ init: [keelson/init]
 services:
   - name: evil
     image: keelson/busybox
-    readonly: true
     noNewPrivileges: true
     binds: ["/var/log:/var/log"]
     command:
