@@ -58,6 +58,7 @@ services:
   - {name: no-fit, image: keelson/busybox, command: ["sleep", "1"], binds: ["/etc/hosts:/etc"], annotations: {keelson.restart: never}}
   - {name: no-namespace, image: keelson/busybox, readonly: true, command: ["sleep", "1"], net: /run/netns/none, annotations: {keelson.restart: never}}
   - {name: no-disk, image: keelson/busybox, command: ["sleep", "1"], mounts: [{type: ext4, source: /dev/sdz, destination: /x}], annotations: {keelson.restart: never}}
+  - {name: no-interpreter, image: keelson/busybox, command: ["/script"], annotations: {keelson.restart: never}}
   - {name: not-executable, image: keelson/busybox, readonly: true, command: ["/etc/passwd"], annotations: {keelson.restart: never}}
 `
 	// config.json as mkimage writes it, for a service of ours by hand.
@@ -78,9 +79,8 @@ services:
 		folder(services + "odd-annotation"), folder(services + "odd-annotation/rootfs"),
 		text(services+"odd-annotation/config.json", config(`,"annotations":{"keelson.restrat":"always","keelson.stop.timeout":"soon"}`)),
 		text(services+"odd-annotation/runtime.json", `{}`),
-		folder(services + "no-interpreter"), folder(services + "no-interpreter/rootfs"), folder(services + "no-interpreter/rootfs/proc"), {services + "no-interpreter/rootfs/script", cpio.TypeReg | 0o755, "#!/bin/bash\n"},
-		text(services+"no-interpreter/config.json", strings.Replace(config(`,"annotations":{"keelson.restart":"never"}`), `"sleep","1000000"`, `"/script"`, 1)),
-		text(services+"no-interpreter/runtime.json", `{}`),
+		// The image of all of them lies where its first user is.
+		{"containers/onboot/000-good-first/lower/script", cpio.TypeReg | 0o755, "#!/bin/bash\n"},
 		// One-shots: the boot goes on behind each.
 		folder("containers/onboot/001-a-bad-config"), text("containers/onboot/001-a-bad-config/config.json", `[]`),
 		folder("containers/onboot/001-b-bad-runtime"), folder("containers/onboot/001-b-bad-runtime/rootfs"),
