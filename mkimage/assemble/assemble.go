@@ -186,21 +186,20 @@ func (b *builder) loadOne(name string) (*loaded, error) {
 	return l, nil
 }
 
-// layer is a layer as a source of a tree.
-type layer struct{ v1.Layer }
-
-func (l layer) Open() (io.ReadCloser, error) { return l.Uncompressed() }
-
 // unpack puts all layers of an image into root.
 func (b *builder) unpack(l *loaded, root *tree.Root) error {
-	layers, err := l.image.Layers()
-	if err != nil {
-		return fmt.Errorf("image %s: %w", l.ref, err)
-	}
 	b.tree.NextImage()
+	return b.apply(l, root)
+}
+
+func (b *builder) apply(l *loaded, root *tree.Root) error {
+	layers, err := images.Layers(l.ref.String(), l.image)
+	if err != nil {
+		return err
+	}
 	for _, ly := range layers {
-		if err := root.Apply(layer{ly}); err != nil {
-			return fmt.Errorf("image %s: %w", l.ref, err)
+		if err := root.Apply(ly); err != nil {
+			return err
 		}
 		if err := b.ctx.Err(); err != nil {
 			return err
@@ -231,14 +230,8 @@ func (b *builder) kernel() error {
 	if err != nil {
 		return err
 	}
-	layers, err := l.image.Layers()
-	if err != nil {
-		return fmt.Errorf("image %s: %w", l.ref, err)
-	}
-	for _, ly := range layers {
-		if err := root.Apply(layer{ly}); err != nil {
-			return fmt.Errorf("image %s: %w", l.ref, err)
-		}
+	if err := b.apply(l, root); err != nil {
+		return err
 	}
 	binary := k.Binary
 	if binary == "" {
@@ -272,15 +265,17 @@ func (b *builder) kernelTar(l *loaded, root *tree.Root) error {
 		return err
 	}
 	b.tree.NextImage()
-	if err := into.Apply(source(f.Open)); err != nil {
-		return fmt.Errorf("image %s: %s: %w", l.ref, name, err)
-	}
-	return nil
+	return into.Apply(source{fmt.Sprintf("image %s: %s", l.ref, name), f.Open})
 }
 
-type source func() (io.ReadCloser, error)
+// source is a tar inside an image.
+type source struct {
+	name string
+	open func() (io.ReadCloser, error)
+}
 
-func (s source) Open() (io.ReadCloser, error) { return s() }
+func (s source) Name() string                 { return s.name }
+func (s source) Open() (io.ReadCloser, error) { return s.open() }
 
 func fileOf(root *tree.Root, name string) (*File, error) {
 	rc, size, err := root.Open(name)

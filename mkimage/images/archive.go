@@ -12,6 +12,7 @@ import (
 	"os"
 	"path"
 	"slices"
+	"strings"
 
 	"github.com/distribution/reference"
 	"github.com/google/go-containerregistry/pkg/name"
@@ -206,8 +207,15 @@ func (a *Archive) ociImages() ([]Named, error) {
 			at = len(found)
 			found, digests = append(found, Named{Image: img}), append(digests, d.Digest)
 		}
+		ref, err := reference.ParseDockerRef(descName(d))
+		if err != nil {
+			continue
+		}
+		if strings.Contains(ref.String(), "@") && !byDigest(ref.String(), d) {
+			return nil, fmt.Errorf("%s: index.json calls an image %s, but its digest is %s; somebody changed the name or the image", a.name, ref, d.Digest)
+		}
 		// One image may have several names, two of which are the same but for the tag.
-		if ref, err := reference.ParseDockerRef(descName(d)); err == nil && !slices.Contains(found[at].Names, ref.String()) {
+		if !slices.Contains(found[at].Names, ref.String()) {
 			found[at].Names = append(found[at].Names, ref.String())
 		}
 	}
@@ -271,7 +279,8 @@ func (a *Archive) dockerImages() ([]Named, error) {
 func expandAll(tags []string) []string {
 	var full []string
 	for _, t := range tags {
-		if ref, err := reference.ParseDockerRef(t); err == nil {
+		// docker save writes no digests, and an image's digest here is not the registry's.
+		if ref, err := reference.ParseDockerRef(t); err == nil && !strings.Contains(ref.String(), "@") {
 			full = append(full, ref.String())
 		}
 	}

@@ -14,6 +14,8 @@ import (
 // maxMetadata bounds an index, a manifest or an image's configuration, in bytes.
 const maxMetadata = 16 << 20
 
+var errMetadata = fmt.Errorf("has more than %d bytes, too many for an index, a manifest or a configuration", maxMetadata)
+
 // errPlatform is for an image that is there, but not for Platform.
 var errPlatform = errors.New("is not for " + Platform.String())
 
@@ -25,18 +27,33 @@ type blobs interface {
 func readMetadata(r io.Reader) ([]byte, error) {
 	b, err := io.ReadAll(io.LimitReader(r, maxMetadata+1))
 	if err == nil && len(b) > maxMetadata {
-		err = fmt.Errorf("has more than %d bytes, too many for an index, a manifest or a configuration", maxMetadata)
+		err = errMetadata
 	}
 	return b, err
 }
 
-func readBlob(from blobs, h v1.Hash) ([]byte, error) {
-	rc, err := from.openBlob(h)
+// openVerified opens a blob, whose bytes are compared with what d says of them.
+func openVerified(from blobs, what string, d v1.Descriptor) (io.ReadCloser, error) {
+	if d.Size < 0 {
+		return nil, fmt.Errorf("%s %s: %d bytes is no size", what, d.Digest, d.Size)
+	}
+	rc, err := from.openBlob(d.Digest)
+	if err != nil {
+		return nil, fmt.Errorf("%s %s: %w", what, d.Digest, err)
+	}
+	return verify(rc, what, d.Digest, d.Size)
+}
+
+func readBlob(from blobs, what string, d v1.Descriptor) ([]byte, error) {
+	if d.Size > maxMetadata {
+		return nil, fmt.Errorf("%s %s: %w", what, d.Digest, errMetadata)
+	}
+	rc, err := openVerified(from, what, d)
 	if err != nil {
 		return nil, err
 	}
 	defer rc.Close()
-	return readMetadata(rc)
+	return io.ReadAll(rc)
 }
 
 // openImage follows an index entry to the image for Platform, through an index
@@ -48,7 +65,7 @@ func openImage(from blobs, d v1.Descriptor) (v1.Image, error) {
 	if !d.MediaType.IsIndex() {
 		return partial.CompressedToImage(&layoutImage{from: from, d: d})
 	}
-	b, err := readBlob(from, d.Digest)
+	b, err := readBlob(from, "index", d)
 	if err != nil {
 		return nil, err
 	}
@@ -58,10 +75,19 @@ func openImage(from blobs, d v1.Descriptor) (v1.Image, error) {
 	}
 	for _, sub := range m.Manifests {
 		if forUs(sub.Platform) && !sub.MediaType.IsIndex() {
-			return partial.CompressedToImage(&layoutImage{from: from, d: sub})
+			img, err := partial.CompressedToImage(&layoutImage{from: from, d: sub})
+			return indexed{img, v1.Descriptor{MediaType: d.MediaType, Digest: d.Digest, Size: d.Size}, b}, err
 		}
 	}
 	return nil, errPlatform
+}
+
+// indexed is an image that was found in an index for several platforms. Under the
+// index's digest it is stored with the index, which shows that it is what is named.
+type indexed struct {
+	v1.Image
+	index v1.Descriptor
+	raw   []byte // the index
 }
 
 // forUs says whether a platform is the one we build for.
@@ -77,7 +103,7 @@ type layoutImage struct {
 }
 
 func (i *layoutImage) MediaType() (types.MediaType, error) { return i.d.MediaType, nil }
-func (i *layoutImage) RawManifest() ([]byte, error)        { return readBlob(i.from, i.d.Digest) }
+func (i *layoutImage) RawManifest() ([]byte, error)        { return readBlob(i.from, "manifest", i.d) }
 
 func (i *layoutImage) parse() (*v1.Manifest, error) {
 	if i.manifest != nil {
@@ -100,7 +126,7 @@ func (i *layoutImage) RawConfigFile() ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return readBlob(i.from, m.Config.Digest)
+	return readBlob(i.from, "configuration", m.Config)
 }
 
 func (i *layoutImage) LayerByDigest(h v1.Hash) (partial.CompressedLayer, error) {
@@ -124,4 +150,4 @@ type layoutBlob struct {
 func (b layoutBlob) Digest() (v1.Hash, error)            { return b.d.Digest, nil }
 func (b layoutBlob) Size() (int64, error)                { return b.d.Size, nil }
 func (b layoutBlob) MediaType() (types.MediaType, error) { return b.d.MediaType, nil }
-func (b layoutBlob) Compressed() (io.ReadCloser, error)  { return b.from.openBlob(b.d.Digest) }
+func (b layoutBlob) Compressed() (io.ReadCloser, error)  { return openVerified(b.from, "layer", b.d) }

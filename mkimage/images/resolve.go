@@ -64,7 +64,7 @@ func (r *Resolver) Image(ctx context.Context, ref Ref) (v1.Image, error) {
 	img, err := r.Store.Image(ref.Name)
 	stored := err == nil
 	switch {
-	case err != nil && !errors.Is(err, ErrNotFound):
+	case err != nil && !errors.Is(err, ErrNotFound) && (!r.Pull || r.Offline):
 		return nil, err
 	case err == nil && !r.Pull:
 		return img, nil
@@ -145,7 +145,7 @@ func (r *Resolver) pull(ctx context.Context, full string) error {
 		ResponseHeaderTimeout: limit,
 	}
 	defer rt.CloseIdleConnections()
-	img, err := remote.Image(ref, remote.WithContext(ctx), remote.WithPlatform(Platform),
+	img, err := remoteImage(ref, remote.WithContext(ctx), remote.WithPlatform(Platform),
 		remote.WithAuthFromKeychain(authn.DefaultKeychain), remote.WithTransport(plainHTTP{rt, r.insecure}),
 		remote.WithRetryBackoff(remote.Backoff{Duration: 500 * time.Millisecond, Factor: 2, Steps: 3}))
 	if err != nil {
@@ -165,6 +165,19 @@ func (r *Resolver) pull(ctx context.Context, full string) error {
 		count(n)
 	})
 	return cause(ctx, err)
+}
+
+// remoteImage is remote.Image that keeps the index through which it found the image.
+func remoteImage(ref name.Reference, options ...remote.Option) (v1.Image, error) {
+	d, err := remote.Get(ref, options...)
+	if err != nil {
+		return nil, err
+	}
+	img, err := d.Image()
+	if err != nil || !d.MediaType.IsIndex() {
+		return img, err
+	}
+	return indexed{img, v1.Descriptor{MediaType: d.MediaType, Digest: d.Digest, Size: int64(len(d.Manifest))}, d.Manifest}, nil
 }
 
 func (r *Resolver) markSilent(host string, err error) {

@@ -87,10 +87,14 @@ func (s *Store) Image(name string) (v1.Image, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, named := range []func(v1.Descriptor) bool{
-		func(d v1.Descriptor) bool { return descName(d) == name || byDigest(name, d) },
+	is := []func(v1.Descriptor) bool{
+		func(d v1.Descriptor) bool { return descName(d) == name },
 		func(d v1.Descriptor) bool { return fullName(d) == name },
-	} {
+	}
+	if strings.Contains(name, "@") { // a digest names bytes, whatever they are called
+		is = []func(v1.Descriptor) bool{func(d v1.Descriptor) bool { return byDigest(name, d) }}
+	}
+	for _, named := range is {
 		at := slices.IndexFunc(m.Manifests, named)
 		if at < 0 {
 			continue
@@ -172,9 +176,17 @@ func (s *Store) Put(name string, img v1.Image, count func(n int)) error {
 	if err != nil {
 		return err
 	}
-	return s.update(func(m *v1.IndexManifest) {
-		setImage(m, name, v1.Descriptor{MediaType: mt, Digest: digest, Size: int64(len(manifest))})
-	})
+	d := v1.Descriptor{MediaType: mt, Digest: digest, Size: int64(len(manifest))}
+	if x, ok := img.(indexed); ok && byDigest(name, x.index) {
+		if _, err := s.putBytes(x.raw); err != nil {
+			return err
+		}
+		d = x.index
+	}
+	if strings.Contains(name, "@") && !byDigest(name, d) {
+		return fmt.Errorf("%s: the image has the digest %s, so it cannot have this name", name, d.Digest)
+	}
+	return s.update(func(m *v1.IndexManifest) { setImage(m, name, d) })
 }
 
 // setImage enters an image into an index under name; entries stay sorted.
@@ -196,8 +208,8 @@ func (s *Store) putLayer(l v1.Layer, count func(int)) error {
 	if err != nil {
 		return err
 	}
-	// One of another size was cut off, by a full disk or a lost machine.
-	if fi, err := os.Stat(s.blob(digest)); err == nil && fi.Size() == size {
+	d := v1.Descriptor{Digest: digest, Size: size}
+	if s.holds(d) {
 		if count != nil {
 			count(int(size))
 		}
@@ -207,16 +219,24 @@ func (s *Store) putLayer(l v1.Layer, count func(int)) error {
 	if err != nil {
 		return err
 	}
-	defer rc.Close()
-	got, err := s.putBlob(rc, count)
-	if err != nil {
+	if rc, err = verify(rc, "layer", digest, size); err != nil {
 		return err
 	}
-	if got != digest {
-		os.Remove(s.blob(got))
-		return fmt.Errorf("layer %s: its bytes have the digest %s", digest, got)
+	defer rc.Close()
+	_, err = s.putBlob(rc, count)
+	return err
+}
+
+// holds reports whether a blob is there and whole. One that a full disk cut off, or
+// that was altered, is to be written again.
+func (s *Store) holds(d v1.Descriptor) bool {
+	rc, err := openVerified(s, "layer", d)
+	if err != nil {
+		return false
 	}
-	return nil
+	defer rc.Close()
+	_, err = io.Copy(io.Discard, rc)
+	return err == nil
 }
 
 func (s *Store) putBytes(b []byte) (v1.Hash, error) {

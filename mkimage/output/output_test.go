@@ -22,6 +22,7 @@ import (
 
 type source []byte
 
+func (s source) Name() string                 { return "image x" }
 func (s source) Open() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(s)), nil }
 
 func sample(t *testing.T) *tree.Tree {

@@ -20,12 +20,16 @@ func (r *Root) Apply(src Source) error {
 	r.t.layer++
 	index := len(r.t.sources)
 	r.t.sources = append(r.t.sources, src)
-	return each(src, func(entry int, hdr *tar.Header, _ io.Reader) error {
+	err := each(src, func(entry int, hdr *tar.Header, _ io.Reader) error {
 		if err := r.apply(index, entry, hdr); err != nil {
 			return fmt.Errorf("unpack %s: %w", hdr.Name, err)
 		}
 		return nil
 	})
+	if err != nil {
+		return fmt.Errorf("%s: %w", src.Name(), err)
+	}
+	return nil
 }
 
 // each calls fn for every entry of src, numbered from 0.

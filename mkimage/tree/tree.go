@@ -30,6 +30,8 @@ const maxLinks = 40
 // A Source is a tar stream that can be read more than once: first to learn
 // what it holds, then to copy contents from it.
 type Source interface {
+	// Name is what errors call it.
+	Name() string
 	// Open starts the uncompressed tar stream from its beginning.
 	Open() (io.ReadCloser, error)
 }

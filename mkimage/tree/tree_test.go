@@ -16,6 +16,7 @@ import (
 
 type source []byte
 
+func (s source) Name() string                 { return "image x" }
 func (s source) Open() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(s)), nil }
 
 // listing is a tree written as one line per entry.
@@ -160,8 +161,8 @@ func TestApplyRefuses(t *testing.T) {
 				t.Fatal(err)
 			}
 			err = root.Apply(source(imagetest.Tar(t, test.layer...)))
-			if err == nil || err.Error() != test.want {
-				t.Errorf("got %v, want %s", err, test.want)
+			if err == nil || err.Error() != "image x: "+test.want {
+				t.Errorf("got %v, want image x: %s", err, test.want)
 			}
 		})
 	}
@@ -229,6 +230,8 @@ type changing struct {
 	states [][]byte
 }
 
+func (c *changing) Name() string { return "image x" }
+
 func (c *changing) Open() (io.ReadCloser, error) {
 	c.reads++
 	return io.NopCloser(bytes.NewReader(c.states[min(c.reads, len(c.states))-1])), nil
@@ -247,7 +250,7 @@ func TestChangedSourceIsAnError(t *testing.T) {
 		if err := root.Apply(&changing{states: [][]byte{imagetest.Tar(t, file("a", "12")), then}}); err != nil {
 			t.Fatal(err)
 		}
-		if err := tr.Write(&listing{}); err == nil || err.Error() != "write a: the image changed while it was read" {
+		if err := tr.Write(&listing{}); err == nil || err.Error() != "image x: write a: the image changed while it was read" {
 			t.Errorf("%s: got %v", name, err)
 		}
 	}

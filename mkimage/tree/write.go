@@ -3,6 +3,7 @@ package tree
 import (
 	"archive/tar"
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 )
@@ -130,11 +131,13 @@ func (t *Tree) Write(w Writer) error {
 			}
 			return nil
 		})
-		if err != nil {
-			return err
-		}
 		for _, e := range owned {
-			return fmt.Errorf("write %s: the image changed while it was read", e.Path)
+			if err == nil {
+				err = fmt.Errorf("write %s: the image changed while it was read", e.Path)
+			}
+		}
+		if err != nil {
+			return fmt.Errorf("%s: %w", t.sources[i].Name(), err)
 		}
 	}
 	for _, e := range p.links {
@@ -195,21 +198,44 @@ func (r *Root) Open(name string) (io.ReadCloser, int64, error) {
 		rc, err := in.Contents()
 		return rc, in.Size, err
 	}
-	rc, err := r.t.sources[in.source].Open()
+	src := r.t.sources[in.source]
+	rc, err := src.Open()
 	if err != nil {
-		return nil, 0, err
+		return nil, 0, fmt.Errorf("%s: %w", src.Name(), err)
 	}
 	tr := tar.NewReader(rc)
 	for entry := 0; ; entry++ {
 		if _, err := tr.Next(); err != nil {
 			rc.Close()
-			return nil, 0, fmt.Errorf("read %s: %w", name, err)
+			return nil, 0, fmt.Errorf("%s: read %s: %w", src.Name(), name, err)
 		}
 		if entry == in.entry {
-			return struct {
-				io.Reader
-				io.Closer
-			}{tr, rc}, in.Size, nil
+			return &file{contents: tr, stream: rc, what: src.Name() + ": read " + name}, in.Size, nil
 		}
 	}
 }
+
+// file is one file of a source. At its end the rest of the source is read too: a
+// layer's digest is checked at its end.
+type file struct {
+	contents io.Reader
+	stream   io.ReadCloser
+	what     string
+}
+
+func (f *file) Read(b []byte) (int, error) {
+	n, err := f.contents.Read(b)
+	if errors.Is(err, io.EOF) {
+		_, rest := io.Copy(io.Discard, f.stream)
+		if rest == nil {
+			return n, io.EOF
+		}
+		err = rest
+	}
+	if err != nil {
+		err = fmt.Errorf("%s: %w", f.what, err)
+	}
+	return n, err
+}
+
+func (f *file) Close() error { return f.stream.Close() }
