@@ -17,6 +17,7 @@ import (
 	"keelson/internal/bundle"
 	"keelson/internal/mounts"
 	"keelson/internal/prepare"
+	"keelson/internal/safepath"
 )
 
 // startError is a failed start in one sentence. The runtime's own words, which come
@@ -32,6 +33,9 @@ func (e *startError) Unwrap() error { return e.cause }
 // explain makes a runtime's error one that a person can act on: what could not be
 // done, why, and where that is said. What it does not know stays as it is.
 func explain(b *bundle.Bundle, err error) error {
+	if _, refused := errors.AsType[*safepath.LinkError](err); refused {
+		return err // and what the link leads to, or not, is no reason
+	}
 	text := err.Error()
 	if strings.Contains(text, "no space left on device") {
 		for _, dir := range []string{"/run/containerd", "/run"} {

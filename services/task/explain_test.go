@@ -2,6 +2,7 @@ package task
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
@@ -9,6 +10,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"keelson/internal/bundle"
+	"keelson/internal/safepath"
 )
 
 // runtimeSays is how a reason reaches us, through four programs.
@@ -68,6 +70,15 @@ func TestExplain(t *testing.T) {
 		if !errors.Is(err, cause) {
 			t.Errorf("%s: what the runtime reported is lost", name)
 		}
+	}
+}
+
+// TestARefusedLinkIsTheReason: it may lead to where there is nothing.
+func TestARefusedLinkIsTheReason(t *testing.T) {
+	spec := specs.Spec{Process: &specs.Process{Args: []string{"app"}}, Linux: &specs.Linux{}, Mounts: []specs.Mount{{Source: t.TempDir() + "/none", Type: "bind"}}}
+	err := fmt.Errorf("web: %w", &safepath.LinkError{Path: "/var/lib/app/sub", Target: "/", By: `service "app"`})
+	if got := explain(&bundle.Bundle{Section: bundle.Services, Name: "web", Spec: &spec}, err); got != err {
+		t.Errorf("got %v", got)
 	}
 }
 
