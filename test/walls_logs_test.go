@@ -78,7 +78,7 @@ func TestHostileLogDirectory(t *testing.T) {
 		t.Errorf("evil's log is %q", got)
 	}
 	m.await(` swap +warning: /var/log/swap\.out\.log is a symbolic link`)
-	ticks := func(name string) string { return m.sh("service logs " + name + " | tail -n 1") }
+	ticks := func(name string) string { return m.sh("chroot /proc/1/root /usr/bin/service logs " + name + " | tail -n 1") }
 	for _, name := range []string{"swap", "neighbour"} {
 		last := ticks(name)
 		m.until("the lines of "+name+" go on", func() bool { return ticks(name) != last })
