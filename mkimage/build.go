@@ -82,6 +82,7 @@ type buildFlags struct {
 	quiet    bool
 	noLabels bool
 	lock     string
+	maxSize  size
 	audit    threshold
 }
 
@@ -91,6 +92,7 @@ func (f *buildFlags) addImages(cmd *cobra.Command) {
 	cmd.Flags().BoolVar(&f.pull, "pull", false, "ask the registry even for images that the store has")
 	cmd.Flags().BoolVar(&f.offline, "offline", false, "never ask a registry")
 	cmd.Flags().StringSliceVar(&f.insecure, "insecure-registry", nil, "HOST[:PORT] of a registry that may be asked over plain HTTP, or with a certificate that nobody vouches for; may be repeated")
+	sizeFlag(cmd, &f.maxSize)
 	cmd.Flags().BoolVar(&f.noLabels, "no-labels", false, "ignore what images grant themselves by the label "+config.Label)
 }
 
@@ -200,13 +202,18 @@ func buildImage(ctx context.Context, log io.Writer, file, prefix string, formats
 	if err := flags.audit.check(file, auditImage(res)); err != nil {
 		return nil, err
 	}
+	out := &output.Files{Inputs: append(res.Inputs, file, flags.lock, flags.efiStub)}
+	defer out.Close()
 	var files []string
 	for _, format := range inOrder(formats) {
-		written, err := writeFormat(ctx, ui, res, prefix, format, flags)
+		written, err := writeFormat(ctx, ui, res, out, prefix, format, flags)
 		if err != nil {
 			return nil, err
 		}
 		files = append(files, written...)
+	}
+	if err := out.Publish(); err != nil {
+		return nil, err
 	}
 	for _, name := range locked.Added() {
 		ui.line("%-11s %s  recorded in %s", "lock", name, flags.lock)
@@ -222,7 +229,7 @@ func assembleImage(ctx context.Context, ui *reporter, file string, cfg *config.C
 			return nil, nil, nil, fmt.Errorf("--insecure-registry: %w", err)
 		}
 	}
-	options := assemble.Options{Config: cfg, Dir: filepath.Dir(file), Log: ui.line, Warn: ui.warn, NoLabels: flags.noLabels}
+	options := assemble.Options{Config: cfg, Dir: filepath.Dir(file), Log: ui.line, Warn: ui.warn, NoLabels: flags.noLabels, MaxSize: int64(flags.maxSize)}
 	locked = &lock.Lock{}
 	if flags.lock != "" {
 		if locked, err = lock.Open(flags.lock); err != nil {
@@ -230,7 +237,7 @@ func assembleImage(ctx context.Context, ui *reporter, file string, cfg *config.C
 		}
 		options.Check = locked.Check
 	}
-	resolver := &images.Resolver{Store: images.OpenStore(*flags.store), Pull: flags.pull, Offline: flags.offline, Insecure: flags.insecure, Progress: ui.bar}
+	resolver := &images.Resolver{Store: images.OpenStore(*flags.store), Pull: flags.pull, Offline: flags.offline, Insecure: flags.insecure, Progress: ui.bar, MaxSize: int64(flags.maxSize)}
 	options.Resolver = resolver
 	if res, err = assemble.Build(ctx, options); err != nil {
 		resolver.Close()
@@ -247,16 +254,16 @@ func inOrder(formats []string) []string {
 	return formats
 }
 
-func writeFormat(ctx context.Context, ui *reporter, res *assemble.Result, prefix, format string, flags buildFlags) ([]string, error) {
+func writeFormat(ctx context.Context, ui *reporter, res *assemble.Result, out *output.Files, prefix, format string, flags buildFlags) ([]string, error) {
 	switch format {
 	case formatTar:
-		return writeTar(ctx, ui, res, prefix)
+		return writeTar(ctx, ui, res, out, prefix)
 	case formatEFI, formatRawEFI, formatISOEFI:
-		return writeEFI(ctx, ui, res, prefix, format, flags)
+		return writeEFI(ctx, ui, res, out, prefix, format, flags)
 	case formatSquashfs, formatExt4:
-		return writeDisk(ctx, ui, res, prefix, format)
+		return writeDisk(ctx, ui, res, out, prefix, format)
 	}
-	return writeKernelInitrd(ctx, ui, res, prefix, flags.compress)
+	return writeKernelInitrd(ctx, ui, res, out, prefix, flags.compress)
 }
 
 // cmdline adds what lets a root on the initramfs take more than half of the memory,
@@ -274,9 +281,9 @@ func withWords(line string, words ...string) string {
 	return strings.TrimSpace(line)
 }
 
-func writeKernelInitrd(ctx context.Context, ui *reporter, res *assemble.Result, prefix, compress string) ([]string, error) {
+func writeKernelInitrd(ctx context.Context, ui *reporter, res *assemble.Result, out *output.Files, prefix, compress string) ([]string, error) {
 	name := initrdFile(prefix)
-	return writeBeside(res, prefix, name, cmdline(res.Cmdline), func(f *os.File) error {
+	return writeBeside(res, out, prefix, name, cmdline(res.Cmdline), func(f *os.File) error {
 		return writeInitrd(ctx, ui, res, name, compress, f)
 	})
 }
@@ -286,20 +293,20 @@ func initrdFile(prefix string) string { return prefix + "-initrd.img" }
 
 // writeBeside makes the file name of what write gives, the root, and beside it what
 // boots it: PREFIX-kernel, if the image has one, and PREFIX-cmdline.
-func writeBeside(res *assemble.Result, prefix, name, cmdline string, write func(*os.File) error) ([]string, error) {
+func writeBeside(res *assemble.Result, out *output.Files, prefix, name, cmdline string, write func(*os.File) error) ([]string, error) {
 	var files []string
 	if res.Kernel != nil {
 		kernel := prefix + "-kernel"
-		if err := copyFile(kernel, res.Kernel); err != nil {
+		if err := copyFile(out, kernel, res.Kernel); err != nil {
 			return nil, err
 		}
 		files = append(files, kernel)
 	}
-	if err := output.ToFile(name, write); err != nil {
+	if err := out.Write(name, write); err != nil {
 		return nil, err
 	}
 	words := prefix + "-cmdline"
-	err := output.ToFile(words, func(f *os.File) error {
+	err := out.Write(words, func(f *os.File) error {
 		_, err := f.WriteString(cmdline)
 		return err
 	})
@@ -326,12 +333,12 @@ func writeInitrd(ctx context.Context, ui *reporter, res *assemble.Result, file, 
 	return output.Initrd(ctx, w, res.Root, early, compress, count)
 }
 
-func writeTar(ctx context.Context, ui *reporter, res *assemble.Result, prefix string) ([]string, error) {
+func writeTar(ctx context.Context, ui *reporter, res *assemble.Result, out *output.Files, prefix string) ([]string, error) {
 	if err := res.PutBoot(); err != nil {
 		return nil, err
 	}
 	name := prefix + ".tar"
-	err := output.ToFile(name, func(w *os.File) error {
+	err := out.Write(name, func(w *os.File) error {
 		_, total := res.Root.Size()
 		count, done := ui.bar("write "+filepath.Base(name), total)
 		defer done()
@@ -340,8 +347,8 @@ func writeTar(ctx context.Context, ui *reporter, res *assemble.Result, prefix st
 	return []string{name}, err
 }
 
-func copyFile(name string, f *assemble.File) error {
-	return output.ToFile(name, func(w *os.File) error {
+func copyFile(out *output.Files, name string, f *assemble.File) error {
+	return out.Write(name, func(w *os.File) error {
 		rc, err := f.Open()
 		if err != nil {
 			return err

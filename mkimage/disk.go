@@ -12,6 +12,7 @@ import (
 
 	"keelson/mkimage/assemble"
 	"keelson/mkimage/output"
+	"keelson/mkimage/scratch"
 )
 
 // diskType is the file system of a format whose root is a disk.
@@ -28,7 +29,7 @@ func diskCmdline(s, fstype string) string {
 
 // writeDisk writes the root as a file system, PREFIX-TYPE.img, with PREFIX-kernel
 // and PREFIX-cmdline, which mounts it from the first virtio disk.
-func writeDisk(ctx context.Context, ui *reporter, res *assemble.Result, prefix, format string) ([]string, error) {
+func writeDisk(ctx context.Context, ui *reporter, res *assemble.Result, out *output.Files, prefix, format string) ([]string, error) {
 	write := func(f *os.File, count func(n int)) error { return output.Ext4(ctx, f, res.Root, count) }
 	if format == formatSquashfs {
 		tool, err := exec.LookPath(squashfsTool)
@@ -38,7 +39,7 @@ func writeDisk(ctx context.Context, ui *reporter, res *assemble.Result, prefix, 
 		write = func(f *os.File, count func(n int)) error { return squashfs(ctx, tool, f, res, count) }
 	}
 	name := diskFile(prefix, format)
-	return writeBeside(res, prefix, name, diskCmdline(res.Cmdline, diskType(format)), func(f *os.File) error {
+	return writeBeside(res, out, prefix, name, diskCmdline(res.Cmdline, diskType(format)), func(f *os.File) error {
 		_, total := res.Root.Size()
 		count, done := ui.bar("write "+filepath.Base(name), total)
 		defer done()
@@ -54,7 +55,10 @@ const squashfsTool = "sqfstar"
 func squashfs(ctx context.Context, tool string, f *os.File, res *assemble.Result, count func(n int)) error {
 	// The tool makes a file that is not there.
 	temp := f.Name() + ".squashfs"
-	defer os.Remove(temp)
+	if err := scratch.Add(temp); err != nil {
+		return err
+	}
+	defer scratch.Remove(temp)
 	// One processor, so that the same blocks come in the same order; and no times at all: it would give the root
 	// folder the present one.
 	cmd := exec.CommandContext(ctx, tool, "-quiet", "-no-progress", "-processors", "1", "-comp", "gzip", "-mkfs-time", "0", "-all-time", "0", "-root-mode", "755", temp)

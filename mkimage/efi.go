@@ -47,7 +47,7 @@ func efiFile(prefix, format string) string {
 
 // writeEFI writes kernel, initrd and command line as one program that EFI firmware
 // starts: by itself, on a disk, or on a CD.
-func writeEFI(ctx context.Context, ui *reporter, res *assemble.Result, prefix, format string, flags buildFlags) ([]string, error) {
+func writeEFI(ctx context.Context, ui *reporter, res *assemble.Result, out *output.Files, prefix, format string, flags buildFlags) ([]string, error) {
 	if res.Kernel == nil {
 		return nil, fmt.Errorf("--format %s: the image has no kernel (kernel: image:)", format)
 	}
@@ -73,7 +73,7 @@ func writeEFI(ctx context.Context, ui *reporter, res *assemble.Result, prefix, f
 	if err != nil {
 		return nil, fmt.Errorf("--format %s: %w", format, err)
 	}
-	return []string{name}, output.ToFile(name, func(w *os.File) error {
+	return []string{name}, out.Write(name, func(w *os.File) error {
 		switch format {
 		case formatRawEFI:
 			return output.EFIDisk(w, program)

@@ -24,6 +24,7 @@ type importFlags struct {
 	env, labels, devices      []string
 	workdir, user, stopSignal string
 	keepOwner, quiet          bool
+	maxSize                   size
 }
 
 func importCommand() *cobra.Command {
@@ -62,6 +63,7 @@ ctr images import and linuxkit cache import read, and not into the store.`,
 	}
 	f.store = storeFlag(cmd)
 	fl := cmd.Flags()
+	sizeFlag(cmd, &f.maxSize)
 	fl.StringVar(&f.output, "output", "", "write an OCI image layout tarball instead of filling the store")
 	fl.StringVar(&f.config, "config", "", `configuration as JSON, such as {"Cmd": ["/bin/sh"]}, or @FILE; other flags add to it`)
 	fl.StringArrayVar(&f.entrypoint, "entrypoint", nil, "entry point, once per argument")
@@ -84,7 +86,7 @@ func (f *importFlags) run(cmd *cobra.Command, name, path string) error {
 	}
 	defer cleanup()
 	if f.output != "" {
-		err := output.ToFile(f.output, func(w *os.File) error { return images.WriteArchive(w, list) })
+		err := output.ToFile(f.output, func(w *os.File) error { return images.WriteArchive(w, list) }, path)
 		if err != nil {
 			return err
 		}
@@ -101,16 +103,19 @@ func (f *importFlags) run(cmd *cobra.Command, name, path string) error {
 	if f.quiet {
 		return nil
 	}
+	var lines strings.Builder
 	for _, n := range list {
 		digest, err := n.Image.Digest()
 		if err != nil {
 			return err
 		}
 		for _, full := range n.Names {
-			fmt.Fprintf(cmd.OutOrStdout(), "%s  %s\n", visible.Text(full), digest)
+			fmt.Fprintf(&lines, "%s  %s\n", visible.Text(full), digest)
 		}
 	}
-	return nil
+	cleanup() // a reader that has gone ends the program
+	_, err = fmt.Fprint(cmd.OutOrStdout(), lines.String())
+	return err
 }
 
 // images returns what PATH holds, under the names it goes by.
@@ -120,7 +125,7 @@ func (f *importFlags) images(name, path string) (list []images.Named, cleanup fu
 		return nil, nil, err
 	}
 	if !fi.IsDir() {
-		a, err := images.OpenArchive(path)
+		a, err := images.OpenArchive(path, int64(f.maxSize))
 		if err != nil {
 			return nil, nil, err
 		}
@@ -157,7 +162,7 @@ func (f *importFlags) images(name, path string) (list []images.Named, cleanup fu
 		}
 		devices = append(devices, d)
 	}
-	img, cleanup, err := images.FromRoot(path, images.ImportOptions{Config: cfg, KeepOwner: f.keepOwner, Created: created, Devices: devices})
+	img, cleanup, err := images.FromRoot(path, images.ImportOptions{Config: cfg, KeepOwner: f.keepOwner, Created: created, Devices: devices, MaxSize: int64(f.maxSize)})
 	if err != nil {
 		return nil, nil, err
 	}

@@ -14,18 +14,31 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"sync/atomic"
+	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
 	"keelson/internal/visible"
+	"keelson/mkimage/scratch"
 	"keelson/mkimage/vm"
 )
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, unix.SIGTERM)
-	err := command().ExecuteContext(ctx)
-	stop()
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, os.Interrupt, unix.SIGTERM, unix.SIGHUP)
+	go func() { done <- command().ExecuteContext(ctx) }()
+	var err error
+	select {
+	case err = <-done:
+	case sig := <-signals:
+		cancel()
+		stopped(done, sig.(unix.Signal))
+	}
+	scratch.RemoveAll()
 	if err == nil {
 		return
 	}
@@ -33,11 +46,33 @@ func main() {
 	if errors.As(err, &exit) {
 		os.Exit(exit.Code)
 	}
-	if errors.Is(err, context.Canceled) {
-		err = errors.New("stopped")
-	}
 	fmt.Fprintln(os.Stderr, visible.Lines(err.Error()))
 	os.Exit(1)
+}
+
+// grace is how long a command may take to stop; machineGrace is that of QEMU, which
+// puts the terminal right.
+const (
+	grace        = 500 * time.Millisecond
+	machineGrace = 6 * time.Second
+)
+
+// machineRuns reports that the command is QEMU now.
+var machineRuns atomic.Bool
+
+// stopped ends the program for a signal, whatever the command does meanwhile.
+func stopped(done <-chan error, sig unix.Signal) {
+	wait := grace
+	if machineRuns.Load() {
+		wait = machineGrace
+	}
+	select {
+	case <-done:
+	case <-time.After(wait):
+	}
+	scratch.RemoveAll()
+	fmt.Fprintln(os.Stderr, "stopped")
+	os.Exit(128 + int(sig))
 }
 
 func command() *cobra.Command {

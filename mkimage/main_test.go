@@ -22,7 +22,13 @@ import (
 	"keelson/mkimage/vm"
 )
 
-func TestMain(m *testing.M) { os.Exit(nstest.Main(m)) }
+func TestMain(m *testing.M) {
+	if os.Getenv("KEELSON_TEST_MKIMAGE") != "" { // this process is to be mkimage
+		main()
+		os.Exit(0)
+	}
+	os.Exit(nstest.Main(m))
+}
 
 // mkimage runs the command line and returns what it printed.
 func mkimage(t *testing.T, args ...string) (stdout, stderr string, err error) {

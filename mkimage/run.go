@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"keelson/mkimage/scratch"
 	"keelson/mkimage/vm"
 )
 
@@ -75,11 +76,11 @@ DHCP) and a virtio random number source. It is emulated unless --kvm is given.`,
 			}
 			prefix := args[0]
 			if strings.HasSuffix(prefix, ".yml") || strings.HasSuffix(prefix, ".yaml") {
-				dir, err := os.MkdirTemp("", "mkimage-run-*")
+				dir, err := scratch.Dir("mkimage-run-*")
 				if err != nil {
 					return err
 				}
-				defer os.RemoveAll(dir)
+				defer scratch.Remove(dir)
 				prefix = filepath.Join(dir, baseName(args[0]))
 				if _, err := buildImage(cmd.Context(), cmd.ErrOrStderr(), args[0], prefix, formats, flags); err != nil {
 					return err
@@ -91,6 +92,7 @@ DHCP) and a virtio random number source. It is emulated unless --kvm is given.`,
 			if !flags.quiet {
 				fmt.Fprintln(cmd.ErrOrStderr(), greeting(machine.Forwards))
 			}
+			machineRuns.Store(true)
 			return machine.Run(cmd.Context())
 		},
 	}

@@ -35,6 +35,8 @@ type Result struct {
 	Cmdline string
 	// Containers are in the order of the YAML's sections.
 	Containers []Container
+	// Inputs are the files that were read, tarballs and sources.
+	Inputs []string
 }
 
 // Container is a container of the image, as the machine will find it.
@@ -53,6 +55,8 @@ type Options struct {
 	Warn     func(format string, a ...any) // may be nil
 	// NoLabels ignores the labels of all images.
 	NoLabels bool
+	// MaxSize bounds the bytes that the images unpack to; 0 is tree.DefaultMaxSize.
+	MaxSize int64
 	// Check may refuse an image before any is used; nil accepts all.
 	Check func(name, digest string) error
 }
@@ -65,6 +69,7 @@ type builder struct {
 	loaded map[string]*loaded        // by the name in the YAML
 	placed map[v1.Hash]string        // image to the folder it lies in
 	kept   map[string]policy.Service // how each service is to be kept, by its name
+	inputs []string
 	result *Result
 }
 
@@ -85,7 +90,7 @@ func Build(ctx context.Context, opt Options) (*Result, error) {
 		opt.Warn = func(string, ...any) {}
 	}
 	b := &builder{
-		Options: opt, ctx: ctx, tree: tree.New(), users: ocispec.Users(opt.Config),
+		Options: opt, ctx: ctx, tree: newTree(opt), users: ocispec.Users(opt.Config),
 		loaded: map[string]*loaded{}, placed: map[v1.Hash]string{},
 		kept: map[string]policy.Service{},
 	}
@@ -101,7 +106,16 @@ func Build(ctx context.Context, opt Options) (*Result, error) {
 			return nil, err
 		}
 	}
+	b.result.Inputs = b.inputs
 	return b.result, nil
+}
+
+func newTree(opt Options) *tree.Tree {
+	t := tree.New()
+	if opt.MaxSize > 0 {
+		t.SetMaxSize(opt.MaxSize)
+	}
+	return t
 }
 
 // use is one place of the YAML that names an image.
@@ -171,6 +185,9 @@ func (b *builder) loadOne(name string) (*loaded, error) {
 	if err != nil {
 		return nil, err
 	}
+	if ref.Archive != "" {
+		b.inputs = append(b.inputs, ref.Archive)
+	}
 	l := &loaded{ref: ref, image: img}
 	if l.digest, err = img.Digest(); err != nil {
 		return nil, fmt.Errorf("image %s: %w", ref, err)
@@ -198,10 +215,7 @@ func (b *builder) apply(l *loaded, root *tree.Root) error {
 		return err
 	}
 	for _, ly := range layers {
-		if err := root.Apply(ly); err != nil {
-			return err
-		}
-		if err := b.ctx.Err(); err != nil {
+		if err := root.Apply(watched{ly, b.ctx}); err != nil {
 			return err
 		}
 	}
@@ -225,7 +239,7 @@ func (b *builder) kernel() error {
 	}
 	l := b.loaded[k.Image]
 	b.Log("kernel      %s", l.ref)
-	kt := tree.New()
+	kt := newTree(b.Options)
 	root, err := kt.Root("/")
 	if err != nil {
 		return err
@@ -265,7 +279,30 @@ func (b *builder) kernelTar(l *loaded, root *tree.Root) error {
 		return err
 	}
 	b.tree.NextImage()
-	return into.Apply(source{fmt.Sprintf("image %s: %s", l.ref, name), f.Open})
+	return into.Apply(watched{source{fmt.Sprintf("image %s: %s", l.ref, name), f.Open}, b.ctx})
+}
+
+// watched is a source that is read no further once its context is done.
+type watched struct {
+	tree.Source
+	ctx context.Context
+}
+
+func (w watched) Open() (io.ReadCloser, error) {
+	rc, err := w.Source.Open()
+	return watchedReader{rc, w.ctx}, err
+}
+
+type watchedReader struct {
+	io.ReadCloser
+	ctx context.Context
+}
+
+func (w watchedReader) Read(b []byte) (int, error) {
+	if err := w.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return w.ReadCloser.Read(b)
 }
 
 // source is a tar inside an image.

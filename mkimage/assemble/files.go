@@ -134,7 +134,7 @@ func (b *builder) source(name string, in *tree.Inode) error {
 	if !filepath.IsAbs(name) {
 		name = filepath.Join(b.Dir, name)
 	}
-	f, err := os.Open(name)
+	f, err := openRegular(name)
 	if err != nil {
 		return fmt.Errorf("source: %w", err)
 	}
@@ -143,11 +143,9 @@ func (b *builder) source(name string, in *tree.Inode) error {
 	if err != nil {
 		return fmt.Errorf("source: %w", err)
 	}
-	if !fi.Mode().IsRegular() {
-		return fmt.Errorf("source: %s is not a regular file; give one file each", name)
-	}
+	b.inputs = append(b.inputs, name)
 	in.Size = fi.Size()
-	in.Contents = func() (io.ReadCloser, error) { return os.Open(name) }
+	in.Contents = func() (io.ReadCloser, error) { return openRegular(name) }
 	return nil
 }
 

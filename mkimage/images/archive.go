@@ -20,6 +20,9 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 	"github.com/klauspost/compress/zstd"
 	"github.com/ulikunitz/xz"
+
+	"keelson/mkimage/scratch"
+	"keelson/mkimage/tree"
 )
 
 // Archive is a tarball that holds images (docker save, OCI image layout), or
@@ -31,11 +34,40 @@ type Archive struct {
 	at    map[string]section
 }
 
+// maxWindow is what a zstd stream may have kept in memory; zstd --ultra needs it.
+const maxWindow = 128 << 20
+
+const (
+	maxArchiveEntries = 1_000_000
+	maxLayers         = 1000 // of all images in a tarball of docker save
+)
+
+// capped refuses to write more than so many bytes.
+type capped struct {
+	io.Writer
+	left, max int64
+}
+
+func newCapped(w io.Writer, max int64) *capped {
+	if max == 0 {
+		max = tree.DefaultMaxSize
+	}
+	return &capped{w, max, max}
+}
+
+func (c *capped) Write(b []byte) (int, error) {
+	if c.left -= int64(len(b)); c.left < 0 {
+		return 0, tree.TooLarge(c.max)
+	}
+	return c.Writer.Write(b)
+}
+
 type section struct{ off, size int64 }
 
 // OpenArchive reads the table of contents of a tarball, which may be compressed
-// with gzip, zstd or xz. Close removes what it had to unpack for that.
-func OpenArchive(name string) (*Archive, error) {
+// with gzip, zstd or xz. Close removes what it had to unpack for that, which is no more
+// than maxSize bytes; 0 is tree.DefaultMaxSize.
+func OpenArchive(name string, maxSize int64) (*Archive, error) {
 	f, err := os.Open(name)
 	if err != nil {
 		return nil, err
@@ -47,7 +79,7 @@ func OpenArchive(name string) (*Archive, error) {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
 	if compressed {
-		if err := a.unpack(zr); err != nil {
+		if err := a.unpack(zr, maxSize); err != nil {
 			a.Close()
 			return nil, fmt.Errorf("%s: %w", name, err)
 		}
@@ -60,11 +92,10 @@ func OpenArchive(name string) (*Archive, error) {
 }
 
 // Close removes temporary files.
-func (a *Archive) Close() error {
+func (a *Archive) Close() {
 	if a.temp {
-		return os.Remove(a.plain)
+		scratch.Remove(a.plain)
 	}
-	return nil
 }
 
 // decompress recognises what r is compressed with by its first bytes.
@@ -78,7 +109,7 @@ func decompress(r io.Reader) (plain io.Reader, compressed bool, err error) {
 	case bytes.HasPrefix(head, []byte{0x1f, 0x8b}):
 		plain, err = gzip.NewReader(br)
 	case bytes.HasPrefix(head, []byte{0x28, 0xb5, 0x2f, 0xfd}):
-		plain, err = zstd.NewReader(br)
+		plain, err = zstd.NewReader(br, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(maxWindow))
 	case bytes.HasPrefix(head, []byte("\xfd7zXZ\x00")):
 		plain, err = xz.NewReader(br)
 	default:
@@ -87,14 +118,14 @@ func decompress(r io.Reader) (plain io.Reader, compressed bool, err error) {
 	return plain, true, err
 }
 
-func (a *Archive) unpack(r io.Reader) error {
-	tmp, err := os.CreateTemp("", "mkimage-*.tar")
+func (a *Archive) unpack(r io.Reader, maxSize int64) error {
+	tmp, err := scratch.File("", "mkimage-*.tar")
 	if err != nil {
 		return err
 	}
 	defer tmp.Close()
 	a.plain, a.temp = tmp.Name(), true
-	if _, err := io.Copy(tmp, r); err != nil {
+	if _, err := io.Copy(newCapped(tmp, maxSize), r); err != nil {
 		return err
 	}
 	return tmp.Close()
@@ -119,12 +150,24 @@ func (a *Archive) scan() error {
 			}
 			return fmt.Errorf("read tar: %w", err)
 		}
+		if n >= maxArchiveEntries {
+			return fmt.Errorf("has more than %d files", maxArchiveEntries)
+		}
+		name := path.Clean(hdr.Name)
+		_, twice := a.at[name]
+		switch {
+		case name != "index.json" && name != "oci-layout" && name != "manifest.json":
+		case twice:
+			return fmt.Errorf("has two files %s, and tools differ in which of them they read", name)
+		case hdr.Typeflag != tar.TypeReg:
+			return fmt.Errorf("%s is not a regular file", name)
+		}
 		if hdr.Typeflag == tar.TypeReg {
 			off, err := f.Seek(0, io.SeekCurrent)
 			if err != nil {
 				return err
 			}
-			a.at[path.Clean(hdr.Name)] = section{off, hdr.Size}
+			a.at[name] = section{off, hdr.Size}
 		}
 	}
 }
@@ -254,6 +297,9 @@ func (a *Archive) dockerImages() ([]Named, error) {
 	if len(tags) == 0 {
 		return nil, fmt.Errorf("%s: holds no image (neither index.json with oci-layout, nor manifest.json)", a.name)
 	}
+	if err := a.checkDocker(); err != nil {
+		return nil, fmt.Errorf("%s: %w", a.name, err)
+	}
 	open := func() (io.ReadCloser, error) { return os.Open(a.plain) }
 	if len(tags) == 1 {
 		img, err := tarball.Image(open, nil)
@@ -274,6 +320,32 @@ func (a *Archive) dockerImages() ([]Named, error) {
 		found = append(found, Named{Names: expandAll(t), Image: img})
 	}
 	return found, nil
+}
+
+// checkDocker refuses what the library would read into memory, or again and again.
+func (a *Archive) checkDocker() error {
+	b, err := a.read("manifest.json")
+	if err != nil {
+		return err
+	}
+	var list tarball.Manifest
+	if err := json.Unmarshal(b, &list); err != nil {
+		return fmt.Errorf("manifest.json: %w", err)
+	}
+	layers := 0
+	for _, e := range list {
+		s, ok := a.at[path.Clean(e.Config)]
+		switch {
+		case !ok:
+			return fmt.Errorf("manifest.json names a configuration %q, which is not there", e.Config)
+		case s.size > maxMetadata:
+			return fmt.Errorf("%s %w", e.Config, errMetadata)
+		}
+		if layers += len(e.Layers); layers > maxLayers {
+			return fmt.Errorf("manifest.json names more than %d layers", maxLayers)
+		}
+	}
+	return nil
 }
 
 func expandAll(tags []string) []string {

@@ -52,7 +52,7 @@ func TestArchiveIsWhatLinuxKitReads(t *testing.T) {
 	if !bytes.Equal(one, two) {
 		t.Error("the same image gave other bytes")
 	}
-	a, err := OpenArchive(file)
+	a, err := OpenArchive(file, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -114,7 +114,7 @@ func TestArchives(t *testing.T) {
 	}
 	for what, file := range map[string]string{"OCI": oci, "docker": docker, "OCI, gzip": compressFile(t, oci), "docker, gzip": compressFile(t, docker)} {
 		t.Run(what, func(t *testing.T) {
-			a, err := OpenArchive(file)
+			a, err := OpenArchive(file, 0)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -135,9 +135,7 @@ func TestArchives(t *testing.T) {
 			if err := s.Put("x", list[0].Image, nil); err != nil {
 				t.Fatal(err)
 			}
-			if err := a.Close(); err != nil {
-				t.Fatal(err)
-			}
+			a.Close()
 			stored, err := s.Image("x")
 			if err != nil {
 				t.Fatal(err)
@@ -184,7 +182,7 @@ func TestDockerSaveWithoutANameAndOfSeveral(t *testing.T) {
 // archived returns what the images of a tarball hold, by their names.
 func archived(t *testing.T, file string) map[string]string {
 	t.Helper()
-	a, err := OpenArchive(file)
+	a, err := OpenArchive(file, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -240,7 +238,7 @@ func TestBadArchives(t *testing.T) {
 		{write("cut.gz", []byte{0x1f, 0x8b, 8, 0, 0}), "EOF"},
 		{filepath.Join(dir, "none"), "no such file"},
 	} {
-		a, err := OpenArchive(test.file)
+		a, err := OpenArchive(test.file, 0)
 		if err == nil {
 			a.Close()
 			t.Errorf("%s was taken", test.file)

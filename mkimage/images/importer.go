@@ -17,6 +17,8 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/types"
+
+	"keelson/mkimage/scratch"
 )
 
 // ImportOptions say how a root filesystem becomes an image.
@@ -25,16 +27,17 @@ type ImportOptions struct {
 	KeepOwner bool      // keep the owners of a folder's files; else all are root's
 	Created   time.Time // of the image and, for a folder, of every file
 	Devices   []Device  // put into the image of a folder
+	MaxSize   int64     // bytes of the root's tar; 0 is tree.DefaultMaxSize
 }
 
 // FromRoot makes an image of one layer from a folder or from a tarball of a
 // root filesystem. The layer is kept in a temporary folder until cleanup.
 func FromRoot(file string, opt ImportOptions) (img v1.Image, cleanup func(), err error) {
-	dir, err := os.MkdirTemp("", "mkimage-*")
+	dir, err := scratch.Dir("mkimage-*")
 	if err != nil {
 		return nil, nil, err
 	}
-	remove := func() { os.RemoveAll(dir) }
+	remove := func() { scratch.Remove(dir) }
 	defer func() {
 		if err != nil {
 			remove()
@@ -45,6 +48,7 @@ func FromRoot(file string, opt ImportOptions) (img v1.Image, cleanup func(), err
 		return nil, nil, err
 	}
 	layer, err := newLayer(dir, func(w io.Writer) error {
+		w = newCapped(w, opt.MaxSize)
 		if fi.IsDir() {
 			return writeFolder(w, file, folderOptions{keepOwner: opt.KeepOwner, mtime: opt.Created, devices: opt.Devices})
 		}
@@ -107,11 +111,11 @@ func imageOf(layer v1.Layer, opt ImportOptions) (v1.Image, error) {
 // with the tag latest is there without a tag, too: LinuxKit looks for the name as
 // its YAML has it.
 func WriteArchive(w io.Writer, list []Named) error {
-	dir, err := os.MkdirTemp("", "mkimage-*")
+	dir, err := scratch.Dir("mkimage-*")
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(dir)
+	defer scratch.Remove(dir)
 	s := OpenStore(dir)
 	for _, n := range list {
 		for _, full := range n.Names {

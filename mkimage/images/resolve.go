@@ -14,6 +14,8 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
+
+	"keelson/mkimage/tree"
 )
 
 // Resolver finds images: tarballs by their path, others in the store and, if
@@ -27,6 +29,9 @@ type Resolver struct {
 	// Insecure are registries, as HOST or HOST:PORT, that may be asked over plain HTTP
 	// or without a certificate that anybody vouches for.
 	Insecure []string
+	// MaxSize bounds the bytes that an image is stored in, and those that a tarball
+	// unpacks to; 0 is tree.DefaultMaxSize.
+	MaxSize int64
 	// Timeout bounds how long a registry may stay silent; 0 is 30 s.
 	Timeout time.Duration
 	// Progress is told of a download: its name, its size, and then of bytes.
@@ -48,12 +53,10 @@ type timer interface {
 }
 
 // Close removes temporary files.
-func (r *Resolver) Close() error {
-	var errs []error
+func (r *Resolver) Close() {
 	for _, a := range r.archives {
-		errs = append(errs, a.Close())
+		a.Close()
 	}
-	return errors.Join(errs...)
 }
 
 // Image returns the image that ref names.
@@ -85,7 +88,7 @@ func (r *Resolver) hint(ref Ref) string {
 }
 
 func (r *Resolver) fromArchive(file string) (v1.Image, error) {
-	a, err := OpenArchive(file)
+	a, err := OpenArchive(file, r.MaxSize)
 	if err != nil {
 		return nil, err
 	}
@@ -158,6 +161,9 @@ func (r *Resolver) pull(ctx context.Context, full string) error {
 		}
 		return err
 	}
+	if err := r.checkSize(img); err != nil {
+		return cause(ctx, err)
+	}
 	count, done := r.progress(full, img)
 	defer done()
 	err = r.Store.Put(full, img, func(n int) {
@@ -178,6 +184,25 @@ func remoteImage(ref name.Reference, options ...remote.Option) (v1.Image, error)
 		return img, err
 	}
 	return indexed{img, v1.Descriptor{MediaType: d.MediaType, Digest: d.Digest, Size: int64(len(d.Manifest))}, d.Manifest}, nil
+}
+
+// checkSize refuses an image before it fills the disk.
+func (r *Resolver) checkSize(img v1.Image) error {
+	m, err := img.Manifest()
+	if err != nil {
+		return err
+	}
+	limit := r.MaxSize
+	if limit == 0 {
+		limit = tree.DefaultMaxSize
+	}
+	left := limit
+	for _, l := range m.Layers {
+		if left -= l.Size; l.Size < 0 || left < 0 {
+			return tree.TooLarge(limit)
+		}
+	}
+	return nil
 }
 
 func (r *Resolver) markSilent(host string, err error) {

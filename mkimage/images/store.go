@@ -18,6 +18,8 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/types"
 	"golang.org/x/sys/unix"
+
+	"keelson/mkimage/scratch"
 )
 
 // Annotations of an index entry that carry an image's name: the first is the
@@ -249,11 +251,11 @@ func (s *Store) putBlob(r io.Reader, count func(int)) (v1.Hash, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return v1.Hash{}, err
 	}
-	f, err := os.CreateTemp(dir, ".new-*")
+	f, err := scratch.File(dir, ".new-*")
 	if err != nil {
 		return v1.Hash{}, err
 	}
-	defer os.Remove(f.Name())
+	defer scratch.Remove(f.Name())
 	defer f.Close()
 	sum := sha256.New()
 	if _, err := io.Copy(io.MultiWriter(f, sum, countWriter(count)), r); err != nil {
@@ -266,7 +268,7 @@ func (s *Store) putBlob(r io.Reader, count func(int)) (v1.Hash, error) {
 		return v1.Hash{}, err
 	}
 	h := v1.Hash{Algorithm: "sha256", Hex: hex.EncodeToString(sum.Sum(nil))}
-	return h, os.Rename(f.Name(), s.blob(h))
+	return h, scratch.Publish(scratch.Named{Temp: f.Name(), Name: s.blob(h)})
 }
 
 type countWriter func(int)
@@ -320,9 +322,5 @@ func replaceFile(name string, b []byte) error {
 	if have, err := os.ReadFile(name); err == nil && bytes.Equal(have, b) {
 		return nil
 	}
-	tmp := name + ".new"
-	if err := os.WriteFile(tmp, b, 0o644); err != nil {
-		return err
-	}
-	return os.Rename(tmp, name)
+	return scratch.Replace(name, b)
 }

@@ -229,7 +229,7 @@ func rewrite(t *testing.T, file string, change func(name string, b []byte) []byt
 
 // put imports all images of a tarball, as mkimage import does.
 func put(s *Store, file string) error {
-	a, err := OpenArchive(file)
+	a, err := OpenArchive(file, 0)
 	if err != nil {
 		return err
 	}

@@ -16,10 +16,11 @@ import (
 	"io/fs"
 	"maps"
 	"os"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
+
+	"keelson/mkimage/scratch"
 )
 
 const header = "# Digests of images, recorded by mkimage build --lock. To accept another one, remove its line and build.\n"
@@ -91,18 +92,8 @@ func (l *Lock) Save() error {
 	for _, name := range slices.Sorted(maps.Keys(l.digests)) {
 		text += name + " " + l.digests[name] + "\n"
 	}
-	f, err := os.CreateTemp(filepath.Dir(l.file), "."+filepath.Base(l.file)+".*")
-	if err != nil {
+	if err := scratch.Replace(l.file, []byte(text)); err != nil {
 		return fmt.Errorf("--lock: %w", err)
-	}
-	defer os.Remove(f.Name()) // nothing once it has its name
-	_, err = f.WriteString(text)
-	err = errors.Join(err, f.Chmod(0o644), f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), l.file)
-	}
-	if err != nil {
-		return fmt.Errorf("--lock: write %s: %w", l.file, err)
 	}
 	return nil
 }

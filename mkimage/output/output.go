@@ -14,6 +14,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 	"golang.org/x/sys/unix"
 
+	"keelson/mkimage/scratch"
 	"keelson/mkimage/tree"
 )
 
@@ -78,20 +79,26 @@ func (w watched) WriteEntry(e tree.Entry, contents io.Reader) error {
 	if err := w.ctx.Err(); err != nil {
 		return err
 	}
-	if contents != nil && w.count != nil {
-		contents = counted{contents, w.count}
+	if contents != nil {
+		contents = counted{contents, w.ctx, w.count}
 	}
 	return w.Writer.WriteEntry(e, contents)
 }
 
 type counted struct {
 	io.Reader
-	count func(n int)
+	ctx   context.Context
+	count func(n int) // may be nil
 }
 
 func (c counted) Read(b []byte) (int, error) {
+	if err := c.ctx.Err(); err != nil {
+		return 0, err
+	}
 	n, err := c.Reader.Read(b)
-	c.count(n)
+	if c.count != nil {
+		c.count(n)
+	}
 	return n, err
 }
 
@@ -151,13 +158,14 @@ func Folder(dir string) error {
 		return err
 	}
 	f.Close()
-	return os.Remove(f.Name())
+	scratch.Remove(f.Name())
+	return nil
 }
 
 // create makes the file that becomes name.
 func create(name string) (*os.File, error) {
 	dir := filepath.Dir(name)
-	f, err := os.CreateTemp(dir, "."+filepath.Base(name)+".*")
+	f, err := scratch.File(dir, "."+filepath.Base(name)+".*")
 	var path *os.PathError
 	if errors.As(err, &path) {
 		if _, serr := os.Stat(dir); errors.Is(serr, os.ErrNotExist) {
@@ -168,33 +176,75 @@ func create(name string) (*os.File, error) {
 	return f, err
 }
 
-// ToFile makes the file name with what write gives, under a temporary name
-// until it is whole, so that a build that fails leaves no half image behind.
-func ToFile(name string, write func(*os.File) error) (err error) {
+// Files are files that appear together once all are whole, so that a build that fails
+// leaves no half image behind. Close removes them if they have not appeared.
+type Files struct {
+	// Inputs are files that none of these may replace.
+	Inputs []string
+	list   []scratch.Named
+}
+
+// Write makes the file that becomes name with what write gives.
+func (s *Files) Write(name string, write func(*os.File) error) error {
+	if err := s.check(name); err != nil {
+		return err
+	}
 	f, err := create(name)
 	if err != nil {
 		return fmt.Errorf("write %s: %w", name, err)
 	}
-	defer func() {
-		if err != nil {
-			f.Close()
-			os.Remove(f.Name())
-		}
-	}()
-	if err := write(f); err != nil {
+	s.list = append(s.list, scratch.Named{Temp: f.Name(), Name: name})
+	err = write(f)
+	if err == nil {
+		err = f.Chmod(0o644)
+	}
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	if err != nil {
 		return fmt.Errorf("write %s: %w", name, err)
-	}
-	if err := f.Chmod(0o644); err != nil {
-		return err
-	}
-	if err := f.Close(); err != nil {
-		return fmt.Errorf("write %s: %w", name, err)
-	}
-	if err := os.Rename(f.Name(), name); err != nil {
-		if fi, serr := os.Stat(name); serr == nil && fi.IsDir() {
-			return fmt.Errorf("write %s: a folder is there; remove it, or take another name", name)
-		}
-		return err
 	}
 	return nil
+}
+
+// check refuses a name that an input has, under whatever path.
+func (s *Files) check(name string) error {
+	have, err := os.Stat(name)
+	if err != nil {
+		return nil
+	}
+	for _, input := range s.Inputs {
+		if fi, err := os.Stat(input); err == nil && os.SameFile(fi, have) {
+			return fmt.Errorf("write %s: this build reads %s, which is the same file; take another name (--name) or folder (-o)", name, input)
+		}
+	}
+	return nil
+}
+
+// Publish has all of them appear.
+func (s *Files) Publish() error {
+	err := scratch.Publish(s.list...)
+	if err == nil {
+		s.list = nil
+	}
+	return err
+}
+
+// Close removes what has not appeared.
+func (s *Files) Close() {
+	for _, n := range s.list {
+		scratch.Remove(n.Temp)
+	}
+	s.list = nil
+}
+
+// ToFile makes the file name with what write gives, whole or not at all. It may not be
+// one of inputs.
+func ToFile(name string, write func(*os.File) error, inputs ...string) error {
+	files := Files{Inputs: inputs}
+	defer files.Close()
+	if err := files.Write(name, write); err != nil {
+		return err
+	}
+	return files.Publish()
 }

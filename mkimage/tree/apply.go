@@ -10,6 +10,7 @@ import (
 )
 
 const (
+	xattrPrefix    = "SCHILY.xattr."
 	whiteout       = ".wh."
 	opaqueWhiteout = ".wh..wh..opq"
 )
@@ -20,9 +21,14 @@ func (r *Root) Apply(src Source) error {
 	r.t.layer++
 	index := len(r.t.sources)
 	r.t.sources = append(r.t.sources, src)
-	err := each(src, func(entry int, hdr *tar.Header, _ io.Reader) error {
-		if err := r.apply(index, entry, hdr); err != nil {
-			return fmt.Errorf("unpack %s: %w", hdr.Name, err)
+	meter := func(rc io.Reader) io.Reader { return metered{rc, r.t} }
+	err := each(src, meter, func(entry int, hdr *tar.Header, _ io.Reader) error {
+		err := r.t.count(hdr)
+		if err == nil {
+			err = r.apply(index, entry, hdr)
+		}
+		if err != nil {
+			return fmt.Errorf("unpack %s: %w", short(hdr.Name), err)
 		}
 		return nil
 	})
@@ -32,19 +38,24 @@ func (r *Root) Apply(src Source) error {
 	return nil
 }
 
-// each calls fn for every entry of src, numbered from 0.
-func each(src Source, fn func(entry int, hdr *tar.Header, contents io.Reader) error) error {
+// each calls fn for every entry of src, numbered from 0. through, if not nil, is put
+// in the way of the stream.
+func each(src Source, through func(io.Reader) io.Reader, fn func(entry int, hdr *tar.Header, contents io.Reader) error) error {
 	rc, err := src.Open()
 	if err != nil {
 		return err
 	}
 	defer rc.Close()
-	tr := tar.NewReader(rc)
+	var stream io.Reader = rc
+	if through != nil {
+		stream = through(rc)
+	}
+	tr := tar.NewReader(stream)
 	for entry := 0; ; entry++ {
 		hdr, err := tr.Next()
 		if errors.Is(err, io.EOF) {
 			// The rest is read too: a layer's digest is checked at its end.
-			_, err := io.Copy(io.Discard, rc)
+			_, err := io.Copy(io.Discard, stream)
 			return err
 		}
 		if err != nil {
@@ -126,6 +137,10 @@ func (r *Root) applyWhiteout(name, base string) error {
 
 // prune removes from dir everything of earlier layers.
 func (r *Root) prune(dir *node) {
+	if dir.pruned == r.t.layer {
+		return // a layer with many whiteouts may take no more time than one with few
+	}
+	dir.pruned = r.t.layer
 	for _, c := range dir.children {
 		r.strike(c)
 	}
@@ -162,7 +177,7 @@ func (r *Root) hardLink(name, target string) error {
 func xattrs(hdr *tar.Header) map[string]string {
 	var x map[string]string
 	for k, v := range hdr.PAXRecords {
-		if strings.HasPrefix(k, "SCHILY.xattr.") {
+		if strings.HasPrefix(k, xattrPrefix) {
 			if x == nil {
 				x = map[string]string{}
 			}

@@ -66,13 +66,40 @@ type node struct {
 	image    int  // the image that put it there
 	layer    int  // the layer that put it there
 	implied  bool // a folder that nothing has an entry for, only what lies in it
+	depth    int  // folders above it
+	length   int  // bytes of its path
+	pruned   int  // the layer that last took away what earlier layers had in it
 }
 
-func (n *node) path() string {
-	if n.parent == nil {
-		return ""
+func (n *node) path() string { return n.pathBelow(nil) }
+
+// pathBelow is the path of n in root, in the whole tree if that is nil.
+func (n *node) pathBelow(root *node) string {
+	var names []string
+	for ; n != root && n.parent != nil; n = n.parent {
+		names = append(names, n.name)
 	}
-	return path.Join(n.parent.path(), n.name)
+	slices.Reverse(names)
+	return strings.Join(names, "/")
+}
+
+// place puts n into the folder parent, and tells what is below n of it.
+func (n *node) place(parent *node) error {
+	n.parent, n.depth, n.length = parent, parent.depth+1, parent.length+1+len(n.name)
+	switch {
+	case len(n.name) > maxName:
+		return fmt.Errorf("a name of %d bytes; the kernel takes %d", len(n.name), maxName)
+	case n.depth > maxDepth:
+		return fmt.Errorf("more than %d folders lie on the way", maxDepth)
+	case n.length > maxPath:
+		return fmt.Errorf("a path of more than %d bytes, with the folder that it is unpacked in", maxPath)
+	}
+	for _, c := range n.children {
+		if err := c.place(n); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (n *node) remove() { delete(n.parent.children, n.name) }
@@ -93,11 +120,13 @@ type Tree struct {
 	sources []Source
 	image   int
 	layer   int
+	maxSize int64
+	used    usage
 }
 
 // New returns a tree with nothing but its root folder.
 func New() *Tree {
-	return &Tree{root: &node{children: map[string]*node{}, inode: dirInode(0o755)}}
+	return &Tree{maxSize: DefaultMaxSize, root: &node{children: map[string]*node{}, inode: dirInode(0o755)}}
 }
 
 func dirInode(mode int64) *Inode {
@@ -130,10 +159,13 @@ func clean(name string) string { return path.Clean("/" + name) }
 // resolve finds the folder dir below r, following links, and makes what is
 // missing when asked to. Without create it returns nil for a missing folder.
 func (r *Root) resolve(dir string, create bool) (*node, error) {
-	links := 0
+	links, steps := 0, 0
 	cur := r.n
 	rest := strings.Split(strings.TrimPrefix(dir, "/"), "/")
 	for len(rest) > 0 {
+		if steps++; steps > maxSteps {
+			return nil, fmt.Errorf("%s: more than %d names on the way", short(dir), maxSteps)
+		}
 		name := rest[0]
 		rest = rest[1:]
 		switch name {
@@ -151,8 +183,10 @@ func (r *Root) resolve(dir string, create bool) (*node, error) {
 			if !create {
 				return nil, nil
 			}
-			next = r.t.add(cur, name, dirInode(0o755))
-			next.implied = true
+			var err error
+			if next, err = r.t.imply(cur, name); err != nil {
+				return nil, err
+			}
 		case next.inode.Type == tar.TypeSymlink:
 			if links++; links > maxLinks {
 				return nil, fmt.Errorf("%s: more than %d symbolic links on the way", dir, maxLinks)
@@ -167,17 +201,34 @@ func (r *Root) resolve(dir string, create bool) (*node, error) {
 				return nil, nil
 			}
 			next.remove()
-			next = r.t.add(cur, name, dirInode(0o755))
-			next.implied = true
+			var err error
+			if next, err = r.t.imply(cur, name); err != nil {
+				return nil, err
+			}
 		}
 		cur = next
 	}
 	return cur, nil
 }
 
+// imply adds a folder that something lies in.
+func (t *Tree) imply(parent *node, name string) (*node, error) {
+	if err := t.countEntry(); err != nil {
+		return nil, err
+	}
+	n, err := t.add(parent, name, dirInode(0o755))
+	if err == nil {
+		n.implied = true
+	}
+	return n, err
+}
+
 // add puts a new node into the tree in place of whatever had its name.
-func (t *Tree) add(parent *node, name string, in *Inode) *node {
-	n := &node{name: name, parent: parent, inode: in, image: t.image, layer: t.layer}
+func (t *Tree) add(parent *node, name string, in *Inode) (*node, error) {
+	n := &node{name: name, inode: in, image: t.image, layer: t.layer}
+	if err := n.place(parent); err != nil {
+		return nil, err
+	}
 	if in.IsDir() {
 		n.children = map[string]*node{}
 	}
@@ -185,7 +236,7 @@ func (t *Tree) add(parent *node, name string, in *Inode) *node {
 		in.origin = n
 	}
 	parent.children[name] = n
-	return n
+	return n, nil
 }
 
 // find returns the node at name, its last element not followed if it is a link.
@@ -258,40 +309,40 @@ func (r *Root) put(name string, in *Inode) (*node, error) {
 	case in.Type == tar.TypeSymlink && old.inode.IsDir() && old.image != r.t.image && len(old.children) > 0:
 		return r.relink(dir, base, old, in)
 	}
-	return r.t.add(dir, base, in), nil
+	return r.t.add(dir, base, in)
 }
 
 // relink puts a symbolic link where another image has a folder with files in
 // it, and moves those files to where the link points.
 func (r *Root) relink(dir *node, base string, old *node, in *Inode) (*node, error) {
-	link := r.t.add(dir, base, in)
+	link, err := r.t.add(dir, base, in)
+	if err != nil {
+		return nil, err
+	}
 	target, err := r.resolve(link.pathBelow(r.n), true)
 	if err != nil {
 		return nil, err
 	}
-	merge(target, old)
-	return link, nil
-}
-
-func (n *node) pathBelow(root *node) string {
-	if n == root {
-		return "/"
-	}
-	return path.Join(n.parent.pathBelow(root), n.name)
+	return link, merge(target, old)
 }
 
 // merge moves the children of from below to; what is there already stays.
-func merge(to, from *node) {
+func merge(to, from *node) error {
 	for name, c := range from.children {
 		have := to.children[name]
+		var err error
 		switch {
 		case have == nil:
-			c.parent = to
 			to.children[name] = c
+			err = c.place(to)
 		case have.inode.IsDir() && c.inode.IsDir():
-			merge(have, c)
+			err = merge(have, c)
+		}
+		if err != nil {
+			return err
 		}
 	}
+	return nil
 }
 
 // follow returns the inode at name, all links followed.

@@ -41,26 +41,26 @@ func (t *Tree) Size() (entries int, bytes int64) {
 // Xattrs returns the paths of entries with extended attributes, in order.
 func (t *Tree) Xattrs() []string {
 	var paths []string
-	t.walk(func(n *node) {
+	t.walk(func(n *node, path string) {
 		if len(n.inode.Xattrs) > 0 {
-			paths = append(paths, n.path())
+			paths = append(paths, path)
 		}
 	})
 	return paths
 }
 
-func (t *Tree) walk(fn func(*node)) {
-	var visit func(n *node)
-	visit = func(n *node) {
+func (t *Tree) walk(fn func(n *node, path string)) {
+	var visit func(n *node, dir string)
+	visit = func(n *node, dir string) {
 		for _, name := range n.names() {
 			c := n.children[name]
-			fn(c)
+			fn(c, dir+name)
 			if c.inode.IsDir() {
-				visit(c)
+				visit(c, dir+name+"/")
 			}
 		}
 	}
-	visit(t.root)
+	visit(t.root, "")
 }
 
 // plan is the order a tree is written in: everything whose contents are at
@@ -73,11 +73,11 @@ type plan struct {
 
 func (t *Tree) plan() plan {
 	attached := map[*node]bool{}
-	t.walk(func(n *node) { attached[n] = true })
+	t.walk(func(n *node, _ string) { attached[n] = true })
 	// The name the file was made under keeps the contents, if it is still
 	// there; else the first in order does.
 	first := map[*Inode]*node{}
-	t.walk(func(n *node) {
+	t.walk(func(n *node, _ string) {
 		o := n.inode.origin
 		if attached[o] && o.inode == n.inode {
 			first[n.inode] = o
@@ -86,8 +86,8 @@ func (t *Tree) plan() plan {
 		}
 	})
 	p := plan{owned: make([]map[int]Entry, len(t.sources))}
-	t.walk(func(n *node) {
-		e := Entry{Path: n.path(), Inode: n.inode}
+	t.walk(func(n *node, path string) {
+		e := Entry{Path: path, Inode: n.inode}
 		switch f := first[n.inode]; {
 		case f != n:
 			e.HardLink = f.path()
@@ -117,7 +117,7 @@ func (t *Tree) Write(w Writer) error {
 		if len(owned) == 0 {
 			continue
 		}
-		err := each(t.sources[i], func(entry int, hdr *tar.Header, contents io.Reader) error {
+		err := each(t.sources[i], nil, func(entry int, hdr *tar.Header, contents io.Reader) error {
 			e, ok := owned[entry]
 			if !ok {
 				return nil
