@@ -16,8 +16,14 @@ type Client struct {
 
 // Table knows containers by their cgroups.
 type Table struct {
-	groups map[string]Client // by the cgroup's path
-	own    map[string]bool   // groups of the machine's own processes
+	groups map[string]group // by the cgroup's path
+	own    map[string]bool  // groups of the machine's own processes
+}
+
+// group is what is known of one cgroup.
+type group struct {
+	Client
+	ids string // of the containers in it, with a plus between them: no ID has one
 }
 
 // machineGroup is the cgroup below which the machine's own processes are.
@@ -26,16 +32,16 @@ const machineGroup = "/keelson"
 // NewTable makes a table of these containers. own is the supervisor's own
 // /proc/self/cgroup: who shares a group with it belongs to the machine.
 func NewTable(bundles []*bundle.Bundle, own string) *Table {
-	t := &Table{groups: map[string]Client{}, own: map[string]bool{"/": true}}
+	t := &Table{groups: map[string]group{}, own: map[string]bool{"/": true}}
 	for _, b := range bundles {
-		c := Client{b.Label(), Of(b).Control}
+		c := group{Client{b.Label(), Of(b).Control}, b.ID}
 		at := b.CgroupsPath()
 		// Where several share a group they cannot be told apart: the least counts.
 		if other, shared := t.groups[at]; shared {
 			if rank(other.Control) < rank(c.Control) {
 				c.Control = other.Control
 			}
-			c.Name = other.Name + ", " + c.Name
+			c.Name, c.ids = other.Name+", "+c.Name, other.ids+"+"+c.ids
 		}
 		t.groups[at] = c
 	}
@@ -60,8 +66,32 @@ func rank(c policy.Control) int {
 // none of the machine's own groups is somebody's of whom nothing is known, such as a
 // pod's: it may do nothing.
 func (t *Table) Find(table string) Client {
-	best, found := "", false
-	foreign := ""
+	at, found := t.locate(table)
+	switch {
+	case found:
+		return t.groups[at].Client
+	case at != "":
+		return Client{"a process in cgroup " + at, policy.ControlNone}
+	}
+	return Client{"", policy.ControlAll}
+}
+
+// Containers returns the IDs of the containers that a process may belong to, with a plus
+// between them where several share a cgroup, and the path of that cgroup. A process of no
+// container has no ID, and one of the machine's own no path either.
+func (t *Table) Containers(table string) (ids, cgroup string) {
+	at, found := t.locate(table)
+	if found {
+		ids = t.groups[at].ids
+	}
+	return ids, at
+}
+
+// locate returns the cgroup of the container that a process belongs to. One of no
+// container is not found: its cgroup is returned all the same, "" where that is one of
+// the machine's own.
+func (t *Table) locate(table string) (cgroup string, found bool) {
+	best, foreign := "", ""
 	for _, at := range groupsOf(table) {
 		mine := t.own[at] || below(at, machineGroup)
 		for dir := at; ; dir = path.Dir(dir) {
@@ -79,13 +109,10 @@ func (t *Table) Find(table string) Client {
 			foreign = at
 		}
 	}
-	switch {
-	case found:
-		return t.groups[best]
-	case foreign != "":
-		return Client{"a process in cgroup " + foreign, policy.ControlNone}
+	if found {
+		return best, true
 	}
-	return Client{"", policy.ControlAll}
+	return foreign, false
 }
 
 // groupsOf returns the paths in a file /proc/PID/cgroup: one with cgroup v2, one for

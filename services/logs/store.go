@@ -9,7 +9,6 @@ package logs
 
 import (
 	"bytes"
-	"fmt"
 	"io"
 	"os"
 	"sync"
@@ -133,23 +132,34 @@ func add(st *spool.Stream, r Record) error {
 	return st.Cut()
 }
 
-// OpenFD keeps what comes from a pipe or socket until its end. The store owns f.
-func (s *Store) OpenFD(source string, stream Stream, f *os.File) error {
-	st, err := s.spool.Stream(source, string(stream))
+// ErrTaken is the error of OpenClient where somebody else has a source of that name.
+var ErrTaken = spool.ErrTaken
+
+// OpenClient keeps what a client of memlogd's socket sends until its end, under the
+// client's own name or one that it has made up. The store closes r in the end,
+// unless it returns an error.
+func (s *Store) OpenClient(client, source string, stream Stream, r io.ReadCloser) error {
+	st, err := s.clientStream(client, source, stream)
 	if err != nil {
-		_ = f.Close()
-		return fmt.Errorf("keep the log of %.64q: %w", source, err)
+		return err
 	}
 	go func() {
-		defer f.Close()
+		defer r.Close()
 		// Not larger than what one read of a pipe gives.
-		if _, err := io.CopyBuffer(writer{st, s.cfg.Now}, struct{ io.Reader }{f}, make([]byte, 4<<10)); err != nil {
+		if _, err := io.CopyBuffer(writer{st, s.cfg.Now}, struct{ io.Reader }{r}, make([]byte, 4<<10)); err != nil {
 			s.refuse(source, err)
-			_, _ = io.Copy(io.Discard, f) // it must not wait
+			_, _ = io.Copy(io.Discard, r) // it must not wait
 		}
 		_ = st.Cut()
 	}()
 	return nil
+}
+
+func (s *Store) clientStream(client, source string, stream Stream) (*spool.Stream, error) {
+	if client == source {
+		return s.spool.Stream(source, string(stream))
+	}
+	return s.spool.ClientStream(client, source, string(stream))
 }
 
 // writer adds what is written to it to a stream.

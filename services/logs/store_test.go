@@ -146,7 +146,7 @@ func TestFollow(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := m.OpenFD("later", Stderr, r); err != nil { // a source that was not there
+	if err := m.OpenClient("somebody", "later", Stderr, r); err != nil { // a source that was not there
 		t.Fatal(err)
 	}
 	fmt.Fprint(w, "by pipe\nhalf")

@@ -4,10 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"os"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -17,26 +15,30 @@ import (
 )
 
 const (
-	// maxFiles bounds the files that are read at a time.
-	maxFiles = 256
-	// maxRights is how many files a message may bring; the kernel closes the rest.
+	// maxRights is how many files a message may bring, scmMaxFD how many the kernel lets
+	// it bring: whatever there is no room for would be closed by the kernel, in the
+	// receiving loop.
 	maxRights = 16
+	scmMaxFD  = 253
 	// receivePause follows an error of receiving that is none of a message's.
 	receivePause = time.Second
 )
 
-// handed is a file that a client gave us to read.
-type handed struct {
-	// watch is a copy, to see the end of its writers: the store owns the one it reads.
-	watch *os.File
+// message is what a client has sent.
+type message struct {
+	from   Sender
+	name   string
+	stream logs.Stream
+	fds    []int
+	err    error // what is wrong with it
 }
 
-// receive takes files until the socket is closed.
+// receive takes messages until the socket is closed.
 func (s *Server) receive() {
-	message := make([]byte, maxName+1) // one more, to see what is too long
-	rights := make([]byte, unix.CmsgSpace(4*maxRights))
+	text := make([]byte, maxName+1) // one more, to see what is too long
+	control := make([]byte, unix.CmsgSpace(unix.SizeofUcred)+unix.CmsgSpace(4*scmMaxFD))
 	for {
-		n, m, flags, _, err := s.write.ReadMsgUnix(message, rights)
+		n, c, flags, _, err := s.write.ReadMsgUnix(text, control)
 		switch {
 		case errors.Is(err, net.ErrClosed):
 			return
@@ -46,154 +48,192 @@ func (s *Server) receive() {
 			<-t.C
 			continue
 		}
-		fds := hold.Descriptors(rights[:m])
-		name, stream, err := source(message[:n])
+		m := message{from: s.from(control[:c]), fds: hold.Descriptors(control[:c])}
+		m.name, m.stream, m.err = source(text[:n])
 		switch {
-		case err != nil:
-		case flags&unix.MSG_CTRUNC != 0 && len(fds) == 0:
-			err = errors.New("there is no room for the files it brought")
-		case len(fds) == 0:
-			err = errors.New("it brought no file to read from")
+		case m.err != nil:
+		case flags&unix.MSG_CTRUNC != 0 && len(m.fds) == 0:
+			m.err = errors.New("there is no room for the files it brought")
+		case len(m.fds) == 0:
+			m.err = errors.New("it brought no file to read from")
 		}
-		if err != nil {
-			s.once("junk", "%s: a message was thrown away: %v (said once)", WriteSocket, err)
+		s.pass(m)
+	}
+}
+
+// from returns whose process has sent a message.
+func (s *Server) from(control []byte) Sender {
+	if s.cfg.Sender == nil {
+		return Sender{}
+	}
+	messages, _ := unix.ParseSocketControlMessage(control)
+	for _, m := range messages {
+		if c, err := unix.ParseUnixCredentials(&m); err == nil && c.Pid > 0 {
+			return s.cfg.Sender(int(c.Pid))
 		}
-		for _, fd := range fds {
-			if err != nil {
-				_ = unix.Close(fd)
-				continue
-			}
-			s.take(name, stream, fd)
+	}
+	return Sender{ID: Unknown}
+}
+
+// pass gives a message to whoever looks at those of its sender.
+func (s *Server) pass(m message) {
+	s.mu.Lock()
+	f := s.sender(m.from.ID)
+	full := f.pending+len(m.fds) > maxWaiting || len(f.waiting) > maxWaiting
+	if !full {
+		f.waiting = append(f.waiting, m)
+		f.pending += len(m.fds)
+		if !f.working {
+			f.working = true
+			s.ends.Go(func() { s.work(f) })
 		}
+	}
+	s.mu.Unlock()
+	if full {
+		discard(m.fds...)
+		s.refuse(f, "flood", "a message was thrown away: it sends more than can be looked at")
+	}
+}
+
+// work looks at a sender's messages until there are none.
+func (s *Server) work(f *sender) {
+	looked := 0 // descriptors of the last one
+	for {
+		s.mu.Lock()
+		f.pending -= looked
+		if len(f.waiting) == 0 {
+			f.waiting, f.working = nil, false
+			s.mu.Unlock()
+			return
+		}
+		m := f.waiting[0]
+		f.waiting = f.waiting[1:]
+		s.mu.Unlock()
+		s.look(f, m)
+		looked = len(m.fds)
+	}
+}
+
+func (s *Server) look(f *sender, m message) {
+	if m.err != nil {
+		discard(m.fds...)
+		s.refuse(f, "junk", "a message was thrown away: %v", m.err)
+		return
+	}
+	if len(m.fds) > maxRights {
+		discard(m.fds[maxRights:]...)
+		s.refuse(f, "many", "files of %.64s were not taken: a message brings at most %d", m.name, maxRights)
+		m.fds = m.fds[:maxRights]
+	}
+	for _, fd := range m.fds {
+		s.take(f, m, fd)
+	}
+}
+
+// discard closes descriptors that were handed over. A socket does not linger.
+func discard(fds ...int) {
+	for _, fd := range fds {
+		_ = unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{})
+		_ = unix.Close(fd)
 	}
 }
 
 // take begins to read a file that was handed over, and owns it.
-func (s *Server) take(name string, stream logs.Stream, fd int) {
-	if err := readable(fd); err != nil {
-		_ = unix.Close(fd)
-		s.once("kind", "%s: a file of %s was not taken: %v (said once)", WriteSocket, name, err)
-		return
-	}
+func (s *Server) take(f *sender, m message, fd int) {
 	s.mu.Lock()
-	full := len(s.files) >= maxFiles
-	s.last++
-	key := heldFile + strconv.Itoa(s.last) + "." + sourceName(logs.Record{Source: name, Stream: stream})
+	full := f.open >= f.most()
 	s.mu.Unlock()
 	if full {
-		_ = unix.Close(fd)
-		s.once("full", "%s: a file of %s was not taken: %d are open already (said once)", WriteSocket, name, maxFiles)
+		discard(fd)
+		s.refuse(f, "full", "a file of %.64s was not taken: %d are open already", m.name, f.most())
 		return
 	}
-	if err := s.cfg.Hold.Put(key, fd); err != nil && !errors.Is(err, hold.ErrNone) {
-		s.once("hold", "what %s writes is cut off if the supervisor dies: %v (said once)", name, err)
+	h, err := open(fd)
+	if err != nil {
+		s.refuse(f, "kind", "a file of %.64s was not taken: %v", m.name, err)
+		return
 	}
-	s.read(key, name, stream, os.NewFile(uintptr(fd), name))
+	name := m.name
+	if !s.mayUse(f.id, name) {
+		name = spokenBy(f.id, name)
+		s.refuse(f, "name", "it may not speak as %.64s: that is logged as %.128s", m.name, name)
+	}
+	s.mu.Lock()
+	s.last++
+	h.key = heldKey(s.last, m.from, name, m.stream)
+	s.mu.Unlock()
+	if err := h.control(func(fd int) error { return s.cfg.Hold.Put(h.key, fd) }); err != nil && !errors.Is(err, hold.ErrNone) {
+		s.once("hold", "what %.64s writes is cut off if the supervisor dies: %v (reported once)", name, err)
+	}
+	s.read(h, m.from, name, m.stream)
+}
+
+// heldKey is the name under which a file is held: a number, its sender, its source and
+// the sender's cgroup, which begins with a slash. The others have none.
+func heldKey(number int, from Sender, name string, stream logs.Stream) string {
+	return heldFile + strconv.Itoa(number) + "/" + from.ID + "/" + sourceName(logs.Record{Source: name, Stream: stream}) + from.Cgroup
 }
 
 // takeOver goes on reading a file that an earlier supervisor was given.
-func (s *Server) takeOver(f hold.File) {
-	number, name, ok := strings.Cut(strings.TrimPrefix(f.Name, heldFile), ".")
-	n, err := strconv.Atoi(number)
-	if !ok || err != nil {
-		_ = f.Close()
-		s.cfg.Hold.Drop(f.Name)
+func (s *Server) takeOver(file hold.File) {
+	fields := strings.SplitN(strings.TrimPrefix(file.Name, heldFile), "/", 4)
+	n, err := strconv.Atoi(fields[0])
+	if err != nil || len(fields) < 3 {
+		_ = file.Close()
+		s.cfg.Hold.Drop(file.Name)
 		return
+	}
+	from, name, stream := Sender{ID: fields[1]}, fields[2], logs.Stderr
+	if len(fields) == 4 {
+		from.Cgroup = "/" + fields[3]
+	}
+	if out, ok := strings.CutSuffix(name, outSuffix); ok {
+		name, stream = out, logs.Stdout
 	}
 	s.mu.Lock()
 	s.last = max(s.last, n)
 	s.mu.Unlock()
-	base, stream := name, logs.Stderr
-	if out, ok := strings.CutSuffix(name, outSuffix); ok {
-		base, stream = out, logs.Stdout
+	fd, err := duplicate(file.File)
+	_ = file.Close()
+	var h *handed
+	if err == nil {
+		h, err = open(fd)
 	}
-	s.read(f.Name, base, stream, f.File)
+	if err != nil {
+		s.cfg.Hold.Drop(file.Name)
+		s.once("open", "%s: what %.64s writes is lost: %v (reported once)", WriteSocket, name, err)
+		return
+	}
+	h.key = file.Name
+	s.read(h, from, name, stream)
 }
 
-// read gives f to the store, and lets go of the rest when its writers are gone.
-func (s *Server) read(key, name string, stream logs.Stream, f *os.File) {
-	h, err := watch(f)
+// read gives a file to the store.
+func (s *Server) read(h *handed, from Sender, name string, stream logs.Stream) {
+	s.mu.Lock()
+	f := s.sender(from.ID)
+	h.server, h.from = s, f
+	f.open++
+	s.files[h] = true
+	if s.closed {
+		h.stop()
+	}
+	s.join(h, from.Cgroup)
+	s.mu.Unlock()
+	err := s.cfg.Store.OpenClient(from.ID, name, stream, h)
 	if err == nil {
-		s.mu.Lock()
-		s.files[key] = h
-		s.mu.Unlock()
-		if err = s.cfg.Store.OpenFD(name, stream, f); err == nil {
-			s.ends.Go(func() {
-				if h.awaitEnd() { // and not only of this server
-					s.cfg.Hold.Drop(key)
-				}
-				_ = h.watch.Close()
-				s.mu.Lock()
-				delete(s.files, key)
-				s.mu.Unlock()
-			})
+		return
+	}
+	if other := spokenBy(from.ID, name); errors.Is(err, logs.ErrTaken) && other != name {
+		if err = s.cfg.Store.OpenClient(from.ID, other, stream, h); err == nil {
 			return
 		}
-		_ = h.watch.Close()
-		s.mu.Lock()
-		delete(s.files, key)
-		s.mu.Unlock()
 	}
-	_ = f.Close()
-	s.cfg.Hold.Drop(key)
-	s.once("open", "%s: a file of %s was not taken: %v (said once)", WriteSocket, name, err)
+	_ = h.Close()
+	s.refuse(f, "open", "a file of %.64s was not taken: %v", name, err)
 }
 
-// readable says what is wrong with a descriptor as something to read lines from.
-func readable(fd int) error {
-	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil {
-		return err
-	}
-	if kind := st.Mode & unix.S_IFMT; kind != unix.S_IFIFO && kind != unix.S_IFSOCK {
-		return errors.New("it is neither a pipe nor a socket")
-	}
-	flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFL, 0)
-	if err != nil {
-		return err
-	}
-	if flags&unix.O_ACCMODE == unix.O_WRONLY || flags&unix.O_PATH != 0 {
-		return errors.New("it is the end for writing")
-	}
-	// Its own open file: the writer has the other end.
-	if err := unix.SetNonblock(fd, true); err != nil {
-		return fmt.Errorf("it cannot be read without waiting: %w", err)
-	}
-	return nil
-}
-
-// watch makes a copy of f to see its end with.
-func watch(f *os.File) (*handed, error) {
-	conn, err := f.SyscallConn()
-	if err != nil {
-		return nil, err
-	}
-	own := -1
-	if cerr := conn.Control(func(fd uintptr) { own, err = unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 0) }); cerr != nil {
-		err = cerr
-	}
-	if err != nil {
-		return nil, err
-	}
-	return &handed{watch: os.NewFile(uintptr(own), f.Name())}, nil
-}
-
-// awaitEnd returns true once nobody can write any more, and false if the server
-// was closed before.
-func (h *handed) awaitEnd() bool {
-	conn, err := h.watch.SyscallConn()
-	if err != nil {
-		return false
-	}
-	return conn.Read(func(fd uintptr) bool { return ended(int(fd)) }) == nil
-}
-
-func ended(fd int) bool {
-	p := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLRDHUP}}
-	for {
-		_, err := unix.Poll(p, 0)
-		if err != syscall.EINTR {
-			return err != nil || p[0].Revents != 0
-		}
-	}
+// describe returns an error that names what a descriptor is.
+func describe(what string) error {
+	return fmt.Errorf("it is %s: hand over a pipe or a connected stream socket (unix)", what)
 }

@@ -36,10 +36,15 @@ type bench struct {
 
 func start(t *testing.T, dir string, h *hold.Hold) *bench {
 	t.Helper()
+	return startWith(t, dir, h, func(*Config) {})
+}
+
+func startWith(t *testing.T, dir string, h *hold.Hold, change func(*Config)) *bench {
+	t.Helper()
 	began := time.Now()
 	now := func() time.Duration { return time.Since(began) + time.Second }
 	b := &bench{t: t, dir: dir, store: logs.New(logs.Config{Now: now, Wall: time.Now})}
-	s, err := Listen(Config{
+	cfg := Config{
 		Dir: dir, Store: b.store, Hold: h,
 		Warn: func(format string, a ...any) {
 			b.warning.Lock()
@@ -47,7 +52,9 @@ func start(t *testing.T, dir string, h *hold.Hold) *bench {
 			b.warns = append(b.warns, fmt.Sprintf(format, a...))
 		},
 		Wall: func(at time.Duration) time.Time { return time.Unix(1_000_000, 0).Add(at) },
-	})
+	}
+	change(&cfg)
+	s, err := Listen(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -246,10 +253,10 @@ func TestWhatIsNotTakenIsClosedAndSaidOnce(t *testing.T) {
 func TestFilesAreBoundedAndGivenBack(t *testing.T) {
 	b := start(t, t.TempDir(), nil)
 	var clients []*os.File
-	for i := range maxFiles {
+	for i := range maxMachineFiles {
 		clients = append(clients, b.client(fmt.Sprint("c", i)))
 	}
-	await(t, "all are open", func() bool { b.mu.Lock(); defer b.mu.Unlock(); return len(b.Server.files) == maxFiles })
+	await(t, "all are open", func() bool { b.mu.Lock(); defer b.mu.Unlock(); return len(b.Server.files) == maxMachineFiles })
 	tooMany := b.client("more")
 	await(t, "the one too many is closed", func() bool { return closed(tooMany) })
 	for _, c := range clients {
@@ -392,8 +399,7 @@ func TestSource(t *testing.T) {
 		{".out", unnamed, logs.Stdout},
 		{"../../etc/passwd", "memlogd._.._etc_passwd", logs.Stderr},
 		{"a\x1b[2Jb\xff", "a_[2Jb_", logs.Stderr},
-		{"kernel", "memlogd.kernel", logs.Stderr},
-		{"keelson.out", "memlogd.keelson", logs.Stdout},
+		{"kernel", "kernel", logs.Stderr}, // who may use it is for mayUse to say
 		{"naïve", "naïve", logs.Stderr},
 	} {
 		name, stream, err := source([]byte(tc.message))
@@ -422,8 +428,7 @@ func FuzzProtocol(f *testing.F) {
 		runs++
 		b := &bench{Server: s, t: t, dir: dir, store: store}
 		if name, stream, err := source(message); err == nil {
-			if name == "" || len(name) > 3*maxName+len("memlogd.") || strings.ContainsAny(name, "/\x00\n\x1b") || name[0] == '.' ||
-				name == logs.Keelson || name == logs.KernelLog {
+			if name == "" || len(name) > 3*maxName+len("memlogd.") || strings.ContainsAny(name, "/\x00\n\x1b") || name[0] == '.' {
 				t.Fatalf("source(%q) = %q", message, name)
 			}
 			again, same, err := source([]byte(sourceName(logs.Record{Source: name, Stream: stream})))

@@ -27,8 +27,7 @@ const outSuffix = ".out"
 const unnamed = "unnamed"
 
 // source reads a message: the name under which a client hands an open file over.
-// What a name could be mistaken for, or could do to a terminal or as the name of
-// a file, is taken out of it.
+// What a name could do to a terminal or as the name of a file is taken out of it.
 func source(message []byte) (name string, stream logs.Stream, err error) {
 	if len(message) > maxName {
 		return "", "", fmt.Errorf("its name has more than %d bytes", maxName)
@@ -50,7 +49,7 @@ func source(message []byte) (name string, stream logs.Stream, err error) {
 	switch {
 	case name == "":
 		name = unnamed
-	case name == logs.Keelson || name == logs.KernelLog || strings.HasPrefix(name, "."):
+	case strings.HasPrefix(name, "."):
 		name = "memlogd." + strings.TrimLeft(name, ".")
 	}
 	return name, stream, nil

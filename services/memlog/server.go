@@ -2,19 +2,26 @@
 // which were made for it find it: one socket takes open files to read lines from,
 // the other gives out what was logged.
 //
-// It promises that the sockets are there before the first container runs and that
-// they, and the files handed over, outlive the supervisor where PID 1 holds them;
-// that a file which is not taken is closed at once; and that neither a flood of
-// messages nor a reader that does not read holds up anybody else or grows beyond a
-// bound. It must never believe a name: it may come from any container that has
-// the socket.
+//   - The sockets are there before the first container runs, and they and the files
+//     handed over outlive the supervisor where PID 1 holds them.
+//   - Who sends is known by the kernel (SCM_CREDENTIALS, then the cgroup), never by the
+//     name that is sent: nobody gets a name that is another container's or the machine's.
+//   - Each sender has bounds of its own, so that none takes another's room, and what it
+//     handed over is let go when it has exited. What is refused is closed, counted and
+//     reported.
+//   - The receiving loop makes no system call on a descriptor that it was given: each
+//     sender's are looked at, read and closed beside it.
+//   - It must never change a file that others have open: no flag is set on it, and a
+//     flag that they set makes nobody here wait.
 package memlog
 
 import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
+	"maps"
 	"net"
 	"os"
 	"path/filepath"
@@ -36,7 +43,7 @@ const (
 
 // Store is where lines are kept; *logs.Store is one.
 type Store interface {
-	OpenFD(source string, stream logs.Stream, f *os.File) error
+	OpenClient(client, source string, stream logs.Stream, r io.ReadCloser) error
 	Read(ctx context.Context, q logs.Query, give func(logs.Record) error) error
 }
 
@@ -48,6 +55,12 @@ type Config struct {
 	Warn  func(format string, a ...any)
 	// Wall is what the clock showed at a time since the machine's start.
 	Wall func(at time.Duration) time.Time
+	// Sender returns whose a process is; nil where all are the machine's own.
+	Sender func(pid int) Sender
+	// Owners returns the IDs of the containers that a name belongs to.
+	Owners func(name string) []string
+	// Cgroups is where cgroup v2 is mounted; "" where no end of a sender is looked for.
+	Cgroups string
 }
 
 // Server serves both sockets.
@@ -55,27 +68,32 @@ type Server struct {
 	cfg    Config
 	write  *net.UnixConn
 	query  *net.UnixListener
+	ctx    context.Context // until Close
 	cancel context.CancelFunc
 	ends   sync.WaitGroup // goroutines of the server
 
-	mu      sync.Mutex
-	files   map[string]*handed // by the name they are held under; guarded by mu
-	last    int                // number of the last file, guarded by mu
-	readers int                // guarded by mu
-	said    map[string]bool    // warnings that are given once, guarded by mu
+	mu       sync.Mutex
+	files    map[*handed]bool   // being read, guarded by mu
+	senders  map[string]*sender // by ID, guarded by mu
+	groups   map[string]*group  // by path, guarded by mu
+	watching bool               // that is looked whether they are empty, guarded by mu
+	last     int                // number of the last file, guarded by mu
+	readers  int                // guarded by mu
+	said     map[string]bool    // warnings that are given once, guarded by mu
+	closed   bool               // guarded by mu
 }
 
 // Names of what is held.
 const (
 	heldWrite = "memlogd.write"
 	heldQuery = "memlogd.query"
-	heldFile  = "memlogd.file." // and a number, a dot and the client's own name
+	heldFile  = "memlogd.file." // and what heldKey adds
 )
 
 // Listen opens the sockets, or takes them over from an earlier supervisor with
 // the files it had been given, and begins to serve them until Close.
 func Listen(cfg Config) (*Server, error) {
-	s := &Server{cfg: cfg, files: map[string]*handed{}, said: map[string]bool{}}
+	s := &Server{cfg: cfg, files: map[*handed]bool{}, senders: map[string]*sender{}, groups: map[string]*group{}, said: map[string]bool{}}
 	held, err := cfg.Hold.Files()
 	if err != nil {
 		cfg.Warn("what an earlier supervisor was given is lost: %v", err)
@@ -94,10 +112,9 @@ func Listen(cfg Config) (*Server, error) {
 			_ = f.Close()
 		}
 	}
-	ctx, cancel := context.WithCancel(context.Background())
-	s.cancel = cancel
+	s.ctx, s.cancel = context.WithCancel(context.Background())
 	if err := s.open(writing, querying); err != nil {
-		cancel()
+		s.cancel()
 		for _, f := range files {
 			_ = f.Close()
 		}
@@ -107,7 +124,7 @@ func Listen(cfg Config) (*Server, error) {
 		s.takeOver(f)
 	}
 	s.ends.Go(s.receive)
-	s.ends.Go(func() { s.accept(ctx) })
+	s.ends.Go(func() { s.accept(s.ctx) })
 	return s, nil
 }
 
@@ -129,6 +146,9 @@ func (s *Server) open(writing, querying *os.File) error {
 		return fmt.Errorf("serve %s: %w", WriteSocket, err)
 	}
 	s.write = packets.(*net.UnixConn)
+	if err := passCredentials(s.write); err != nil {
+		s.cfg.Warn("%s: whose the clients are is not known: %v", WriteSocket, err)
+	}
 	conn, err = s.socket(QuerySocket, heldQuery, unix.SOCK_STREAM, querying)
 	if err != nil {
 		_ = s.write.Close()
@@ -204,16 +224,17 @@ func (s *Server) once(what, format string, a ...any) {
 	}
 }
 
-// Close ends serving. What is held stays held, and lines that clients write go on
-// being read by the store.
+// Close ends serving. What is held stays held, for the next server.
 func (s *Server) Close() {
+	s.mu.Lock()
+	s.closed = true
+	files := maps.Clone(s.files)
+	s.mu.Unlock()
 	s.cancel()
 	_ = s.write.Close()
 	_ = s.query.Close()
-	s.mu.Lock()
-	for _, h := range s.files {
-		_ = h.watch.Close()
+	for h := range files {
+		h.stop()
 	}
-	s.mu.Unlock()
 	s.ends.Wait()
 }

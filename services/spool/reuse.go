@@ -52,12 +52,15 @@ func (s *Spool) isOldest(st *Stream, first *segment, ofSource bool) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	older := func(other *Stream) bool {
+		if st.source.client && !other.source.client {
+			return false
+		}
 		if !other.mu.TryLock() {
 			return true // as it may be
 		}
 		defer other.mu.Unlock()
 		born, ok := other.first(false)
-		return ok && born < first.born
+		return ok && (born < first.born || other.source.client != st.source.client)
 	}
 	others := maps.Values(s.streams)
 	if ofSource {

@@ -9,6 +9,8 @@
 // first; and that what has gone is counted. It must never make a writer wait for
 // a reader, nor hold on to what has gone because somebody still reads it.
 //
+// What clients of memlogd's socket write has bounds of its own, and goes before all else.
+//
 // On disk, DIR/SOURCE/STREAM/NUMBER is a segment's bytes, NUMBER.i its index, which says
 // where in the stream they are. The number is where the first segment that had the files
 // began: once a source has filled its bounds, new segments are written over old ones. How
@@ -17,6 +19,7 @@
 package spool
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"net/url"
@@ -36,8 +39,10 @@ const (
 	// segmentEntries bounds its index.
 	segmentEntries = 4096
 	pageBytes      = 4096
-	// maxStreams bounds the names that clients may make up.
-	maxStreams = 2048
+	// maxClientStreams bounds the streams that one client makes up names for. One without
+	// a name is the machine's own processes, which may speak for many containers.
+	maxClientStreams  = 64
+	maxMachineStreams = 512
 )
 
 // Defaults of Config.
@@ -70,7 +75,8 @@ type Spool struct {
 
 	mu      sync.Mutex
 	streams map[string]*Stream // by source and name, guarded by mu
-	sources map[string]*source // guarded by mu
+	sources map[string]*source // what shares a bound, by source or client; guarded by mu
+	named   map[string]*source // the first one that had a source of that name, guarded by mu
 
 	trimming sync.Mutex   // held by whoever makes room
 	made     atomic.Int64 // how often room was made where the file system had none; changed with trimming
@@ -88,9 +94,9 @@ type Spool struct {
 	workers   sync.WaitGroup
 }
 
-// source is what the streams of one source share.
+// source is what the streams of one source share, or all those of one client.
 type source struct {
-	name    string
+	client  bool
 	used    atomic.Int64
 	streams []*Stream // guarded by the spool's mu
 }
@@ -110,7 +116,7 @@ func Open(cfg Config) (*Spool, error) {
 		cfg.Warn = func(string, ...any) {}
 	}
 	s := &Spool{
-		cfg: cfg, streams: map[string]*Stream{}, sources: map[string]*source{},
+		cfg: cfg, streams: map[string]*Stream{}, sources: map[string]*source{}, named: map[string]*source{},
 		changed: make(chan struct{}), closed: make(chan struct{}),
 	}
 	s.opened = cfg.Now()
@@ -122,8 +128,8 @@ func Open(cfg Config) (*Spool, error) {
 		return nil, fmt.Errorf("read the folder of the logs: %w", err)
 	}
 	for _, e := range sources {
-		name, err := url.PathUnescape(strings.TrimPrefix(e.Name(), "_"))
-		if err != nil || !e.IsDir() || !strings.HasPrefix(e.Name(), "_") {
+		name, open, err := s.opener(e.Name())
+		if err != nil || !e.IsDir() {
 			continue
 		}
 		streams, err := os.ReadDir(filepath.Join(cfg.Dir, e.Name()))
@@ -132,7 +138,7 @@ func Open(cfg Config) (*Spool, error) {
 			continue
 		}
 		for _, d := range streams {
-			st, err := s.Stream(name, d.Name())
+			st, err := open(d.Name())
 			if err == nil {
 				err = st.recover()
 			}
@@ -148,28 +154,84 @@ func Open(cfg Config) (*Spool, error) {
 	return s, nil
 }
 
+// opener returns the name of the source whose directory has a name, and what opens its
+// streams.
+func (s *Spool) opener(dir string) (name string, open func(stream string) (*Stream, error), err error) {
+	if rest, ok := strings.CutPrefix(dir, clientMark); ok {
+		escaped, rest, _ := strings.Cut(rest, clientMark)
+		client, err := url.PathUnescape(escaped)
+		if err != nil {
+			return "", nil, err
+		}
+		name, err := url.PathUnescape(rest)
+		return name, func(stream string) (*Stream, error) { return s.ClientStream(client, name, stream) }, err
+	}
+	rest, ok := strings.CutPrefix(dir, sourceMark)
+	if !ok {
+		return "", nil, fmt.Errorf("%q is no directory of a source", dir)
+	}
+	name, err = url.PathUnescape(rest)
+	return name, func(stream string) (*Stream, error) { return s.Stream(name, stream) }, err
+}
+
+// How the names of directories begin: that of a source, and that of a client's, which
+// has the client's name and once more the mark before it. No escaped name has a comma.
+const (
+	sourceMark = "_"
+	clientMark = ","
+)
+
+// ErrTaken is the error of ClientStream where somebody else has a source of that name.
+var ErrTaken = errors.New("somebody else has a log of that name")
+
 // Stream returns a stream of a source, which is new if nobody has asked for it
 // before. Nothing is on disk until something is written.
 func (s *Spool) Stream(sourceName, name string) (*Stream, error) {
-	key := sourceName + "\x00" + name
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	return s.stream(sourceName, name, sourceName, sourceMark, false)
+}
+
+// ClientStream is Stream for a source that a client has made up the name of. All that a
+// client writes has the bound of one source, and goes first where there is no room for
+// all; it has so many streams and no more.
+func (s *Spool) ClientStream(client, sourceName, name string) (*Stream, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	bound := clientMark + client
+	src := s.sources[bound]
+	if owner := s.named[sourceName]; owner != nil && owner != src {
+		return nil, ErrTaken
+	}
+	most := maxClientStreams
+	if client == "" {
+		most = maxMachineStreams
+	}
+	if src != nil && len(src.streams) >= most && s.streams[sourceName+"\x00"+name] == nil {
+		return nil, fmt.Errorf("it has %d streams already, and may have no more", most)
+	}
+	return s.stream(sourceName, name, bound, clientMark+url.PathEscape(client)+clientMark, true)
+}
+
+// stream returns a stream that shares its bound with others. The caller holds mu.
+func (s *Spool) stream(sourceName, name, bound, mark string, client bool) (*Stream, error) {
+	key := sourceName + "\x00" + name
 	if st := s.streams[key]; st != nil {
 		return st, nil
 	}
-	if len(s.streams) >= maxStreams {
-		return nil, fmt.Errorf("there are logs of %d streams already: no more are kept", maxStreams)
-	}
-	folder := "_" + url.PathEscape(sourceName)
-	if len(folder) > 255 || name == "" || strings.ContainsAny(name, "/\x00") {
+	dir := mark + url.PathEscape(sourceName)
+	if len(dir) > 255 || name == "" || strings.ContainsAny(name, "/\x00") {
 		return nil, fmt.Errorf("%.64q is too long for the name of a log", sourceName)
 	}
-	src := s.sources[sourceName]
+	src := s.sources[bound]
 	if src == nil {
-		src = &source{name: sourceName}
-		s.sources[sourceName] = src
+		src = &source{client: client}
+		s.sources[bound] = src
 	}
-	st := &Stream{spool: s, source: src, name: name, records: name == Events || name == Kernel, dir: filepath.Join(s.cfg.Dir, folder, name)}
+	if s.named[sourceName] == nil {
+		s.named[sourceName] = src
+	}
+	st := &Stream{spool: s, source: src, sourceName: sourceName, name: name, records: name == Events || name == Kernel, dir: filepath.Join(s.cfg.Dir, dir, name)}
 	st.Need(NeedNothing)
 	s.streams[key] = st
 	src.streams = append(src.streams, st)
@@ -185,7 +247,7 @@ func (s *Spool) Streams() []*Stream {
 		all = append(all, st)
 	}
 	slices.SortFunc(all, func(a, b *Stream) int {
-		if c := strings.Compare(a.source.name, b.source.name); c != 0 {
+		if c := strings.Compare(a.sourceName, b.sourceName); c != 0 {
 			return c
 		}
 		return strings.Compare(a.name, b.name)
@@ -292,22 +354,24 @@ func (s *Spool) anyOver() bool {
 	return false
 }
 
-// dropOldest removes the oldest segment of a source, or of all: one that nobody
-// needs, if there is one. It reports whether there was any.
+// dropOldest removes the oldest segment of a source, or of all: one of a client, if
+// there is one, and of those one that nobody needs. It reports whether there was any.
 func dropOldest(all []*Stream, of *source) bool {
-	for _, neededToo := range []bool{false, true} {
-		var victim *Stream
-		oldest := time.Duration(math.MaxInt64)
-		for _, st := range all {
-			if of != nil && st.source != of {
-				continue
+	for _, clients := range []bool{true, false} {
+		for _, neededToo := range []bool{false, true} {
+			var victim *Stream
+			oldest := time.Duration(math.MaxInt64)
+			for _, st := range all {
+				if of != nil && st.source != of || st.source.client != clients {
+					continue
+				}
+				if born, ok := st.oldest(neededToo); ok && born < oldest {
+					victim, oldest = st, born
+				}
 			}
-			if born, ok := st.oldest(neededToo); ok && born < oldest {
-				victim, oldest = st, born
+			if victim != nil {
+				return victim.drop(neededToo) || dropOldest(all, of) // it is written to since, or another one is the first
 			}
-		}
-		if victim != nil {
-			return victim.drop(neededToo) || dropOldest(all, of) // it is written to since, or another one is the first
 		}
 	}
 	return false
@@ -323,7 +387,7 @@ func Nowhere(cfg Config) *Spool {
 	}
 	cfg.Dir = "/dev/null"
 	return &Spool{
-		cfg: cfg, streams: map[string]*Stream{}, sources: map[string]*source{},
+		cfg: cfg, streams: map[string]*Stream{}, sources: map[string]*source{}, named: map[string]*source{},
 		changed: make(chan struct{}), closed: make(chan struct{}),
 	}
 }

@@ -25,11 +25,12 @@ const timeStep = time.Millisecond
 
 // Stream is what one source writes to one of its streams.
 type Stream struct {
-	spool   *Spool
-	source  *source
-	name    string
-	dir     string
-	records bool
+	spool      *Spool
+	source     *source
+	sourceName string
+	name       string
+	dir        string
+	records    bool
 
 	needed atomic.Int64 // what begins here somebody has yet to read; see Need
 
@@ -47,7 +48,10 @@ type Stream struct {
 }
 
 // Source is the name of the source.
-func (st *Stream) Source() string { return st.source.name }
+func (st *Stream) Source() string { return st.sourceName }
+
+// Client reports whether a client made up the name of its source.
+func (st *Stream) Client() bool { return st.source.client }
 
 // Name is the stream's own.
 func (st *Stream) Name() string { return st.name }

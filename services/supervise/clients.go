@@ -9,9 +9,11 @@ import (
 	"keelson/internal/api"
 	"keelson/internal/bundle"
 	"keelson/internal/steer"
+	"keelson/services/memlog"
 )
 
-// clients knows whose the processes are that ask on the control socket.
+// clients knows whose the processes are that ask on the control socket or send to
+// memlogd's.
 type clients struct {
 	containers string
 	services   func() []*bundle.Bundle // those in force; nil until the boot has come to them
@@ -30,21 +32,64 @@ func (c *clients) of(pid int) (steer.Client, error) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if err := c.update(); err != nil {
+		return steer.Client{}, err
+	}
+	return c.table.Find(string(cgroup)), nil
+}
+
+// sender returns whose a process is that has sent something to memlogd's socket.
+func (c *clients) sender(pid int) memlog.Sender {
+	cgroup, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
+	if err != nil {
+		return memlog.Sender{ID: memlog.Unknown}
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err := c.update(); err != nil {
+		return memlog.Sender{ID: memlog.Unknown}
+	}
+	id, at := c.table.Containers(string(cgroup))
+	if id == "" && at != "" { // a pod's, say
+		id = memlog.Unknown
+	}
+	return memlog.Sender{ID: id, Cgroup: at}
+}
+
+// owners returns the IDs of the containers whose streams have a name, or that are asked
+// for by it.
+func (c *clients) owners(name string) (ids []string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	_ = c.update() // else those known before
+	for _, b := range slices.Concat(c.known, c.oneShots) {
+		if b.ID == name || b.Label() == name || b.FullName() == name {
+			ids = append(ids, b.ID)
+		}
+	}
+	return ids
+}
+
+// update brings the table up to date. The caller holds mu.
+func (c *clients) update() error {
 	if c.table == nil {
 		c.oneShots = append(c.load(bundle.Onboot), c.load(bundle.Onshutdown)...)
 	}
 	services := c.services()
 	if services == nil {
+		if c.table != nil {
+			return nil
+		}
 		services = c.load(bundle.Services)
 	}
 	if c.table == nil || !slices.Equal(services, c.known) { // a service was read again
 		own, err := os.ReadFile("/proc/self/cgroup")
 		if err != nil {
-			return steer.Client{}, err
+			return err
 		}
 		c.known, c.table = services, steer.NewTable(slices.Concat(services, c.oneShots), string(own))
 	}
-	return c.table.Find(string(cgroup)), nil
+	return nil
 }
 
 // load reads the containers of a section. What is wrong with one is reported when its

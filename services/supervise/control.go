@@ -25,8 +25,9 @@ import (
 	"keelson/services/task"
 )
 
-// known is what the control socket may look at while the boot goes on.
+// known is what the machine's sockets may look at while the boot goes on.
 type known struct {
+	clients  *clients
 	roster   atomic.Pointer[roster.Roster]
 	stopping atomic.Bool
 }
@@ -34,14 +35,18 @@ type known struct {
 // sessionDir is where the pipes of processes are that were started with exec.
 func (s *Supervisor) sessionDir() string { return filepath.Join(s.cfg.RunDir, "exec") }
 
-// openControl begins to answer on the control socket. A machine without it runs on.
-func (s *Supervisor) openControl() {
-	asks := &clients{containers: s.cfg.Containers, services: func() []*bundle.Bundle {
+// know gives the sockets something to look at.
+func (s *Supervisor) know() {
+	s.known.clients = &clients{containers: s.cfg.Containers, services: func() []*bundle.Bundle {
 		if r := s.known.roster.Load(); r != nil {
 			return r.Bundles()
 		}
 		return nil
 	}}
+}
+
+// openControl begins to answer on the control socket. A machine without it runs on.
+func (s *Supervisor) openControl() {
 	_, err := control.Listen(control.Config{
 		Socket:   filepath.Join(s.cfg.RunDir, filepath.Base(api.Socket)),
 		Services: s.controlServices,
@@ -56,7 +61,7 @@ func (s *Supervisor) openControl() {
 		},
 		Audit:  s.audit,
 		Exec:   s.execIn,
-		Client: asks.of, Grant: s.grant,
+		Client: s.known.clients.of, Grant: s.grant,
 		Refused: func(container, text string) {
 			if strings.Contains(container, " ") { // of no container of the image, or of several
 				container = "keelson"

@@ -14,6 +14,7 @@ import (
 	"keelson/services/logs"
 	"keelson/services/memlog"
 	"keelson/services/refusals"
+	"keelson/services/resources"
 )
 
 const (
@@ -157,7 +158,10 @@ func awaitSocket(ctx context.Context, path string, bound time.Duration) bool {
 // serveMemlogd opens the sockets of a memlogd.
 func (s *Supervisor) serveMemlogd() {
 	warn := func(format string, a ...any) { s.con.Warn("memlogd", format, a...) }
-	_, err := memlog.Listen(memlog.Config{Dir: socketDir, Store: s.logs, Hold: s.logging.kept, Wall: wallAt, Warn: warn})
+	_, err := memlog.Listen(memlog.Config{
+		Dir: socketDir, Store: s.logs, Hold: s.logging.kept, Wall: wallAt, Warn: warn,
+		Sender: s.known.clients.sender, Owners: s.known.clients.owners, Cgroups: resources.Root,
+	})
 	if err != nil {
 		warn("%v", err)
 	}

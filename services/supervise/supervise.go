@@ -173,6 +173,7 @@ func Run(cfg Config) int {
 	s.startLogging()
 	s.progress = openProgress(filepath.Join(cfg.RunDir, "boot.json"),
 		func(format string, a ...any) { s.con.Warn("keelson", format, a...) })
+	s.know()
 	s.openMemlogd()
 	s.times = openTimeline(filepath.Join(cfg.RunDir, "timeline.json"), console.Now,
 		func(format string, a ...any) { s.con.Warn("keelson", format, a...) })
