@@ -22,6 +22,8 @@ const (
 	scmMaxFD  = 253
 	// receivePause follows an error of receiving that is none of a message's.
 	receivePause = time.Second
+	// roomBound is how long a sender's messages may hold up those of others.
+	roomBound = time.Second
 )
 
 // message is what a client has sent.
@@ -75,24 +77,43 @@ func (s *Server) from(control []byte) Sender {
 	return Sender{ID: Unknown}
 }
 
-// pass gives a message to whoever looks at those of its sender.
+// pass gives a message to whoever looks at those of its sender. A sender that is faster
+// than that is waited for a moment, one whose descriptor holds us up is not.
 func (s *Server) pass(m message) {
-	s.mu.Lock()
-	f := s.sender(m.from.ID)
-	full := f.pending+len(m.fds) > maxWaiting || len(f.waiting) > maxWaiting
-	if !full {
-		f.waiting = append(f.waiting, m)
-		f.pending += len(m.fds)
-		if !f.working {
-			f.working = true
-			s.ends.Go(func() { s.work(f) })
+	f, ok := s.enqueue(m)
+	if !ok && !f.stuck.Load() {
+		t := time.NewTimer(roomBound)
+		for !ok && !f.stuck.Load() {
+			select {
+			case <-f.room:
+				_, ok = s.enqueue(m)
+			case <-t.C:
+				f.stuck.Store(true)
+			}
 		}
+		t.Stop()
 	}
-	s.mu.Unlock()
-	if full {
+	if !ok {
 		discard(m.fds...)
 		s.refuse(f, "flood", "a message was thrown away: it sends more than can be looked at")
 	}
+}
+
+// enqueue reports whether there is room for one more message of its sender.
+func (s *Server) enqueue(m message) (*sender, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	f := s.sender(m.from.ID)
+	if len(f.waiting) > 0 && (f.pending+len(m.fds) > maxWaiting || len(f.waiting) >= maxWaiting) {
+		return f, false
+	}
+	f.waiting = append(f.waiting, m)
+	f.pending += len(m.fds)
+	if !f.working {
+		f.working = true
+		s.ends.Go(func() { s.work(f) })
+	}
+	return f, true
 }
 
 // work looks at a sender's messages until there are none.
@@ -109,7 +130,12 @@ func (s *Server) work(f *sender) {
 		m := f.waiting[0]
 		f.waiting = f.waiting[1:]
 		s.mu.Unlock()
+		select {
+		case f.room <- struct{}{}:
+		default:
+		}
 		s.look(f, m)
+		f.stuck.Store(false)
 		looked = len(m.fds)
 	}
 }

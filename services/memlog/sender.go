@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -50,6 +51,8 @@ type sender struct {
 	waiting []message      // that nobody has looked at yet
 	pending int            // descriptors in those
 	working bool           // somebody looks at them
+	room    chan struct{}  // told when one has been taken out
+	stuck   atomic.Bool    // none was, for roomBound
 	refused map[string]int // how much, by what is wrong with it
 }
 
@@ -75,7 +78,7 @@ func (f *sender) most() int {
 func (s *Server) sender(id string) *sender {
 	f := s.senders[id]
 	if f == nil {
-		f = &sender{id: id, refused: map[string]int{}}
+		f = &sender{id: id, refused: map[string]int{}, room: make(chan struct{}, 1)}
 		s.senders[id] = f
 	}
 	return f

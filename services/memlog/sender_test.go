@@ -352,6 +352,27 @@ func TestSlotsEndWithTheirSender(t *testing.T) {
 	}
 }
 
+// One of whom a descriptor holds us up has no room any more, and the others have theirs.
+func TestAStuckSenderHoldsUpNobody(t *testing.T) {
+	m := startAs(t, Sender{ID: "evil"})
+	m.Server.mu.Lock()
+	f := m.sender("evil")
+	f.working = true // by somebody who does not come back
+	m.Server.mu.Unlock()
+	for range maxWaiting + 10 {
+		m.give("nothing with it")
+	}
+	await(t, "what there is no room for is refused", func() bool { return len(m.warned()) > 0 })
+	m.become("good")
+	fmt.Fprintln(m.client("mine"), "heard")
+	if e := next(t, m.ask(dumpAndFollow)); e.Msg != "heard" {
+		t.Errorf("got %+v", e)
+	}
+	if got := m.warned()[0]; !strings.Contains(got, "of evil: a message was thrown away: it sends more than can be looked at") {
+		t.Errorf("warned %q", got)
+	}
+}
+
 func TestHeldKey(t *testing.T) {
 	got := heldKey(7, Sender{ID: "web", Cgroup: "/services/web"}, "app", logs.Stdout)
 	if got != "memlogd.file.7/web/app.out/services/web" {

@@ -38,6 +38,8 @@ func tool(args []string) (code int, ok bool) {
 		err = memlogd(len(args) == 2 && args[1] == background)
 	case len(args) == 5 && args[1] == "give":
 		err = give(args[2], args[3], args[4])
+	case len(args) == 4 && args[1] == "flood":
+		err = flood(args[2], args[3])
 	case len(args) == 4 && args[1] == "ask":
 		err = ask(args[2], args[3])
 	case len(args) == 3 && args[1] == "talk":
@@ -75,14 +77,9 @@ func give(name, count, millis string) error {
 	if err != nil {
 		return err
 	}
-	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
+	if err := handOver(name, pair[1]); err != nil {
 		return err
 	}
-	if err := unix.Sendmsg(fd, []byte(name), unix.UnixRights(pair[1]), &unix.SockaddrUnix{Name: machine + writeSocket}, 0); err != nil {
-		return fmt.Errorf("hand over: %w", err)
-	}
-	unix.Close(pair[1])
 	w := os.NewFile(uintptr(pair[0]), name)
 	for i := range n {
 		if _, err := fmt.Fprintf(w, "line %d of %s\n", i, name); err != nil {
@@ -91,6 +88,53 @@ func give(name, count, millis string) error {
 		time.Sleep(time.Duration(pause) * time.Millisecond)
 	}
 	return w.Close()
+}
+
+// handOver gives a file to memlogd, and closes it here.
+func handOver(name string, file int) error {
+	defer unix.Close(file)
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	if err := unix.Sendmsg(fd, []byte(name), unix.UnixRights(file), &unix.SockaddrUnix{Name: machine + writeSocket}, 0); err != nil {
+		return fmt.Errorf("hand over: %w", err)
+	}
+	return nil
+}
+
+// flood hands over so many sockets that have no end, then as many pipes, each under a
+// name of its own but for the first one, which has the given name. It keeps what it
+// writes to, and stays.
+func flood(name, count string) error {
+	n, err := strconv.Atoi(count)
+	if err != nil {
+		return err
+	}
+	for range n {
+		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		if err := handOver("endless", fd); err != nil {
+			return err
+		}
+	}
+	for i := range n {
+		var pipe [2]int
+		if err := unix.Pipe2(pipe[:], unix.O_CLOEXEC); err != nil {
+			return err
+		}
+		if i > 0 {
+			name = fmt.Sprint("made-up-", i)
+		}
+		if err := handOver(name, pipe[0]); err != nil {
+			return err
+		}
+		_, _ = unix.Write(pipe[1], []byte("forged\n")) // nobody reads it, perhaps
+	}
+	select {}
 }
 
 // ask sends a request and prints so many lines of the answer, or all of it where
