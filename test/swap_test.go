@@ -147,7 +147,7 @@ func TestSwap(t *testing.T) {
 		// The script cannot be run: we serve both sockets, and say so once with the remedy.
 		m.once(`002-logging +warning: /etc/init\.d/002-logging: needs /bin/sh, which is not in the machine's root: keelson serves memlogd's sockets itself; scripts take an image`)
 		m.until("what logwrite handed over is at the query socket", func() bool {
-			return strings.Contains(m.sh("guestagent ask 0 0"), `"source":"swap.out","msg":"line 2 of swap.out"`)
+			return strings.Contains(m.sh("guestagent ask 0 0"), `"source":"swapped.out","msg":"line 2 of swapped.out"`)
 		})
 		m.sh("echo '<4>a message of the kernel' >/dev/kmsg")
 		m.until("kmsg has read what the kernel said", func() bool {
