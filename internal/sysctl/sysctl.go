@@ -74,6 +74,8 @@ func Table() []Setting {
 		{Name: "net.ipv4.conf.*.secure_redirects", Value: "0", Why: "likewise, nor one that pretends to be the gateway"},
 		{Name: "net.ipv4.conf.*.send_redirects", Value: "0", Why: "the machine is no router that advises others"},
 		{Name: "net.ipv6.conf.*.accept_redirects", Value: "0", Why: "no neighbour changes the routes"},
+		// The memory of open files is charged to who opens them, and so bounded without this.
+		{Name: "fs.file-max", Value: "9223372036854775807", Why: "no container opens the last file that the machine may have open"},
 		{Name: "fs.inotify.max_user_instances", Value: "1024", Keep: atLeast(1024), Why: "containers share uid 0, and so the kernel's 128"},
 	}
 }
