@@ -64,7 +64,7 @@ services:
     command: ["sleep", "1000000"]
   - name: deaf
     image: keelson/busybox
-    command: ["sh", "-c", "trap '' TERM; while :; do sleep 1; done"]
+    command: ["sh", "-c", "trap : TERM; while :; do sleep 1; done"]
     annotations: {keelson.stop.timeout: 1h, keelson.requires: frozen}
   - name: stuck
     image: keelson/busybox
