@@ -72,7 +72,7 @@ build: $(BIN)/init $(BIN)/service $(BIN)/containerd-shim-runc-v2 $(MKIMAGE) ## b
 image: $(B)/keelson.tar $(B)/keelson-ctr.tar ## the init as an OCI image for linuxkit or mkimage: build/keelson.tar; and containerd's ctr: build/keelson-ctr.tar
 
 .PHONY: images
-images: $(addprefix $(STAMP)/image-,init kernel kernel-lean kernel-no-overlay kernel-watchdog busybox redis guestagent stock-runtime ctr) ## the images that the examples and tests use, into build/store
+images: $(addprefix $(STAMP)/image-,init kernel kernel-lean kernel-no-overlay kernel-watchdog busybox redis guestagent attack stock-runtime ctr) ## the images that the examples and tests use, into build/store
 
 .PHONY: demo
 demo: $(foreach d,$(DEMOS),$(B)/demo/$(d)-initrd.img) ## build every testdata/*.yml into build/demo (NAME-kernel, NAME-initrd.img, NAME-cmdline)
@@ -155,6 +155,9 @@ $(MKIMAGE): $(SOURCES) $(STAMP)/go
 $(BIN)/guestagent: $(SOURCES) $(STAMP)/go
 	CGO_ENABLED=0 $(GO) build $(GOFLAGS_OUT) -o $@ ./internal/guestagent/guestagent && touch $@
 
+$(BIN)/attack: $(wildcard test/attack/*.go) $(STAMP)/go
+	CGO_ENABLED=0 $(GO) build $(GOFLAGS_OUT) -o $@ ./test/attack && touch $@
+
 # The stock runtime, from the versions that go.mod pins: an image with it in place of ours boots as well.
 $(BIN)/stock/containerd $(BIN)/stock/ctr: $(STAMP)/go go.mod
 	CGO_ENABLED=0 $(GO) build -trimpath -tags '$(STOCK_TAGS)' -ldflags '$(STOCK_LD)' -o $@ $(STOCK)/cmd/$(@F) && touch $@
@@ -184,6 +187,9 @@ $(B)/images/redis/usr/bin/redis-server: $(IMAGES)/redis.sh $(IMAGES)/debian.sh
 $(B)/images/guestagent/bin/guestagent: $(BIN)/guestagent $(B)/images/busybox/bin/busybox
 	rm -rf $(B)/images/guestagent && cp -a $(B)/images/busybox $(B)/images/guestagent && install -m 0755 $(BIN)/guestagent $@
 
+$(B)/images/attack/bin/attack: $(BIN)/attack $(B)/images/busybox/bin/busybox
+	rm -rf $(B)/images/attack && cp -a $(B)/images/busybox $(B)/images/attack && install -m 0755 $(BIN)/attack $@ && ln -s attack $(@D)/attack-once
+
 $(B)/images/stock-runtime/usr/bin/runc: $(STOCK_BIN)
 	rm -rf $(B)/images/stock-runtime && mkdir -p $(@D) && install -m 0755 $^ $(@D)/ && touch $@
 
@@ -204,6 +210,7 @@ $(STAMP)/image-kernel-watchdog: $(B)/images/kernel-watchdog/kernel.tar
 $(STAMP)/image-busybox: $(B)/images/busybox/bin/busybox
 $(STAMP)/image-redis: $(B)/images/redis/usr/bin/redis-server
 $(STAMP)/image-guestagent: $(B)/images/guestagent/bin/guestagent
+$(STAMP)/image-attack: $(B)/images/attack/bin/attack
 $(STAMP)/image-ctr: $(B)/images/ctr/usr/bin/ctr
 $(STAMP)/image-stock-runtime: $(B)/images/stock-runtime/usr/bin/runc
 
@@ -214,6 +221,7 @@ $(STAMP)/image-init: IMPORT := $(DEVICES)
 $(STAMP)/image-kernel $(STAMP)/image-kernel-lean $(STAMP)/image-kernel-no-overlay $(STAMP)/image-kernel-watchdog $(STAMP)/image-stock-runtime $(STAMP)/image-ctr: CONFIG := {}
 $(STAMP)/image-busybox: CONFIG := {"Cmd":["/bin/sh"],"Env":["$(PATH_ENV)"]}
 $(STAMP)/image-redis: CONFIG := {"Cmd":["redis-server","--save","","--protected-mode","no"],"Env":["$(PATH_ENV)"],"WorkingDir":"/var/lib/redis"}
+$(STAMP)/image-attack: CONFIG := {"Cmd":["/bin/attack"],"Env":["$(PATH_ENV)"]}
 $(STAMP)/image-guestagent: CONFIG := {"Cmd":["/bin/guestagent"],"Env":["$(PATH_ENV)"]}
 
 $(STAMP)/image-%: $(MKIMAGE)
