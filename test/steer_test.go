@@ -160,7 +160,7 @@ func testSteering(t *testing.T, m *vm) {
 	// Who has /run sees the control socket and nothing else of the runtime.
 	for _, name := range []string{"reader", "looker", "sharer"} {
 		m.hears(name, `^control.sock\n$`, "ls -A /run/keelson")
-		m.hears(name, `^0\n0\n$`, "ls -A /run/containerd | wc -l; ls -A /run/runc | wc -l")
+		m.hears(name, `^0\n0\n0\n$`, "for d in containerd runc userns; do ls -A /run/$d | wc -l; done")
 		m.hears(name, `HTTP/1.1 200 OK`, request(socket, "GET", "/v1/services"))
 		for _, path := range []string{"services/reader/restart", "services/reader/kill", "services/reader/exec", "machine/poweroff"} {
 			m.hears(name, `(?s)HTTP/1.1 403 Forbidden.*`+name+` may look, but not change anything.*keelson.control: all`, request(socket, "POST", "/v1/"+path))
@@ -190,8 +190,8 @@ func testSteering(t *testing.T, m *vm) {
 		return r.Stdout
 	}
 	for name, pattern := range map[string]string{
-		"reader": `Control: read \(a bind of /run\)\n +Hidden: /run/containerd, /run/runc, /run/keelson \(but for the control socket\)\n`,
-		"shut":   `Control: none \(keelson.control\)\n +Hidden: /run/containerd, /run/runc, /run/keelson\n`,
+		"reader": `Control: read \(a bind of /run\)\n +Hidden: /run/containerd, /run/runc, /run/userns, /run/keelson \(but for the control socket\)\n`,
+		"shut":   `Control: none \(keelson.control\)\n +Hidden: /run/containerd, /run/runc, /run/userns, /run/keelson\n`,
 		"flat":   `Control: none \(no bind of /run\)\n +Cgroup`,
 		"admin":  `Control: all \(CAP_SYS_ADMIN and a bind of /run\)\n +Cgroup`,
 	} {

@@ -47,6 +47,7 @@ func Hides(b *bundle.Bundle) []Hidden {
 		if !g.Runtime {
 			hide(x, containerdDir, EmptyDir)
 			hide(x, RuncDir, EmptyDir)
+			hide(x, UsersDir, EmptyDir)
 		}
 		switch g.Control {
 		case policy.ControlNone:

@@ -29,7 +29,8 @@ const (
 	EmptyDir      = supervisorDir + "/empty"
 	controlSocket = supervisorDir + "/control.sock"
 	containerdDir = "/run/containerd"
-	RuncDir       = "/run/runc" // where runc, run by hand, keeps what it will execute
+	RuncDir       = "/run/runc"   // where runc, run by hand, keeps what it will execute
+	UsersDir      = "/run/userns" // the roots of containers that have users of their own
 )
 
 // Grant is how far one container may steer.

@@ -57,16 +57,16 @@ func TestGrants(t *testing.T) {
 		{"nothing", nil, nil, "none", false, ""},
 		{"a file of /run", []string{"/run/resolvconf:/etc"}, nil, "none", false, ""},
 		{"what only begins like it", []string{"/run/keelson2:/k", "/run/containerd.d:/c"}, nil, "none", false, ""},
-		{"/run", []string{"/run:/run"}, nil, "read", false, "[/run/containerd /run/runc /run/keelson (but for the control socket)]"},
-		{"/run elsewhere", []string{"/run/:/host/run/"}, nil, "read", false, "[/host/run/containerd /host/run/runc /host/run/keelson (but for the control socket)]"},
-		{"/var/run", []string{"/var/run:/var/run"}, nil, "read", false, "[/var/run/containerd /var/run/runc /var/run/keelson (but for the control socket)]"},
-		{"/", []string{"/:/rootfs"}, nil, "read", false, "[/rootfs/run/containerd /rootfs/run/runc /rootfs/run/keelson (but for the control socket)]"},
-		{"twice", []string{"/run:/a", "/run:/b"}, nil, "read", false, "[/a/containerd /a/runc /a/keelson (but for the control socket) /b/containerd /b/runc /b/keelson (but for the control socket)]"},
+		{"/run", []string{"/run:/run"}, nil, "read", false, "[/run/containerd /run/runc /run/userns /run/keelson (but for the control socket)]"},
+		{"/run elsewhere", []string{"/run/:/host/run/"}, nil, "read", false, "[/host/run/containerd /host/run/runc /host/run/userns /host/run/keelson (but for the control socket)]"},
+		{"/var/run", []string{"/var/run:/var/run"}, nil, "read", false, "[/var/run/containerd /var/run/runc /var/run/userns /var/run/keelson (but for the control socket)]"},
+		{"/", []string{"/:/rootfs"}, nil, "read", false, "[/rootfs/run/containerd /rootfs/run/runc /rootfs/run/userns /rootfs/run/keelson (but for the control socket)]"},
+		{"twice", []string{"/run:/a", "/run:/b"}, nil, "read", false, "[/a/containerd /a/runc /a/userns /a/keelson (but for the control socket) /b/containerd /b/runc /b/userns /b/keelson (but for the control socket)]"},
 		{"the supervisor's directory", []string{"/run/keelson:/run/keelson"}, nil, "all", false, ""},
 		{"the socket", []string{"/run/keelson/control.sock:/s"}, nil, "all", false, ""},
 		{"the socket's directory", []string{"/run/keelson/control:/s"}, nil, "all", false, ""},
 		{"logs of the supervisor", []string{"/run/keelson/log:/l"}, nil, "none", false, ""},
-		{"the binary", []string{"/usr/bin/service:/usr/bin/service", "/run:/run"}, nil, "all", false, "[/run/containerd /run/runc]"},
+		{"the binary", []string{"/usr/bin/service:/usr/bin/service", "/run:/run"}, nil, "all", false, "[/run/containerd /run/runc /run/userns]"},
 		{"ctr", []string{"/usr/bin/ctr:/usr/bin/ctr", "/run:/run"}, nil, "read", true, "[/run/keelson (but for the control socket)]"},
 		{"runc", []string{"/usr/bin/runc:/usr/bin/runc", "/run:/run"}, nil, "read", true, "[/run/keelson (but for the control socket)]"},
 		{"containerd's socket", []string{"/run/containerd/containerd.sock:/c"}, nil, "none", true, ""},
@@ -74,14 +74,14 @@ func TestGrants(t *testing.T) {
 		{"pid: host, refused", []string{"/run:/run"}, []change{hostPID, says("none")}, "none", true, "[/run/keelson]"},
 		{"CAP_SYS_ADMIN", []string{"/run:/run"}, []change{admin}, "all", true, ""},
 		{"CAP_SYS_ADMIN alone", nil, []change{admin}, "none", true, ""},
-		{"CAP_SYS_ADMIN of its own users", []string{"/run:/run"}, []change{admin, mapped}, "read", false, "[/run/containerd /run/runc /run/keelson (but for the control socket)]"},
-		{"none", []string{"/run:/run"}, []change{says("none")}, "none", false, "[/run/containerd /run/runc /run/keelson]"},
+		{"CAP_SYS_ADMIN of its own users", []string{"/run:/run"}, []change{admin, mapped}, "read", false, "[/run/containerd /run/runc /run/userns /run/keelson (but for the control socket)]"},
+		{"none", []string{"/run:/run"}, []change{says("none")}, "none", false, "[/run/containerd /run/runc /run/userns /run/keelson]"},
 		{"none by name", []string{"/run/keelson:/k"}, []change{says("none")}, "none", false, "[/k]"},
 		{"read by name", []string{"/run/keelson:/k"}, []change{says("read")}, "read", false, "[/k (but for the control socket)]"},
-		{"all", []string{"/run:/run"}, []change{says("all")}, "all", false, "[/run/containerd /run/runc]"},
+		{"all", []string{"/run:/run"}, []change{says("all")}, "all", false, "[/run/containerd /run/runc /run/userns]"},
 		{"below its root before it is made", nil, []change{func(b *bundle.Bundle) {
 			b.Runtime.Mounts = []specs.Mount{{Source: "/run", Destination: "host", Type: "bind"}, {Source: "/run", Destination: "/elsewhere", Type: "bind"}}
-		}}, "read", false, "[/host/containerd /host/runc /host/keelson (but for the control socket)]"},
+		}}, "read", false, "[/host/containerd /host/runc /host/userns /host/keelson (but for the control socket)]"},
 		{"not usable", nil, []change{func(b *bundle.Bundle) { b.Spec = nil }}, "none", false, ""},
 	} {
 		b := container(tc.binds)
@@ -108,7 +108,7 @@ func TestLinks(t *testing.T) {
 	if g, w := Of(b), Written(b); g.Control != policy.ControlRead || w.Control != policy.ControlNone {
 		t.Errorf("on this machine %+v, as written %+v", g, w)
 	}
-	if got := fmt.Sprint(Hides(b)); got != "[/r/containerd /r/runc /r/keelson (but for the control socket)]" {
+	if got := fmt.Sprint(Hides(b)); got != "[/r/containerd /r/runc /r/userns /r/keelson (but for the control socket)]" {
 		t.Errorf("hidden: %s", got)
 	}
 	// /usr/bin/runc is a link to our shim.
@@ -131,7 +131,7 @@ func TestHide(t *testing.T) {
 		if s.Linux.RootfsPropagation != want || b.Spec.Linux.RootfsPropagation != was {
 			t.Errorf("%q: %q, and the bundle's is %q", was, s.Linux.RootfsPropagation, b.Spec.Linux.RootfsPropagation)
 		}
-		if len(s.Mounts) != 4 || len(b.Spec.Mounts) != 1 || s.Mounts[0].Source != "/run" {
+		if len(s.Mounts) != 5 || len(b.Spec.Mounts) != 1 || s.Mounts[0].Source != "/run" {
 			t.Fatalf("mounts: %+v", s.Mounts)
 		}
 		for _, m := range s.Mounts[1:] {
@@ -149,7 +149,7 @@ func TestHide(t *testing.T) {
 	for _, m := range s.Mounts {
 		at = append(at, m.Destination)
 	}
-	if want := "[/r/containerd /r/runc /r/keelson /host /host/run/containerd /host/run/runc /host/run/keelson /host/run /dev]"; fmt.Sprint(at) != want {
+	if want := "[/r/containerd /r/runc /r/userns /r/keelson /host /host/run/containerd /host/run/runc /host/run/userns /host/run/keelson /host/run /dev]"; fmt.Sprint(at) != want {
 		t.Errorf("mounts at %v, want %s", at, want)
 	}
 	b = container([]string{"/data:/data"})
@@ -169,7 +169,7 @@ func TestABindThatIsNotRecursive(t *testing.T) {
 		t.Errorf("/run is apart: %v; %+v, hidden %v", apart, g, hidden)
 	}
 	b.Spec.Mounts[0].Source = "/run"
-	if g, hidden := Of(b), Hides(b); g.Control != policy.ControlRead || len(hidden) != 3 {
+	if g, hidden := Of(b), Hides(b); g.Control != policy.ControlRead || len(hidden) != 4 {
 		t.Errorf("%+v, hidden %v", g, hidden)
 	}
 }

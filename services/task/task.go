@@ -232,7 +232,7 @@ func (r *Runtime) pin(b *bundle.Bundle, paths *safepath.Resolver) (pinned *bundl
 // not get to see, and that this is there: what hides /run/runc is mounted before a
 // container could put something there for runc to find.
 func makeHiding() error {
-	for dir, mode := range map[string]os.FileMode{steer.EmptyDir: 0o555, steer.ControlDir: 0o755, steer.RuncDir: 0o700} {
+	for dir, mode := range map[string]os.FileMode{steer.EmptyDir: 0o555, steer.ControlDir: 0o755, steer.RuncDir: 0o700, steer.UsersDir: 0o755} {
 		if err := os.MkdirAll(dir, mode); err != nil {
 			return fmt.Errorf("make what hides the runtime's directories: %w", err)
 		}
