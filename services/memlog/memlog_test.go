@@ -21,7 +21,7 @@ import (
 )
 
 // bound ends a test that hangs.
-const bound = 30 * time.Second
+const bound = 2 * time.Minute
 
 // bench is a server with its folder, its store and what it warned of.
 type bench struct {
