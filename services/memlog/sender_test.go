@@ -187,12 +187,29 @@ func TestWhatIsTaken(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	connected, _ := tcp.(*net.TCPConn).File()
-	null, _ := os.Open("/dev/null")
+	defer tcp.Close()
+	connected, err := tcp.(*net.TCPConn).File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer connected.Close()
+	null, err := os.Open("/dev/null")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer null.Close()
+	// What is opened is closed by its number, which must be in no file's hands.
+	own := func(f *os.File) int {
+		fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return fd
+	}
 	for what, fd := range map[string]int{
-		"udp": socket(unix.AF_INET, unix.SOCK_DGRAM), "tcp": socket(unix.AF_INET, unix.SOCK_STREAM), "connected tcp": int(connected.Fd()),
+		"udp": socket(unix.AF_INET, unix.SOCK_DGRAM), "tcp": socket(unix.AF_INET, unix.SOCK_STREAM), "connected tcp": own(connected),
 		"unconnected": socket(unix.AF_UNIX, unix.SOCK_STREAM), "datagrams": pair(unix.SOCK_DGRAM)[0], "packets": pair(unix.SOCK_SEQPACKET)[0],
-		"device": int(null.Fd()),
+		"device": own(null),
 	} {
 		if h, err := open(fd); err == nil {
 			h.close()
@@ -214,15 +231,15 @@ func TestWhatIsTaken(t *testing.T) {
 // A sender sets no flag of what is read here, and none of its is set.
 func TestFlagsAreEachOnesOwn(t *testing.T) {
 	m := startAs(t, Sender{ID: "evil"})
-	r, w, err := os.Pipe()
+	var pipe [2]int
+	if err := unix.Pipe2(pipe[:], unix.O_CLOEXEC); err != nil {
+		t.Fatal(err)
+	}
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, fd := range []int{int(r.Fd()), pair[0]} { // Fd makes it one that waits
+	for fd, other := range map[int]int{pipe[0]: pipe[1], pair[0]: pair[1]} {
 		m.give("blocking", fd)
 		await(t, "it is read", func() bool { return m.open("evil") == 1 })
 		if flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFL, 0); err != nil || flags&unix.O_NONBLOCK != 0 {
@@ -236,11 +253,8 @@ func TestFlagsAreEachOnesOwn(t *testing.T) {
 			}
 		}
 		m.Server.mu.Unlock()
-		w.Close()
+		unix.Close(other)
 		unix.Close(fd)
-		if fd == pair[0] {
-			unix.Close(pair[1])
-		}
 		await(t, "it is over", func() bool { return m.open("evil") == 0 })
 	}
 }
