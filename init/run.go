@@ -62,6 +62,7 @@ func (p *pid1) run() {
 	p.guarded(func() { p.handle(lifecycle.Boot{}) })
 	p.signals.watchAll()
 	p.settle = time.Now().Add(settleAfter)
+	p.look = time.Now().Add(lookEvery) // not before the boot has given the groups their options
 	if p.machine.State() != lifecycle.Running || boot.Full(p.kernel, p.boot.Root) {
 		p.settle = time.Now()
 	}
