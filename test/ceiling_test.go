@@ -61,7 +61,7 @@ FILLERSfiles:
       echo WATCHING $was
       # Until every place is full, or its file system cannot be: the memory is.
       round=0
-      full() { rm -f /run/one-more; ! true >/run/one-more; }
+      full() { ! true >/run/one-more-$round; }
       while [ $round -lt ROUNDS ] || ! full 2>/dev/null; do
         [ $round -lt 200 ] || { bad "/run does not become full: $(df -i /run | tail -n 1)"; break; }
         now=$(pids)
@@ -96,25 +96,25 @@ FILLERSfiles:
 `
 
 // ceilingFillers fill each place from a container of its own.
-const ceilingFillers = `  - {name: root1, image: keelson/busybox, annotations: {keelson.after: observer}, command: [sh, -c, "FILL /fill"]}
-  - {name: root2, image: keelson/busybox, annotations: {keelson.after: observer}, command: [sh, -c, "FILL /fill"]}
-  - {name: run, image: keelson/busybox, annotations: {keelson.after: observer}, binds: ["/run:/run"], command: [sh, -c, "FILES FILL /run/fill"]}
-  - {name: tmp, image: keelson/busybox, annotations: {keelson.after: observer}, binds: ["/tmp:/tmp"], command: [sh, -c, "FILL /tmp/fill"]}
-  - {name: var, image: keelson/busybox, annotations: {keelson.after: observer}, binds: ["/var:/var"], command: [sh, -c, "FILL /var/fill"]}
-  - {name: shm, image: keelson/busybox, annotations: {keelson.after: observer}, binds: ["/dev/shm:/shm"], command: [sh, -c, "FILL /shm/fill"]}
-  - {name: volume, image: keelson/busybox, annotations: {keelson.after: observer}, binds: ["data:/data"], command: [sh, -c, "FILL /data/fill"]}
-  - {name: own, image: keelson/busybox, annotations: {keelson.after: observer}, tmpfs: ["/own"], command: [sh, -c, "FILL /own/fill"]}
-  - {name: bomb, image: keelson/busybox, annotations: {keelson.after: observer}, command: [sh, -c, "while :; do sleep 100000 & done"]}
+const ceilingFillers = `  - {name: root1, image: keelson/busybox, annotations: {keelson.after: observer, keelson.restart.backoff: 100ms..1s}, command: [sh, -c, "FILL /fill"]}
+  - {name: root2, image: keelson/busybox, annotations: {keelson.after: observer, keelson.restart.backoff: 100ms..1s}, command: [sh, -c, "FILL /fill"]}
+  - {name: run, image: keelson/busybox, annotations: {keelson.after: observer, keelson.restart.backoff: 100ms..1s}, binds: ["/run:/run"], command: [sh, -c, "FILES FILL /run/fill"]}
+  - {name: tmp, image: keelson/busybox, annotations: {keelson.after: observer, keelson.restart.backoff: 100ms..1s}, binds: ["/tmp:/tmp"], command: [sh, -c, "FILL /tmp/fill"]}
+  - {name: var, image: keelson/busybox, annotations: {keelson.after: observer, keelson.restart.backoff: 100ms..1s}, binds: ["/var:/var"], command: [sh, -c, "FILL /var/fill"]}
+  - {name: shm, image: keelson/busybox, annotations: {keelson.after: observer, keelson.restart.backoff: 100ms..1s}, binds: ["/dev/shm:/shm"], command: [sh, -c, "FILL /shm/fill"]}
+  - {name: volume, image: keelson/busybox, annotations: {keelson.after: observer, keelson.restart.backoff: 100ms..1s}, binds: ["data:/data"], command: [sh, -c, "FILL /data/fill"]}
+  - {name: own, image: keelson/busybox, annotations: {keelson.after: observer, keelson.restart.backoff: 100ms..1s}, tmpfs: ["/own"], command: [sh, -c, "FILL /own/fill"]}
+  - {name: bomb, image: keelson/busybox, annotations: {keelson.after: observer, keelson.restart.backoff: 100ms..1s}, command: [sh, -c, "while :; do sleep 100000 & done"]}
 `
 
 // Whatever containers fill and however much they fork, the supervisor, containerd, the shim and a neighbour go on, and
 // a service that died is started again.
 func TestCeiling(t *testing.T) {
-	for _, c := range []struct{ mb, rounds int }{{320, 12}, {1024, 15}} {
+	for _, c := range []struct{ mb, rounds int }{{320, 6}, {1024, 6}} {
 		t.Run(fmt.Sprint(c.mb), func(t *testing.T) {
 			t.Parallel()
 			yaml := strings.NewReplacer(
-				"FILES ", "mkdir /run/files; i=0; while true 2>/dev/null >/run/files/$i; do i=$((i+1)); done; ",
+				"FILES ", fmt.Sprintf("mkdir -p /run/files; cd /run/files; seq %d | xargs touch 2>/dev/null; ", c.mb*130),
 				"FILL ", "dd if=/dev/zero bs=1M 2>/dev/null of=", `/fill"]}`, `/fill; sleep 1000000"]}`,
 				"ROUNDS", fmt.Sprint(c.rounds),
 			).Replace(strings.Replace(ceilingImage, "FILLERS", ceilingFillers, 1))
