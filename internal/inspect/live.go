@@ -254,7 +254,11 @@ func realtime(limits string) bool {
 // fromCgroup looks at the limits of the process's cgroup.
 func (p Process) fromCgroup(f *audit.Facts) {
 	if b, err := os.ReadFile(filepath.Join(p.Cgroup, "pids.max")); err == nil {
-		f.PidsMax, _ = strconv.ParseInt(strings.TrimSpace(string(b)), 10, 64) // "max" is none
+		live, _ := strconv.ParseInt(strings.TrimSpace(string(b)), 10, 64) // "max" is none
+		// A lower one than declared is the machine's own, which leaves others able to fork.
+		if live == 0 || f.PidsMax > 0 && live > f.PidsMax {
+			f.PidsMax = live
+		}
 	}
 	if n, err := devicePrograms(p.Cgroup); err == nil && n == 0 {
 		f.Devices = audit.AllDevices
