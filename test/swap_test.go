@@ -55,6 +55,12 @@ func packageImages(t *testing.T, dir string) {
 			t.Fatal(err)
 		}
 	}
+	for _, path := range []string{"init", "sbin/init", "bin/rc.init", "usr/bin/ctr"} {
+		put(filepath.Join(dir, "earlier", path), "another init", 0o755)
+	}
+	if output, err := mkimage(t, "import", "--output", filepath.Join(dir, "earlier.tar"), "linuxkit/earlier", filepath.Join(dir, "earlier")); err != nil {
+		t.Fatalf("mkimage: %v\n%s", err, output)
+	}
 	for name, label := range packageLabels {
 		root := filepath.Join(dir, name)
 		if name == "memlogd" { // it is unpacked into the root, and brings no shell
