@@ -3,6 +3,8 @@
 package test
 
 import (
+	"fmt"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -54,10 +56,28 @@ func TestMemlogdFlood(t *testing.T) {
 	again()
 	supervisor := m.supervisor(0).PID
 	m.kill(supervisor, syscall.SIGKILL)
-	m.supervisor(supervisor)
+	supervisor = m.supervisor(supervisor).PID
 	m.await(`supervisor is back`)
 	again()
 
+	// The hostile one's slots end with it, even where somebody else could still write.
+	files := func(pid int) []string {
+		return strings.Fields(m.sh(fmt.Sprintf("for f in /proc/%d/fd/*; do readlink $f; done | grep ^pipe: ; true", pid)))
+	}
+	hostile := m.service("hostile").PID
+	read := files(supervisor)
+	pipes := slices.DeleteFunc(files(hostile), func(f string) bool { return !slices.Contains(read, f) })
+	if len(pipes) == 0 {
+		t.Fatalf("the supervisor reads %q, none of them of hostile", read)
+	}
+	m.sh(fmt.Sprintf("for f in /proc/%d/fd/*; do if [ \"$(readlink $f)\" = '%s' ]; then sleep 1000000 >$f </dev/null 2>/dev/null & break; fi; done", hostile, pipes[0]))
+	m.sh("chroot /proc/1/root /usr/bin/service stop hostile")
+	m.until("its slots are free", func() bool {
+		return !slices.ContainsFunc(files(supervisor), func(f string) bool { return slices.Contains(pipes, f) })
+	})
+	if writer := m.sh("for f in /proc/*/fd/1; do readlink $f; done; true"); !strings.Contains(writer, pipes[0]) {
+		t.Errorf("nobody else had %s open", pipes[0])
+	}
 	m.sendLast(syscall.SIGUSR2)
 	m.end(qemu.PowerOff)
 }
