@@ -13,6 +13,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"keelson/internal/typo"
 )
 
 // Check is one row of the table.
@@ -224,34 +226,9 @@ func known(id string) bool { return slices.Contains(ids(), id) }
 
 // suggest names the check that may have been meant.
 func suggest(id string) string {
-	best, least := "", len(id)/2+1
-	for _, have := range ids() {
-		if d := distance(strings.ToLower(id), strings.ToLower(have)); d < least {
-			best, least = have, d
-		}
-	}
+	best := typo.Nearest(id, ids(), len(id)/2)
 	if best == "" {
 		return "; docs/audit.md has all of them"
 	}
 	return "; did you mean " + best + "?"
-}
-
-// distance is the number of letters to insert, delete or replace to make b of a.
-func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := 1; i <= len(a); i++ {
-		diagonal := row[0]
-		row[0] = i
-		for j := 1; j <= len(b); j++ {
-			cost := 1
-			if a[i-1] == b[j-1] {
-				cost = 0
-			}
-			diagonal, row[j] = row[j], min(row[j]+1, row[j-1]+1, diagonal+cost)
-		}
-	}
-	return row[len(b)]
 }

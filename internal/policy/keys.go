@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"keelson/internal/audit"
+	"keelson/internal/typo"
 )
 
 type key[P any] struct {
@@ -204,44 +205,19 @@ func parse[P any](p *P, keys []key[P], annotations map[string]string) []Problem 
 // kelson.restart. Annotations of other names are somebody else's.
 func mistyped[P any](name string, keys []key[P]) bool {
 	name = strings.ToLower(name)
-	return slices.ContainsFunc(keys, func(k key[P]) bool { return distance(name, k.name) <= 2 })
+	return slices.ContainsFunc(keys, func(k key[P]) bool { return typo.Distance(name, k.name) <= 2 })
 }
 
 // unknown says that there is no such key, and which one may have been meant.
 func unknown[P any](name string, keys []key[P]) string {
-	best, bestDistance := "", len(name)
 	var all []string
 	for _, k := range keys {
 		all = append(all, k.name)
-		if d := distance(strings.ToLower(name), k.name); d < bestDistance {
-			best, bestDistance = k.name, d
-		}
 	}
-	if bestDistance <= 3 {
+	if best := typo.Nearest(name, all, 3); best != "" {
 		return "no such key; did you mean " + best + "?"
 	}
 	return "no such key; there are " + strings.Join(all, ", ")
-}
-
-// distance is Levenshtein's, the number of single-letter edits between two words.
-func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := 1; i <= len(a); i++ {
-		diagonal := row[0]
-		row[0] = i
-		for j := 1; j <= len(b); j++ {
-			cost := 1
-			if a[i-1] == b[j-1] {
-				cost = 0
-			}
-			next := min(row[j]+1, row[j-1]+1, diagonal+cost)
-			diagonal, row[j] = row[j], next
-		}
-	}
-	return row[len(b)]
 }
 
 // accepts checks what an author accepts of an audit; who audits reads it again.

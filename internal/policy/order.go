@@ -5,6 +5,8 @@ import (
 	"maps"
 	"slices"
 	"strings"
+
+	"keelson/internal/typo"
 )
 
 // OrderProblem is an order between services that cannot be.
@@ -71,23 +73,11 @@ func without(list []string, name string) []string {
 }
 
 func noService(name string, names []string) string {
-	best, bestDistance := "", max(1, len(name)/3)+1
-	for _, n := range names {
-		d := distance(name, n)
-		if letters(n) == letters(name) { // two that were swapped count as one mistake
-			d = 1
-		}
-		if d < bestDistance {
-			best, bestDistance = n, d
-		}
-	}
-	if best != "" {
+	if best := typo.Nearest(name, names, max(1, len(name)/3)); best != "" {
 		return fmt.Sprintf("there is no service %s; did you mean %s?", name, best)
 	}
 	return fmt.Sprintf("there is no service %s; there are %s", name, strings.Join(names, ", "))
 }
-
-func letters(name string) string { return string(slices.Sorted(slices.Values([]byte(name)))) }
 
 func before(s Service) []string { return append(slices.Clone(s.Requires), s.After...) }
 

@@ -2,11 +2,14 @@ package config
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
 
 	"gopkg.in/yaml.v3"
+
+	"keelson/internal/typo"
 )
 
 // check tells every way in which v is not what s says.
@@ -127,40 +130,9 @@ func describe(v *value) string {
 // suggest names the known key that an unknown one was probably meant to be,
 // else all of them.
 func suggest(key string, fields map[string]*schema) string {
-	best, bestDist := "", 3
-	var known []string
-	for k := range fields {
-		known = append(known, k)
-	}
-	slices.Sort(known)
-	for _, k := range known {
-		if d := distance(strings.ToLower(k), strings.ToLower(key)); d < bestDist && d < len(key) {
-			best, bestDist = k, d
-		}
-	}
-	if best != "" {
+	known := slices.Sorted(maps.Keys(fields))
+	if best := typo.Nearest(key, known, 2); best != "" {
 		return fmt.Sprintf("; did you mean %q?", best)
 	}
 	return "; known here: " + strings.Join(known, ", ")
-}
-
-// distance is the number of letters to insert, delete or replace to make b of a.
-func distance(a, b string) int {
-	cur := make([]int, len(b)+1)
-	for j := range cur {
-		cur[j] = j
-	}
-	for i := range len(a) {
-		prev := cur
-		cur = make([]int, len(b)+1)
-		cur[0] = i + 1
-		for j := range len(b) {
-			cost := 1
-			if a[i] == b[j] {
-				cost = 0
-			}
-			cur[j+1] = min(prev[j+1]+1, cur[j]+1, prev[j]+cost)
-		}
-	}
-	return cur[len(b)]
 }
