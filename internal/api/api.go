@@ -193,7 +193,7 @@ type Step struct {
 // BootService is a service's first way up. Times that were not reached are 0.
 type BootService struct {
 	Name     string        `json:"name"`
-	Waiting  time.Duration `json:"waiting"`  // it began to wait for others
+	Waiting  time.Duration `json:"waiting"`  // it began to wait, for others or for its turn
 	Starting time.Duration `json:"starting"` // its start began
 	Running  time.Duration `json:"running"`
 	Ready    time.Duration `json:"ready"`

@@ -9,11 +9,13 @@ package bundle
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -58,6 +60,9 @@ type Runtime struct {
 	BindNS     BindNS        `json:"bindNS,omitempty"`
 	// Namespace is the containerd namespace, DefaultNamespace if empty.
 	Namespace string `json:"namespace,omitempty"`
+	// Order is the container's place in its section of the image YAML, from 1 on; 0 if
+	// the builder of the image has not written it down.
+	Order int `json:"order,omitempty"`
 }
 
 // Interface is a network link given to a container. Without Add an existing
@@ -258,6 +263,18 @@ func (b *Bundle) Namespace() string {
 		return b.Runtime.Namespace
 	}
 	return DefaultNamespace
+}
+
+// Before compares the places of two containers of a section in the image: as the YAML
+// has them where the builder says so, by name where not.
+func (b *Bundle) Before(other *Bundle) int {
+	place := func(b *Bundle) int {
+		if b.Runtime.Order > 0 {
+			return b.Runtime.Order
+		}
+		return math.MaxInt
+	}
+	return cmp.Or(cmp.Compare(place(b), place(other)), cmp.Compare(b.Name, other.Name))
 }
 
 // CgroupsPath returns the container's cgroup, absolute below the cgroup root.

@@ -39,7 +39,11 @@ func (b *builder) containers() error {
 				dir = path.Join("containers", s.name, fmt.Sprintf("%03d-%s", i, image.Name))
 			}
 			b.Log("%-11s %s  %s", s.name, image.Name, b.loaded[image.Image].ref)
-			if err := b.container(s.name, fmt.Sprintf("%s[%d]", s.name, i), dir, image); err != nil {
+			place := 0 // a one-shot's is in its directory's name
+			if !s.numbered {
+				place = i + 1
+			}
+			if err := b.container(s.name, fmt.Sprintf("%s[%d]", s.name, i), dir, place, image); err != nil {
 				var p config.Problem
 				var ps config.Problems
 				if errors.As(err, &p) || errors.As(err, &ps) {
@@ -52,7 +56,7 @@ func (b *builder) containers() error {
 	return nil
 }
 
-func (b *builder) container(section, field, dir string, image *config.Image) error {
+func (b *builder) container(section, field, dir string, place int, image *config.Image) error {
 	l := b.loaded[image.Image]
 	label, err := b.label(l, section, image)
 	if err != nil {
@@ -86,7 +90,13 @@ func (b *builder) container(section, field, dir string, image *config.Image) err
 	if err := b.note(section, field, dir, image.Name, spec, runtime); err != nil {
 		return err
 	}
-	return putJSON(root, "runtime.json", runtime)
+	return putJSON(root, "runtime.json", placed{runtime, place})
+}
+
+// placed is a runtime.json with the container's place among those of its section.
+type placed struct {
+	config.Runtime
+	Order int `json:"order,omitempty"`
 }
 
 // label reads the label of a container's image, and logs what it gives that the YAML

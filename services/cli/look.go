@@ -21,7 +21,7 @@ it waits for or why it is what it is. Problems of its configuration follow below
   service list -o json
   service list -o name     the names only, for scripts
 
-The states: waiting (for others), starting, running (not yet ready), ready,
+The states: waiting (for others), queued (for its turn to start), starting, running (not yet ready), ready,
 unhealthy, backoff (it will be started again), stopping, stopped, failed.
 `, (*app).list},
 		{"status", "[-o json] [NAME...]", "everything there is to know of a service", `

@@ -17,11 +17,13 @@ type State string
 
 // The states. In Starting, Unhealthy and Stopping something is under way that
 // ends by itself or is ended at a bound; so is Running, unless it is ready by then.
-// Waiting is left when what it waits for has come; Backoff has a timer armed;
+// Waiting is left when what it waits for has come, Queued when its turn has; Backoff has a
+// timer armed;
 // Stopped and Failed are left only by a request.
 const (
 	Unknown   State = "unknown"   // the supervisor has just come and has not looked at it yet
 	Waiting   State = "waiting"   // it is to be started, and others come first
+	Queued    State = "queued"    // nothing is in the way of its start but the starts of others
 	Starting  State = "starting"  // mounts, container and task are being made
 	Running   State = "running"   // the task runs and is not known to be ready yet
 	Ready     State = "ready"     // the task runs and does its work
@@ -33,7 +35,7 @@ const (
 )
 
 // States lists every state, in the order of a life.
-var States = []State{Unknown, Waiting, Starting, Running, Ready, Unhealthy, Backoff, Stopping, Stopped, Failed}
+var States = []State{Unknown, Waiting, Queued, Starting, Running, Ready, Unhealthy, Backoff, Stopping, Stopped, Failed}
 
 // Active reports whether something of the service may be there that has to be
 // stopped before what it uses.
@@ -54,6 +56,7 @@ type Event string
 // The events.
 const (
 	HeldUp      Event = "held up"      // it is to be started, but what comes before it is not there
+	Enqueued    Event = "enqueued"     // what comes before it is there, but as many are being started as may be
 	StartBegun  Event = "start begun"  // nothing is in the way of its start
 	Started     Event = "started"      // the task runs
 	BecameReady Event = "became ready" // it said so, or its probe did
@@ -67,23 +70,24 @@ const (
 )
 
 // Events lists every event.
-var Events = []Event{HeldUp, StartBegun, Started, BecameReady, Sickened, RetrySet, Ended, GaveUp, StopBegun, StopDone, Adopted}
+var Events = []Event{HeldUp, Enqueued, StartBegun, Started, BecameReady, Sickened, RetrySet, Ended, GaveUp, StopBegun, StopDone, Adopted}
 
 // moves is every move there is: from a state, by an event, to a state.
 var moves = map[State]map[Event]State{
-	Unknown:  {HeldUp: Waiting, StartBegun: Starting, Adopted: Running, RetrySet: Backoff, Ended: Stopped, GaveUp: Failed, StopBegun: Stopped},
-	Waiting:  {StartBegun: Starting, StopBegun: Stopped},
+	Unknown:  {HeldUp: Waiting, Enqueued: Queued, StartBegun: Starting, Adopted: Running, RetrySet: Backoff, Ended: Stopped, GaveUp: Failed, StopBegun: Stopped},
+	Waiting:  {Enqueued: Queued, StartBegun: Starting, StopBegun: Stopped},
+	Queued:   {HeldUp: Waiting, StartBegun: Starting, StopBegun: Stopped},
 	Starting: {Started: Running, RetrySet: Backoff, GaveUp: Failed, StopBegun: Stopping},
 	Running:  {BecameReady: Ready, RetrySet: Backoff, Ended: Stopped, GaveUp: Failed, StopBegun: Stopping},
 	Ready:    {Sickened: Unhealthy, RetrySet: Backoff, Ended: Stopped, GaveUp: Failed, StopBegun: Stopping},
 	// One that is killed for its health has failed, however it ends.
 	Unhealthy: {RetrySet: Backoff, GaveUp: Failed, StopBegun: Stopping},
-	Backoff:   {StartBegun: Starting, HeldUp: Waiting, StopBegun: Stopped},
+	Backoff:   {StartBegun: Starting, Enqueued: Queued, HeldUp: Waiting, StopBegun: Stopped},
 	// What follows a stop depends on why it was stopped: for good, to be started
 	// again, or because it was not ready in time.
-	Stopping: {StopDone: Stopped, StartBegun: Starting, HeldUp: Waiting, RetrySet: Backoff, GaveUp: Failed, StopBegun: Stopping},
-	Stopped:  {StartBegun: Starting, HeldUp: Waiting, StopBegun: Stopped},
-	Failed:   {StartBegun: Starting, HeldUp: Waiting, StopBegun: Failed},
+	Stopping: {StopDone: Stopped, StartBegun: Starting, Enqueued: Queued, HeldUp: Waiting, RetrySet: Backoff, GaveUp: Failed, StopBegun: Stopping},
+	Stopped:  {StartBegun: Starting, Enqueued: Queued, HeldUp: Waiting, StopBegun: Stopped},
+	Failed:   {StartBegun: Starting, Enqueued: Queued, HeldUp: Waiting, StopBegun: Failed},
 }
 
 // Next returns the state an event leads to, or an error if the state does not

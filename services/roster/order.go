@@ -73,6 +73,8 @@ func (r *Roster) cameToNothing(name string) bool {
 	switch st.State {
 	case lifecycle.Backoff, lifecycle.Unhealthy, lifecycle.Stopped, lifecycle.Failed:
 		return true
+	case lifecycle.Queued:
+		return st.Retried
 	case lifecycle.Stopping:
 		return !st.Comes
 	case lifecycle.Waiting:
@@ -148,6 +150,8 @@ func (r *Roster) waitsFor(name string) []string {
 	case lifecycle.Waiting:
 		list, _ := r.Gate(name)
 		return list
+	case lifecycle.Queued:
+		return []string{"its turn to start"}
 	case lifecycle.Stopping:
 		var list []string
 		for _, other := range r.StopFirst(name) {

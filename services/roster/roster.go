@@ -21,6 +21,7 @@ import (
 	"keelson/internal/api"
 	"keelson/internal/bundle"
 	"keelson/internal/policy"
+	"keelson/services/queue"
 	"keelson/services/runner"
 	"keelson/services/watchdog"
 )
@@ -41,6 +42,9 @@ type Warning struct{ Service, Text string }
 type Roster struct {
 	names    []string
 	services map[string]*runner.Service
+	queues   Queues
+	entries  map[string]queue.Entry // how each waits for its turn
+	fresh    []string               // that can be started at once, where no earlier supervisor has been
 
 	mu       sync.Mutex
 	order    map[string]policy.Service    // whose After and Requires are in force, guarded by mu
@@ -50,10 +54,13 @@ type Roster struct {
 	moved    chan struct{}                // closed at the next move of any, guarded by mu
 }
 
+// Queues are where services wait for their turn; a nil one lets them all go at once.
+type Queues struct{ Starts, Removals *queue.Queue }
+
 // New makes the services, which are not kept before Run. What is wrong with the
 // order between them comes back as warnings.
-func New(cfg runner.Config, loaded []Loaded) (*Roster, []Warning) {
-	r := &Roster{services: map[string]*runner.Service{}, order: map[string]policy.Service{}, problems: map[string][]string{}, moved: make(chan struct{})}
+func New(cfg runner.Config, queues Queues, loaded []Loaded) (*Roster, []Warning) {
+	r := &Roster{queues: queues, services: map[string]*runner.Service{}, order: map[string]policy.Service{}, problems: map[string][]string{}, moved: make(chan struct{})}
 	cfg.Order = r
 	dirs := map[string]string{}
 	for _, l := range loaded {
@@ -73,11 +80,20 @@ func New(cfg runner.Config, loaded []Loaded) (*Roster, []Warning) {
 		}
 	}
 	r.tell = r.listeners()
+	r.line(loaded)
+	for _, l := range loaded {
+		name := l.Bundle.Name
+		if l.Err == nil && !cfg.Resumed && !cfg.Leaving && len(r.before(name)) == 0 {
+			r.fresh = append(r.fresh, name)
+		}
+	}
 	return r, warnings
 }
 
 // Run begins to keep every service, as long as ctx lasts.
 func (r *Roster) Run(ctx context.Context) {
+	// All at once, so that the first turns are not those of who happens to run first.
+	r.queues.Starts.EnterAll(r.turnsOf(r.fresh))
 	for _, name := range r.names {
 		go r.services[name].Run(ctx)
 	}

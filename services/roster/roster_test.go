@@ -421,7 +421,7 @@ func TestReloadPutsPolicyAndOrderInForce(t *testing.T) {
 			b, err := bundle.Load(bundle.Services, filepath.Join(dir, name))
 			loaded = append(loaded, Loaded{b, err})
 		}
-		w.r, _ = New(w.cfg, loaded)
+		w.r, _ = New(w.cfg, w.queues, loaded)
 		w.run()
 		ctx := context.Background()
 		for annotations, want := range map[string]string{

@@ -37,6 +37,7 @@ type world struct {
 	t      *testing.T
 	begin  time.Time
 	cfg    runner.Config
+	queues Queues
 	r      *Roster
 	cancel context.CancelFunc
 
@@ -115,7 +116,7 @@ func (w *world) make(services map[string]map[string]string) {
 		}
 		loaded = append(loaded, Loaded{Bundle: b})
 	}
-	r, warnings := New(w.cfg, loaded)
+	r, warnings := New(w.cfg, w.queues, loaded)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.r, w.warnings = r, warnings

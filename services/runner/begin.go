@@ -9,8 +9,9 @@ import (
 	"keelson/services/task"
 )
 
-// begin opens the log pipes and starts the service, or looks for what an earlier
-// supervisor left of it.
+// begin starts the service, or looks for what an earlier supervisor left of it. Only then
+// are the log pipes opened: else the start opens them, as the first service would wait
+// for those of all the others.
 func (s *Service) begin(ctx context.Context) {
 	known := s.recall()
 	if s.loadErr != nil {
@@ -21,9 +22,9 @@ func (s *Service) begin(ctx context.Context) {
 		s.failed()
 		return
 	}
-	s.openOutput()
-	s.listen(ctx)
 	if known || s.cfg.Resumed {
+		s.openOutput()
+		s.listen(ctx)
 		s.adopt(ctx)
 		return
 	}
@@ -118,7 +119,7 @@ func (s *Service) adopted(ctx context.Context, a adoption) {
 	case m.State == lifecycle.Stopped:
 		s.found(lifecycle.Ended, "found stopped by a restarted supervisor")
 		s.clear(ctx, a)
-	case m.State == lifecycle.Waiting:
+	case m.State == lifecycle.Waiting || m.State == lifecycle.Queued:
 		s.applyWaiting("found waiting by a restarted supervisor")
 		s.clear(ctx, a)
 	case m.State == lifecycle.Backoff:

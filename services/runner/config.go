@@ -8,6 +8,7 @@ import (
 	"keelson/internal/bundle"
 	"keelson/internal/pidfd"
 	"keelson/internal/policy"
+	"keelson/services/queue"
 	"keelson/services/task"
 )
 
@@ -55,7 +56,7 @@ type Message struct {
 }
 
 // Order is what a service has to know of the others; *roster.Roster is one. None
-// of it blocks.
+// of it blocks but AwaitRemoval.
 type Order interface {
 	// Gate says in words what a service has to wait for before it is started, and
 	// if there is nothing, the run of each one that it requires.
@@ -68,6 +69,13 @@ type Order interface {
 	StopFirst(name string) []string
 	// Changed is told of every move of a service.
 	Changed(name string)
+	// StartTurn reports whether the service may be started now, as so many may be at a
+	// time. Else it is woken when it may; EndStart ends its turn, or its wait for one.
+	StartTurn(name string, class queue.Class) bool
+	EndStart(name string, finished bool)
+	// AwaitRemoval waits until what is left of the service may be removed; end ends
+	// its turn.
+	AwaitRemoval(ctx context.Context, name string) (end func())
 }
 
 // Config is what the services of a machine have in common.
@@ -130,3 +138,8 @@ func (noOrder) Hopeless(string) bool                      { return false }
 func (noOrder) Lost(string, map[string]uint64) string     { return "" }
 func (noOrder) StopFirst(string) []string                 { return nil }
 func (noOrder) Changed(string)                            {}
+func (noOrder) StartTurn(string, queue.Class) bool        { return true }
+func (noOrder) EndStart(string, bool)                     {}
+func (noOrder) AwaitRemoval(context.Context, string) (end func()) {
+	return func() {}
+}

@@ -27,6 +27,7 @@ type Status struct {
 	Failures int           // ends and failed starts
 	Down     bool          // a person asked it to stop
 	Comes    bool          // it stops and will be started again
+	Retried  bool          // it is queued as it has failed before
 	Sick     bool          // it has not been well since it last was not
 	Stuck    string        // what the kernel does not give back
 	Settled  bool          // its first start has come to something
@@ -43,7 +44,8 @@ func (s *Service) Status() (Status, <-chan struct{}) {
 		Sick: p.sick, Stuck: p.stuck, Settled: p.settled, Over: p.over,
 	}
 	if moves := s.machine.Moves(); len(moves) > 0 {
-		st.Cause = moves[len(moves)-1].Cause
+		last := moves[len(moves)-1]
+		st.Cause, st.Retried = last.Cause, last.To == lifecycle.Queued && last.From == lifecycle.Backoff
 	}
 	return st, s.changed
 }

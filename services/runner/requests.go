@@ -97,7 +97,7 @@ func (s *Service) wanted() {
 		p.down = false
 		p.restarts.Forget()
 	})
-	s.lastFailure = ""
+	s.lastFailure, s.asked = "", true
 }
 
 func (s *Service) askedToStart(ctx context.Context, cause string) error {
@@ -106,6 +106,8 @@ func (s *Service) askedToStart(ctx context.Context, cause string) error {
 	}
 	s.wanted()
 	switch s.State() {
+	case lifecycle.Queued:
+		s.up(ctx, cause) // sooner
 	case lifecycle.Stopped, lifecycle.Failed, lifecycle.Backoff:
 		s.retry, s.due = nil, false
 		if s.removed != nil {

@@ -81,6 +81,8 @@ type Service struct {
 	adopts  chan adoption
 	starts  chan startResult
 	removed chan struct{}
+	// removalTurn is closed when the removal begins, nil if it has or there is none.
+	removalTurn chan struct{}
 	// stuck fires when it has taken longer than anything but a hung kernel explains.
 	stuck       <-chan time.Time
 	cancelStart context.CancelFunc
@@ -117,6 +119,7 @@ type Service struct {
 	boundReported string
 	// What a person asked for before it was known what runs.
 	startAsked, restartAsked bool
+	asked                    bool   // a person asked for the next start
 	saidWaiting              string // the last hopeless wait that was said
 }
 
@@ -257,8 +260,11 @@ func (s *Service) step(ctx context.Context) bool {
 		s.started(ctx, r)
 	case e := <-s.exits:
 		s.exited(ctx, e)
+	case <-s.removalTurn:
+		s.removalTurn = nil
+		s.armStuck(stuckBound)
 	case <-s.removed:
-		s.removed, s.stuck = nil, nil
+		s.removed, s.removalTurn, s.stuck = nil, nil, nil
 		s.unstuck()
 		then := s.afterRemove
 		s.afterRemove = nil
@@ -313,7 +319,7 @@ func (s *Service) consider(ctx context.Context) {
 		return
 	}
 	switch state := s.State(); state {
-	case lifecycle.Waiting:
+	case lifecycle.Waiting, lifecycle.Queued:
 		if s.removed == nil {
 			s.up(ctx, "")
 		}
@@ -379,12 +385,14 @@ func (s *Service) close() {
 // remove removes what is left of the container, beside the loop, and then does
 // what is to follow: the last output is there by then.
 func (s *Service) remove(ctx context.Context, then func()) {
-	removed := make(chan struct{})
-	s.removed, s.afterRemove = removed, then
-	s.armStuck(stuckBound)
+	removed, turn := make(chan struct{}), make(chan struct{})
+	s.removed, s.removalTurn, s.afterRemove = removed, turn, then
 	b := s.b
 	go func() {
 		defer close(removed)
+		end := s.cfg.order().AwaitRemoval(ctx, s.name)
+		defer end()
+		close(turn)
 		s.cfg.Tasks.Remove(context.WithoutCancel(ctx), b)
 	}()
 }

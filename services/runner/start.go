@@ -10,26 +10,54 @@ import (
 	"keelson/internal/pidfd"
 	"keelson/internal/policy"
 	"keelson/services/lifecycle"
+	"keelson/services/queue"
 	"keelson/services/task"
 )
 
-// up starts the service, or lets it wait for what comes before it.
+// up starts the service, or lets it wait for what comes before it, or for its turn.
 func (s *Service) up(ctx context.Context, cause string) {
 	waitsFor, with := s.cfg.order().Gate(s.name)
-	waiting := s.State() == lifecycle.Waiting
+	state := s.State()
 	if len(waitsFor) > 0 {
-		if !waiting {
+		if state == lifecycle.Queued {
+			s.cfg.order().EndStart(s.name, false)
+			cause = "what it waited for has gone again"
+		}
+		if state != lifecycle.Waiting {
 			s.applyWaiting(cause)
 		}
 		s.sayWaiting(waitsFor)
 		return
 	}
-	if waiting {
+	if state == lifecycle.Waiting {
 		cause = "nothing to wait for any more"
 	}
+	if !s.cfg.order().StartTurn(s.name, s.class()) {
+		if state != lifecycle.Queued {
+			s.apply(lifecycle.Enqueued, cause)
+		}
+		return
+	}
+	if state == lifecycle.Queued {
+		cause = "its turn has come"
+	}
+	s.asked = false
 	s.set(func(p *public) { p.with = with })
 	s.saidWaiting = ""
 	s.start(ctx, cause)
+}
+
+// class is why it is to be started, which decides when its turn comes.
+func (s *Service) class() queue.Class {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.asked:
+		return queue.Asked
+	case s.pub.settled:
+		return queue.Restart
+	}
+	return queue.First
 }
 
 func (s *Service) applyWaiting(cause string) { s.apply(lifecycle.HeldUp, cause) }
@@ -69,12 +97,16 @@ func (s *Service) start(ctx context.Context, cause string) {
 	b := s.b
 	go func() {
 		t, err := s.cfg.Tasks.Start(sctx, b, streams)
+		s.cfg.order().EndStart(s.name, sctx.Err() == nil)
 		results <- startResult{t, err}
 	}()
 }
 
 // armStuck limits what was begun, more tightly where the service is to stop.
 func (s *Service) armStuck(d time.Duration) {
+	if s.removalTurn != nil {
+		return // its time begins when its turn does
+	}
 	if s.leaving || s.State() == lifecycle.Stopping {
 		d = min(d, stuckBound)
 	}

@@ -20,9 +20,12 @@ func (s *Service) stop(cause string, then follow) {
 		}
 		s.save()
 		return
-	case lifecycle.Waiting, lifecycle.Backoff, lifecycle.Stopped, lifecycle.Failed:
+	case lifecycle.Waiting, lifecycle.Queued, lifecycle.Backoff, lifecycle.Stopped, lifecycle.Failed:
 		if then == followNothing {
-			s.retry, s.due = nil, false
+			s.retry, s.due, s.asked = nil, false, false
+			if state == lifecycle.Queued {
+				s.cfg.order().EndStart(s.name, false)
+			}
 			s.apply(lifecycle.StopBegun, cause)
 		}
 		if s.leaving && s.removed != nil {

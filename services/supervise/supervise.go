@@ -415,7 +415,7 @@ func (s *Supervisor) loadServices(ctx context.Context) {
 			warnings = append(warnings, roster.Warning{Service: b.Name, Text: text})
 		}
 	}
-	services, wrong := roster.New(cfg, loaded)
+	services, wrong := roster.New(cfg, s.queues(), loaded)
 	if !s.progress.Done("services") && !cfg.Leaving {
 		for _, w := range append(warnings, wrong...) {
 			s.con.Warn(w.Service, "%s", w.Text)

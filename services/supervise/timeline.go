@@ -77,7 +77,7 @@ func (t *timeline) note(e api.Event) {
 	s.Name = e.Service
 	var first *time.Duration
 	switch lifecycle.State(e.To) {
-	case lifecycle.Waiting:
+	case lifecycle.Waiting, lifecycle.Queued:
 		first = &s.Waiting
 	case lifecycle.Starting:
 		first = &s.Starting

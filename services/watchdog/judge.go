@@ -66,12 +66,12 @@ func (s Service) well() bool {
 
 // waits reports whether its time to be ready has not begun yet.
 func (s Service) waits() bool {
-	return !s.Sick && (s.State == lifecycle.Starting || s.State == lifecycle.Waiting && !s.Hopeless)
+	return !s.Sick && (s.State == lifecycle.Starting || s.State == lifecycle.Queued || s.State == lifecycle.Waiting && !s.Hopeless)
 }
 
 // grace is how long it may stay as it is: no time where nothing is under way.
 func (s Service) grace() time.Duration {
-	if s.waits() || s.State == lifecycle.Waiting && !s.Hopeless {
+	if s.waits() || s.State == lifecycle.Queued || s.State == lifecycle.Waiting && !s.Hopeless {
 		return waitBound
 	}
 	switch s.State {
