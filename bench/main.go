@@ -15,6 +15,8 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"syscall"
 )
 
@@ -30,6 +32,8 @@ func main() {
 	seed := flag.Int("seed", 1, "of the emulator; compare two trees with the median of three seeds")
 	onlyLogs := flag.Bool("logs", false, "measure only how fast logs are taken")
 	onlySupervision := flag.Bool("supervision", false, "measure only how services are kept")
+	many := flag.String("many", "", "measure only machines with so many `services`, as in 100,200,1000")
+	cpus := flag.Int("cpus", 1, "with -many: of those machines; with 1 the clock counts instructions, with more it is the host's")
 	verbose := flag.Bool("v", false, "show the consoles")
 	flag.Parse()
 	if *build == "" {
@@ -46,19 +50,35 @@ func main() {
 		printLogs(os.Stdout, result)
 		return
 	}
-	if err := run(ctx, *build, *seed, *onlySupervision, *verbose); err != nil {
+	if err := run(ctx, *build, *seed, *many, *cpus, *onlySupervision, *verbose); err != nil {
 		slog.Error("bench", "error", err)
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, build string, seed int, onlySupervision, verbose bool) error {
+func run(ctx context.Context, build string, seed int, many string, cpus int, onlySupervision, verbose bool) error {
 	dir, err := os.MkdirTemp("", "keelson-bench-")
 	if err != nil {
 		return err
 	}
 	defer os.RemoveAll(dir)
 	b := &bench{build: build, dir: dir, seed: seed, verbose: verbose}
+	if many != "" {
+		var services []int
+		for word := range strings.SplitSeq(many, ",") {
+			n, err := strconv.Atoi(word)
+			if err != nil || n < 2 {
+				return fmt.Errorf("-many: %q is no number of services: name numbers from 2 on, as in 100,200,1000", word)
+			}
+			services = append(services, n)
+		}
+		result, err := b.measureMany(ctx, services, cpus)
+		if err != nil {
+			return err
+		}
+		printMany(os.Stdout, result)
+		return nil
+	}
 	if onlySupervision {
 		result, err := b.measureSupervision(ctx)
 		if err != nil {

@@ -182,6 +182,11 @@ func (b *bench) image(ctx context.Context, name, yaml string) (string, error) {
 
 // boot starts an image with instructions for a clock.
 func (b *bench) boot(ctx context.Context, name, yaml string) (*qemu.Machine, error) {
+	return b.bootWith(ctx, name, yaml, 1024, 1)
+}
+
+// bootWith is boot with so much memory. With several CPUs the clock is the host's.
+func (b *bench) bootWith(ctx context.Context, name, yaml string, memoryMB, cpus int) (*qemu.Machine, error) {
 	prefix, err := b.image(ctx, name, yaml)
 	if err != nil {
 		return nil, err
@@ -190,13 +195,20 @@ func (b *bench) boot(ctx context.Context, name, yaml string) (*qemu.Machine, err
 	if err != nil {
 		return nil, err
 	}
-	config.MemoryMB = 1024
+	config.MemoryMB, config.CPUs = memoryMB, cpus
 	config.CPU = "qemu64,+rdrand"
-	config.Args = []string{"-icount", "shift=0,sleep=off", "-rtc", "base=2026-01-01,clock=vm", "-seed", strconv.Itoa(b.seed)}
+	if cpus == 1 {
+		config.Args = b.counted()
+	}
 	if b.verbose {
 		config.Echo = func(line string) { fmt.Fprintln(os.Stderr, name+": "+line) }
 	}
 	return qemu.Start(ctx, config)
+}
+
+// counted are the emulator's options for a clock that counts instructions.
+func (b *bench) counted() []string {
+	return []string{"-icount", "shift=0,sleep=off", "-rtc", "base=2026-01-01,clock=vm", "-seed", strconv.Itoa(b.seed)}
 }
 
 var (
