@@ -7,6 +7,7 @@
 package qemu
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -22,10 +23,8 @@ import (
 	"time"
 
 	"keelson/internal/guestagent"
+	"keelson/mkimage/vm"
 )
-
-// Program is the emulator that is run.
-const Program = "qemu-system-x86_64"
 
 // Config is the machine to boot.
 type Config struct {
@@ -40,7 +39,7 @@ type Config struct {
 	// Guest ports to forward from free ones of the host's loopback; see Machine.Port. A machine has a network
 	// card only where this is not nil.
 	Ports []int
-	// Drives are raw disk images, as virtio disks in this order.
+	// Drives are disk images, raw or qcow2, as virtio disks in this order.
 	Drives []string
 	// Watchdog adds QEMU's hardware watchdog, an i6300esb, which resets the machine.
 	Watchdog bool
@@ -99,7 +98,7 @@ type Machine struct {
 
 // Start boots a machine. It runs until it ends by itself, Close is called, or ctx is done.
 func Start(ctx context.Context, config Config) (*Machine, error) {
-	program, err := exec.LookPath(Program)
+	program, err := exec.LookPath(vm.Binary)
 	if err != nil {
 		return nil, fmt.Errorf("start machine: %w (Debian's package is qemu-system-x86)", err)
 	}
@@ -121,7 +120,12 @@ func Start(ctx context.Context, config Config) (*Machine, error) {
 }
 
 func (m *Machine) start(ctx context.Context, program string, config Config) error {
-	command := exec.CommandContext(ctx, program, arguments(m.dir, config)...)
+	args, err := arguments(m.dir, config)
+	if err != nil {
+		close(m.done)
+		return err
+	}
+	command := exec.CommandContext(ctx, program, args...)
 	stdin, err := command.StdinPipe()
 	if err != nil {
 		close(m.done)
@@ -158,7 +162,7 @@ func (m *Machine) start(ctx context.Context, program string, config Config) erro
 			}
 		}
 		if text := complaint.String(); err != nil && text != "" {
-			m.err = fmt.Errorf("%s: %w: %s", Program, err, text)
+			m.err = fmt.Errorf("%s: %w: %s", vm.Binary, err, text)
 		}
 	}()
 	if err := <-started; err != nil {
@@ -184,66 +188,47 @@ func (m *Machine) start(ctx context.Context, program string, config Config) erro
 	return m.qmp.execute(ctx, "cont", nil, nil)
 }
 
-// arguments is QEMU's command line. The processor is stopped until we have looked at the ports.
-func arguments(dir string, c Config) []string {
-	memory, cpus, cpu := c.MemoryMB, c.CPUs, c.CPU
-	if memory == 0 {
-		memory = 512
+// plainCPU is the processor of the benchmark's numbers. That of mkimage run has more, and the kernel loads modules for it.
+const plainCPU = "qemu64,+rdrand"
+
+// arguments is QEMU's command line: that of mkimage run, and how we follow and steer the machine. The processor is
+// stopped until we have looked at the ports.
+func arguments(dir string, c Config) ([]string, error) {
+	m := vm.Machine{
+		Kernel: c.Kernel, Initrd: c.Initrd, Cmdline: strings.TrimSpace(c.Cmdline + " " + c.CmdlineAdd),
+		Memory: strconv.Itoa(cmp.Or(c.MemoryMB, 512)), CPUs: cmp.Or(c.CPUs, 1), CPU: c.CPU, KVM: c.KVM,
+		Network: c.Ports != nil,
+		Console: []string{
+			"-no-reboot", "-S",
+			"-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console",
+			"-chardev", "socket,id=qmp,server=on,wait=off,path=" + filepath.Join(dir, "qmp"),
+			"-mon", "chardev=qmp,mode=control",
+		},
 	}
-	if cpus == 0 {
-		cpus = 1
+	for _, port := range c.Ports {
+		// Port 0: the kernel picks a free one, and we ask which.
+		m.Forwards = append(m.Forwards, vm.Forward{Proto: "tcp", HostAddr: "127.0.0.1", Guest: port})
 	}
-	accel := "tcg"
-	if c.KVM {
-		accel = "kvm"
-	}
-	if cpu == "" {
-		// Without RDRAND the guest's first getrandom(2) waits a second for entropy.
-		cpu = "qemu64,+rdrand"
-		if c.KVM {
-			cpu = "host"
+	for _, file := range c.Drives {
+		drive, err := vm.OpenDisk(file)
+		if err != nil {
+			return nil, err
 		}
+		m.Disks = append(m.Disks, drive)
 	}
-	args := []string{
-		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-S",
-		"-accel", accel, "-cpu", cpu, "-smp", strconv.Itoa(cpus), "-m", strconv.Itoa(memory),
-		"-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console",
-		"-chardev", "socket,id=qmp,server=on,wait=off,path=" + filepath.Join(dir, "qmp"),
-		"-mon", "chardev=qmp,mode=control",
-	}
-	if c.Kernel != "" {
-		line := strings.TrimSpace(c.Cmdline + " " + c.CmdlineAdd)
-		if !c.KVM {
-			// On a busy host an emulated timer can be so late that the kernel takes it for broken, and panics.
-			line += " no_timer_check"
-		}
-		args = append(args, "-kernel", c.Kernel, "-append", line)
-	}
-	if c.Initrd != "" {
-		args = append(args, "-initrd", c.Initrd)
-	}
-	if c.Ports != nil {
-		netdev := "user,id=net"
-		for _, port := range c.Ports {
-			// Port 0: the kernel picks a free one, and we ask which.
-			netdev += fmt.Sprintf(",hostfwd=tcp:127.0.0.1:0-:%d", port)
-		}
-		args = append(args, "-netdev", netdev, "-device", "virtio-net-pci,netdev=net,romfile=")
-	}
-	for i, drive := range c.Drives {
-		args = append(args,
-			"-drive", fmt.Sprintf("if=none,id=drive%d,format=raw,file=%s", i, strings.ReplaceAll(drive, ",", ",,")),
-			"-device", fmt.Sprintf("virtio-blk-pci,drive=drive%d", i))
+	if m.CPU == "" && !c.KVM {
+		m.CPU = plainCPU
 	}
 	if c.Watchdog {
-		args = append(args, "-device", "i6300esb", "-action", "watchdog=reset")
+		m.Args = append(m.Args, "-device", "i6300esb", "-action", "watchdog=reset")
 	}
 	if c.Agent {
-		args = append(args, "-device", "virtio-serial-pci",
+		m.Args = append(m.Args, "-device", "virtio-serial-pci",
 			"-chardev", "socket,id=agent,server=on,wait=off,path="+filepath.Join(dir, "agent"),
 			"-device", "virtserialport,chardev=agent,name="+guestagent.PortName)
 	}
-	return append(args, c.Args...)
+	m.Args = append(m.Args, c.Args...)
+	return m.Command(), nil
 }
 
 // forwarded is a line of QEMU's `info usernet`: protocol, descriptor, source address and port, then the guest's.

@@ -1,7 +1,7 @@
 // Package vm boots what was built in QEMU, with the console on the terminal.
 //
-// It owns QEMU's command line. It promises to end when QEMU ends, and leaves
-// the terminal as it was.
+// It owns QEMU's command line, that of the tests' machines too. It promises to end
+// when QEMU ends, and leaves the terminal as it was.
 package vm
 
 import (
@@ -9,8 +9,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -25,13 +27,13 @@ const Binary = "qemu-system-x86_64"
 type Forward struct {
 	Proto       string // tcp or udp
 	HostAddr    string
-	Host, Guest int
+	Host, Guest int // Host 0: a free one
 }
 
-// ParseForward reads [ADDRESS:]HOST:GUEST[/udp].
+// ParseForward reads [[ADDRESS:][HOST]:]GUEST[/udp].
 func ParseForward(s string) (Forward, error) {
 	bad := func(why string) (Forward, error) {
-		return Forward{}, fmt.Errorf("-p %s: %s; must be HOST:GUEST such as 8080:80, with an address in front or /udp behind if need be", s, why)
+		return Forward{}, fmt.Errorf("-p %s: %s; must be HOST:GUEST such as 8080:80, or :80 for a free port, with an address in front or /udp behind if need be", s, why)
 	}
 	f := Forward{Proto: "tcp", HostAddr: "127.0.0.1"}
 	rest, proto, ok := strings.Cut(s, "/")
@@ -43,20 +45,60 @@ func ParseForward(s string) (Forward, error) {
 	}
 	parts := strings.Split(rest, ":")
 	switch len(parts) {
+	case 1:
+		parts = []string{"", parts[0]}
 	case 2:
 	case 3:
 		f.HostAddr, parts = parts[0], parts[1:]
 	default:
 		return bad("wrong number of colons")
 	}
+	if parts[0] == "" {
+		parts[0] = "0"
+	}
 	for i, to := range []*int{&f.Host, &f.Guest} {
 		n, err := strconv.Atoi(parts[i])
-		if err != nil || n < 1 || n > 65535 {
+		if err != nil || n < i || n > 65535 {
 			return bad(fmt.Sprintf("%q is no port", parts[i]))
 		}
 		*to = n
 	}
 	return f, nil
+}
+
+// String tells a person where the port leads.
+func (f Forward) String() string {
+	return fmt.Sprintf("%s:%d (%s) leads to port %d of the machine", f.HostAddr, f.Host, f.Proto, f.Guest)
+}
+
+// PickPorts gives those that name no port of the host a free one each, and returns them.
+func PickPorts(list []Forward) (picked []Forward, err error) {
+	for i := range list {
+		f := &list[i]
+		if f.Host != 0 {
+			continue
+		}
+		// It stays taken until all have one, so that none is picked twice.
+		var held io.Closer
+		address := net.JoinHostPort(f.HostAddr, "0")
+		if f.Proto == "udp" {
+			var c net.PacketConn
+			if c, err = net.ListenPacket("udp4", address); err == nil {
+				held, f.Host = c, c.LocalAddr().(*net.UDPAddr).Port
+			}
+		} else {
+			var l net.Listener
+			if l, err = net.Listen("tcp4", address); err == nil {
+				held, f.Host = l, l.Addr().(*net.TCPAddr).Port
+			}
+		}
+		if err != nil {
+			return nil, fmt.Errorf("-p: a free port at %s for port %d of the machine: %w", f.HostAddr, f.Guest, err)
+		}
+		defer held.Close()
+		picked = append(picked, *f)
+	}
+	return picked, nil
 }
 
 // Disk is a file that is a disk of the machine.
@@ -85,12 +127,17 @@ type Machine struct {
 	Kernel, Initrd, Cmdline string // no kernel: the firmware finds one. The initrd may be missing
 	Firmware                string // EFI firmware; without it, a PC's BIOS
 	CD                      string
-	RootDisk                string // the first disk, raw; where Cmdline says the root is on NVMe, an NVMe disk
+	RootDisk                string // the first disk; where Cmdline says the root is on NVMe, an NVMe disk
+	RootFormat              string // of RootDisk, as QEMU names it; empty: raw
 	Memory                  string // as QEMU takes it: 512M, 2G
 	CPUs                    int
+	CPU                     string // the model; empty: emulatedCPU, or with KVM the host's
 	KVM                     bool
+	Network                 bool // a network card
 	Forwards                []Forward
+	Random                  bool     // a source of random numbers
 	Disks                   []Disk   // attached as /dev/vda, /dev/vdb ...
+	Console                 []string // QEMU's arguments for the serial port; nil: the terminal, with QEMU's keys
 	Args                    []string // passed to QEMU as they are
 }
 
@@ -105,45 +152,78 @@ func (m Machine) Command() []string {
 	if m.KVM {
 		accel, cpu = "kvm", "host"
 	}
-	args := []string{
-		"-nodefaults", "-no-user-config", "-machine", "q35", "-accel", accel, "-cpu", cpu,
-		"-smp", strconv.Itoa(m.CPUs), "-m", m.Memory,
-		"-display", "none", "-serial", "mon:stdio",
-		"-device", "virtio-rng-pci",
+	if m.CPU != "" {
+		cpu = m.CPU
 	}
+	args := []string{
+		"-nodefaults", "-no-user-config", "-machine", "pc", "-accel", accel, "-cpu", cpu,
+		"-smp", strconv.Itoa(m.CPUs), "-m", m.Memory, "-display", "none",
+	}
+	if m.Console == nil {
+		m.Console = []string{"-serial", "mon:stdio"}
+	}
+	args = append(args, m.Console...)
 	if m.Kernel != "" {
-		args = append(args, "-kernel", m.Kernel, "-append", m.Cmdline)
+		args = append(args, "-kernel", m.Kernel, "-append", m.cmdline())
 	}
 	if m.Initrd != "" {
 		args = append(args, "-initrd", m.Initrd)
 	}
 	if m.Firmware != "" {
-		args = append(args, "-drive", "if=pflash,format=raw,unit=0,readonly=on,file="+m.Firmware)
+		args = append(args, "-drive", "if=pflash,format=raw,unit=0,readonly=on,file="+quoted(m.Firmware))
 	}
-	netdev := "user,id=net0"
-	for _, f := range m.Forwards {
-		netdev += fmt.Sprintf(",hostfwd=%s:%s:%d-:%d", f.Proto, f.HostAddr, f.Host, f.Guest)
+	return slices.Concat(args, m.devices(), m.Args)
+}
+
+// cmdline is the kernel's command line.
+func (m Machine) cmdline() string {
+	if m.KVM {
+		return m.Cmdline
 	}
-	args = append(args, "-netdev", netdev, "-device", "virtio-net-pci,netdev=net0")
+	// On a busy host an emulated timer can be so late that the kernel takes it for broken, and panics.
+	return strings.TrimSpace(m.Cmdline + " no_timer_check")
+}
+
+func (m Machine) devices() []string {
+	var args []string
+	if m.Random {
+		args = append(args, "-device", "virtio-rng-pci")
+	}
+	if m.Network {
+		netdev := "user,id=net"
+		for _, f := range m.Forwards {
+			netdev += fmt.Sprintf(",hostfwd=%s:%s:%d-:%d", f.Proto, f.HostAddr, f.Host, f.Guest)
+		}
+		// Nothing boots from the network, so the card has no program for that.
+		args = append(args, "-netdev", netdev, "-device", "virtio-net-pci,netdev=net,romfile=")
+	}
 	drive := func(id, format, file, device string) {
-		// A comma in a name is doubled in QEMU's options.
-		args = append(args, "-drive", "if=none,id="+id+",format="+format+",file="+strings.ReplaceAll(file, ",", ",,"), "-device", device+",drive="+id)
+		args = append(args, "-drive", "if=none,id="+id+",format="+format+",file="+quoted(file), "-device", device+",drive="+id)
 	}
 	if m.CD != "" {
 		drive("cd", "raw,readonly=on,media=cdrom", m.CD, "ide-cd")
 	}
 	if m.RootDisk != "" {
-		device := "virtio-blk-pci"
+		device, format := "virtio-blk-pci", m.RootFormat
 		if strings.Contains(m.Cmdline, "root=/dev/nvme") {
 			device = "nvme,serial=root"
 		}
-		drive("root", "raw", m.RootDisk, device)
+		switch format {
+		case "":
+			format = "raw"
+		case "vmdk": // nobody can write to what is compressed
+			format = "vmdk,snapshot=on"
+		}
+		drive("root", format, m.RootDisk, device)
 	}
 	for i, d := range m.Disks {
 		drive(fmt.Sprintf("disk%d", i), d.Format, d.File, "virtio-blk-pci")
 	}
-	return append(args, m.Args...)
+	return args
 }
+
+// quoted is a file's name within one of QEMU's options, where a comma is doubled.
+func quoted(file string) string { return strings.ReplaceAll(file, ",", ",,") }
 
 // ExitError is QEMU's own end with a code other than 0.
 type ExitError struct{ Code int }

@@ -3,15 +3,18 @@ package vm
 import (
 	"context"
 	"errors"
+	"fmt"
+	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
 
 func TestCommand(t *testing.T) {
 	m := Machine{
-		Kernel: "k", Initrd: "i", Cmdline: "console=ttyS0", Memory: "512M", CPUs: 2,
+		Kernel: "k", Initrd: "i", Cmdline: "console=ttyS0", Memory: "512M", CPUs: 2, Network: true, Random: true,
 		Disks: []Disk{{File: "a,b.img", Format: "raw"}}, Args: []string{"-snapshot"},
 	}
 	for _, p := range []string{"8080:80", "0.0.0.0:53:53/udp"} {
@@ -23,8 +26,8 @@ func TestCommand(t *testing.T) {
 	}
 	got := strings.Join(m.Command(), " ")
 	for _, want := range []string{
-		"-accel tcg", "-smp 2 -m 512M", "-kernel k -append console=ttyS0 -initrd i", "-serial mon:stdio", "-device virtio-rng-pci",
-		"-netdev user,id=net0,hostfwd=tcp:127.0.0.1:8080-:80,hostfwd=udp:0.0.0.0:53-:53 -device virtio-net-pci,netdev=net0",
+		"-accel tcg", "-smp 2 -m 512M", "-kernel k -append console=ttyS0 no_timer_check -initrd i", "-serial mon:stdio", "-device virtio-rng-pci",
+		"-netdev user,id=net,hostfwd=tcp:127.0.0.1:8080-:80,hostfwd=udp:0.0.0.0:53-:53 -device virtio-net-pci,netdev=net,romfile=",
 		"-drive if=none,id=disk0,format=raw,file=a,,b.img -device virtio-blk-pci,drive=disk0",
 	} {
 		if !strings.Contains(got, want) {
@@ -35,8 +38,15 @@ func TestCommand(t *testing.T) {
 		t.Errorf("%s\ndoes not end in the user's own argument", got)
 	}
 	m.KVM = true
-	if got := strings.Join(m.Command(), " "); !strings.Contains(got, "-accel kvm -cpu host") {
+	if got := strings.Join(m.Command(), " "); !strings.Contains(got, "-accel kvm -cpu host") || strings.Contains(got, "no_timer_check") {
 		t.Errorf("with KVM: %s", got)
+	}
+	m.CPU, m.Console = "486", []string{"-serial", "null"}
+	if got := strings.Join(m.Command(), " "); !strings.Contains(got, "-cpu 486") || !strings.Contains(got, "-serial null") || strings.Contains(got, "mon:stdio") {
+		t.Errorf("with a processor and a console of its own: %s", got)
+	}
+	if got := strings.Join(Machine{}.Command(), " "); strings.Contains(got, "-device") || strings.Contains(got, "-netdev") {
+		t.Errorf("a machine without devices: %s", got)
 	}
 }
 
@@ -47,6 +57,8 @@ func TestCommandOfDisks(t *testing.T) {
 	}{
 		{Machine{Kernel: "k", Cmdline: "root=/dev/vda", RootDisk: "r", Disks: []Disk{{"d", "raw"}}},
 			"-drive if=none,id=root,format=raw,file=r -device virtio-blk-pci,drive=root -drive if=none,id=disk0,format=raw,file=d", "-initrd"},
+		{Machine{Firmware: "f", RootDisk: "r", RootFormat: "vpc"}, "id=root,format=vpc,file=r -device virtio-blk-pci", "snapshot"},
+		{Machine{Firmware: "f", RootDisk: "r", RootFormat: "vmdk"}, "id=root,format=vmdk,snapshot=on,file=r -device virtio-blk-pci", "-kernel"},
 		{Machine{Kernel: "k", Cmdline: "root=/dev/nvme0n1", RootDisk: "r"}, "-device nvme,serial=root,drive=root", "virtio-blk"},
 		{Machine{Firmware: "f", CD: "c"}, "-drive if=pflash,format=raw,unit=0,readonly=on,file=f", "-kernel"},
 		{Machine{Firmware: "f", CD: "c"}, "-drive if=none,id=cd,format=raw,readonly=on,media=cdrom,file=c -device ide-cd,drive=cd", "-append"},
@@ -59,10 +71,51 @@ func TestCommandOfDisks(t *testing.T) {
 }
 
 func TestParseForwardRefuses(t *testing.T) {
-	for _, bad := range []string{"", "80", "a:b", "0:80", "80:70000", "1:2:3:4", "80:80/icmp"} {
+	for _, bad := range []string{"", ":", "80:", "80:0", "0", "a:b", "-1:80", "80:70000", "1:2:3:4", "80:80/icmp"} {
 		if f, err := ParseForward(bad); err == nil {
 			t.Errorf("%q is taken as %+v", bad, f)
 		}
+	}
+}
+
+// A forward without a port of the host gets one that is free, each another one.
+func TestPickPorts(t *testing.T) {
+	var list []Forward
+	for _, s := range []string{"80", ":80", "0:80", "127.0.0.1::80", "127.0.0.2:0:80/udp", ":53/udp", "8080:80"} {
+		f, err := ParseForward(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if f.Host != 0 && s != "8080:80" || f.Guest != 80 && f.Guest != 53 {
+			t.Errorf("%s is %+v", s, f)
+		}
+		list = append(list, f)
+	}
+	picked, err := PickPorts(list)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Equal(picked, list[:6]) || list[6].Host != 8080 || list[4].HostAddr != "127.0.0.2" {
+		t.Errorf("picked %v of %v", picked, list)
+	}
+	seen := map[string]bool{}
+	for _, f := range picked {
+		if f.Host < 1 || seen[f.String()] {
+			t.Errorf("port %d is none, or picked twice", f.Host)
+		}
+		seen[f.String()] = true
+		if f.Proto == "tcp" { // it is free again
+			l, err := net.Listen("tcp4", fmt.Sprintf("%s:%d", f.HostAddr, f.Host))
+			if err != nil {
+				t.Error(err)
+				continue
+			}
+			l.Close()
+		}
+	}
+	_, err = PickPorts([]Forward{{"tcp", "192.0.2.1", 0, 80}})
+	if err == nil || !strings.HasPrefix(err.Error(), "-p: a free port at 192.0.2.1 for port 80 of the machine: ") {
+		t.Errorf("an address that this machine has not: got %v", err)
 	}
 }
 
