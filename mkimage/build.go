@@ -27,13 +27,22 @@ const (
 	formatEFI          = "efi"
 	formatRawEFI       = "raw-efi"
 	formatISOEFI       = "iso-efi"
+	formatQCOW2        = "qcow2-efi"
+	formatVHD          = "vhd"
+	formatVMDK         = "vmdk"
+	formatGCP          = "gcp"
 )
 
-var formats = []string{formatKernelInitrd, formatSquashfs, formatExt4, formatEFI, formatRawEFI, formatISOEFI, formatTar}
+var formats = []string{
+	formatKernelInitrd, formatSquashfs, formatExt4, formatEFI, formatRawEFI, formatISOEFI,
+	formatQCOW2, formatVHD, formatVMDK, formatGCP, formatTar,
+}
 
 // formatNames are other names of formats: short ones, and LinuxKit's for a CD
 // that boots into memory.
-var formatNames = map[string]string{"squashfs": formatSquashfs, "ext4": formatExt4, "iso-efi-initrd": formatISOEFI}
+var formatNames = map[string]string{
+	"squashfs": formatSquashfs, "ext4": formatExt4, "iso-efi-initrd": formatISOEFI, "qcow2": formatQCOW2,
+}
 
 // parseFormats checks what --format says, each time that it is given, and returns
 // the formats' own names.
@@ -120,6 +129,10 @@ func buildCommand() *cobra.Command {
   efi              NAME.efi: kernel, initrd and command line as one EFI program
   raw-efi          NAME-efi.img: a disk with that program, which firmware boots
   iso-efi          NAME-efi.iso: a CD with it, and a disk for who writes it to one
+  qcow2-efi        NAME-efi.qcow2: the disk of raw-efi for QEMU, libvirt, OpenStack
+  vhd              NAME.vhd: it as a fixed VHD, for Azure and Hyper-V
+  vmdk             NAME.vmdk: it as a streamOptimized VMDK, for VMware and AWS
+  gcp              NAME.img.tar.gz: it for Google's cloud, of whole gigabytes
   tar              NAME.tar: the root, with the kernel in /boot
 
 An initrd's command line has rootfstype=ramfs added, which lets the root take more
@@ -205,8 +218,9 @@ func buildImage(ctx context.Context, log io.Writer, file, prefix string, formats
 	out := &output.Files{Inputs: append(res.Inputs, file, flags.lock, flags.efiStub)}
 	defer out.Close()
 	var files []string
+	var program efiProgram
 	for _, format := range inOrder(formats) {
-		written, err := writeFormat(ctx, ui, res, out, prefix, format, flags)
+		written, err := writeFormat(ctx, ui, res, out, prefix, format, flags, &program)
 		if err != nil {
 			return nil, err
 		}
@@ -254,12 +268,12 @@ func inOrder(formats []string) []string {
 	return formats
 }
 
-func writeFormat(ctx context.Context, ui *reporter, res *assemble.Result, out *output.Files, prefix, format string, flags buildFlags) ([]string, error) {
+func writeFormat(ctx context.Context, ui *reporter, res *assemble.Result, out *output.Files, prefix, format string, flags buildFlags, program *efiProgram) ([]string, error) {
 	switch format {
 	case formatTar:
 		return writeTar(ctx, ui, res, out, prefix)
-	case formatEFI, formatRawEFI, formatISOEFI:
-		return writeEFI(ctx, ui, res, out, prefix, format, flags)
+	case formatEFI, formatRawEFI, formatISOEFI, formatQCOW2, formatVHD, formatVMDK, formatGCP:
+		return writeEFI(ctx, ui, res, out, prefix, format, flags, program)
 	case formatSquashfs, formatExt4:
 		return writeDisk(ctx, ui, res, out, prefix, format)
 	}

@@ -36,53 +36,68 @@ func findStub(format, named string) ([]byte, error) {
 
 // efiFile is the file that a format with an EFI program in it writes.
 func efiFile(prefix, format string) string {
-	switch format {
-	case formatRawEFI:
-		return prefix + "-efi.img"
-	case formatISOEFI:
-		return prefix + "-efi.iso"
-	}
-	return prefix + ".efi"
+	return prefix + map[string]string{
+		formatEFI: ".efi", formatRawEFI: "-efi.img", formatISOEFI: "-efi.iso",
+		formatQCOW2: "-efi.qcow2", formatVHD: ".vhd", formatVMDK: ".vmdk", formatGCP: ".img.tar.gz",
+	}[format]
 }
 
-// writeEFI writes kernel, initrd and command line as one program that EFI firmware
-// starts: by itself, on a disk, or on a CD.
-func writeEFI(ctx context.Context, ui *reporter, res *assemble.Result, out *output.Files, prefix, format string, flags buildFlags) ([]string, error) {
+// diskFormats are what the formats with a disk have it in.
+var diskFormats = map[string]output.DiskFormat{
+	formatRawEFI: output.Raw, formatQCOW2: output.QCOW2, formatVHD: output.VHD, formatVMDK: output.VMDK, formatGCP: output.GCP,
+}
+
+// efiProgram is kernel, initrd and command line as one program that EFI firmware
+// starts. It is made once, however many formats hold it.
+type efiProgram struct{ bytes []byte }
+
+// writeEFI writes the program: by itself, on a disk, or on a CD.
+func writeEFI(ctx context.Context, ui *reporter, res *assemble.Result, out *output.Files, prefix, format string, flags buildFlags, program *efiProgram) ([]string, error) {
+	name := efiFile(prefix, format)
+	if program.bytes == nil {
+		if err := program.make(ctx, ui, res, name, format, flags); err != nil {
+			return nil, err
+		}
+	}
+	return []string{name}, out.Write(name, func(w *os.File) error {
+		if disk, ok := diskFormats[format]; ok {
+			return output.EFIDiskFile(w, program.bytes, disk)
+		}
+		if format == formatISOEFI {
+			return output.EFICD(w, program.bytes)
+		}
+		_, err := w.Write(program.bytes)
+		return err
+	})
+}
+
+// make makes the program; name is the file it is for.
+func (p *efiProgram) make(ctx context.Context, ui *reporter, res *assemble.Result, name, format string, flags buildFlags) error {
 	if res.Kernel == nil {
-		return nil, fmt.Errorf("--format %s: the image has no kernel (kernel: image:)", format)
+		return fmt.Errorf("--format %s: the image has no kernel (kernel: image:)", format)
 	}
 	stub, err := findStub(format, flags.efiStub)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	name := efiFile(prefix, format)
 	var initrd bytes.Buffer
 	if err := writeInitrd(ctx, ui, res, name, flags.compress, &initrd); err != nil {
-		return nil, fmt.Errorf("write %s: %w", name, err)
+		return fmt.Errorf("write %s: %w", name, err)
 	}
 	kernel, err := readAll(res.Kernel)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	// The kernel comes last: it may unpack itself over what lies behind it.
-	program, err := output.UKI(stub, []output.Section{
+	p.bytes, err = output.UKI(stub, []output.Section{
 		{Name: ".cmdline", Data: []byte(cmdline(res.Cmdline))},
 		{Name: ".initrd", Data: initrd.Bytes()},
 		{Name: ".linux", Data: kernel},
 	})
 	if err != nil {
-		return nil, fmt.Errorf("--format %s: %w", format, err)
+		return fmt.Errorf("--format %s: %w", format, err)
 	}
-	return []string{name}, out.Write(name, func(w *os.File) error {
-		switch format {
-		case formatRawEFI:
-			return output.EFIDisk(w, program)
-		case formatISOEFI:
-			return output.EFICD(w, program)
-		}
-		_, err := w.Write(program)
-		return err
-	})
+	return nil
 }
 
 func readAll(f *assemble.File) ([]byte, error) {

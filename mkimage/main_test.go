@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -109,7 +110,8 @@ func sums(t *testing.T, dir string) map[string]string {
 
 func TestBuildTwiceGivesTheSameBytes(t *testing.T) {
 	for _, flags := range [][]string{{"--format", "kernel+initrd"}, {"--format", "kernel+initrd", "--compress", "gzip"}, {"--format", "tar"},
-		{"--format", "ext4"}, {"--format", "efi"}, {"--format", "raw-efi"}, {"--format", "iso-efi"}} {
+		{"--format", "ext4"}, {"--format", "efi"}, {"--format", "raw-efi"}, {"--format", "iso-efi"},
+		{"--format", "qcow2-efi,vhd,vmdk,gcp"}} {
 		var first map[string]string
 		for range 2 {
 			// Each time in another folder, with images imported anew.
@@ -155,15 +157,15 @@ func TestBuildErrors(t *testing.T) {
 		{[]string{"build", "--formt", "tar"}, "unknown flag: --formt; see mkimage build --help"},
 		{[]string{"build", "none.yml"}, "open none.yml: no such file or directory"},
 		{[]string{"build", bad}, bad + `:2: service: unknown key; did you mean "services"?`},
-		{[]string{"build", "--format", "iso", bad}, "--format iso: must be one of kernel+initrd, kernel+squashfs, kernel+ext4, efi, raw-efi, iso-efi, tar"},
+		{[]string{"build", "--format", "iso", bad}, "--format iso: must be one of kernel+initrd, kernel+squashfs, kernel+ext4, efi, raw-efi, iso-efi, qcow2-efi, vhd, vmdk, gcp, tar"},
 		{[]string{"build", "--compress", "lz4", bad}, "--compress lz4: must be one of zstd, gzip, none"},
 		{[]string{"import", "--store", store, dir}, dir + " holds no image but files, so it needs a name: mkimage import NAME " + dir},
 		{[]string{"import", "--store", store, "Bad", dir}, `"Bad" is no image name (invalid reference format: repository name (library/Bad) must be lowercase); a name looks like nginx, you/app:1.2 or registry.example.com/you/app:1.2`},
 		{[]string{"import", "--store", store, "a", dir, "--env", "X"}, "--env X: must be NAME=VALUE"},
 		{[]string{"import", "--store", store, "a", dir, "--label", "X"}, "--label X: must be KEY=VALUE"},
 		{[]string{"import", "--store", store, "a", filepath.Join(dir, "none")}, "stat " + filepath.Join(dir, "none") + ": no such file or directory"},
-		{[]string{"run", "-p", "80", bad}, "-p 80: wrong number of colons; must be HOST:GUEST such as 8080:80, with an address in front or /udp behind if need be"},
-		{[]string{"run", "-p", "80:http", bad}, `-p 80:http: "http" is no port; must be HOST:GUEST such as 8080:80, with an address in front or /udp behind if need be`},
+		{[]string{"run", "-p", "1:2:3:4", bad}, "-p 1:2:3:4: wrong number of colons; must be HOST:GUEST such as 8080:80, or :80 for a free port, with an address in front or /udp behind if need be"},
+		{[]string{"run", "-p", "80:http", bad}, `-p 80:http: "http" is no port; must be HOST:GUEST such as 8080:80, or :80 for a free port, with an address in front or /udp behind if need be`},
 		{[]string{"run", "--memory", "lots", bad}, "--memory lots: must be a number of megabytes, or end in M or G, such as 512M"},
 		{[]string{"run", "--cpus", "0", bad}, "--cpus 0: must be at least 1"},
 		{[]string{"run", "--disk", "/none.img", bad}, "--disk: open /none.img: no such file or directory; make one with: truncate -s 1G /none.img"},
@@ -192,6 +194,7 @@ func TestFormats(t *testing.T) {
 		"ext4":          "t-kernel t-ext4.img t-cmdline",
 		"kernel+ext4":   "t-kernel t-ext4.img t-cmdline",
 		"efi":           "t.efi", "raw-efi": "t-efi.img", "iso-efi": "t-efi.iso", "iso-efi-initrd": "t-efi.iso",
+		"qcow2-efi": "t-efi.qcow2", "qcow2": "t-efi.qcow2", "vhd": "t.vhd", "vmdk": "t.vmdk", "gcp": "t.img.tar.gz",
 		"tar": "t.tar",
 	}
 	if _, err := exec.LookPath(squashfsTool); err == nil {
@@ -243,8 +246,8 @@ func TestSeveralFormats(t *testing.T) {
 	}
 	for want, formats := range map[string][]string{
 		"--format kernel+initrd, --format kernel+ext4: each writes a NAME-cmdline of its own; build one after the other, with another -o or --name": {"kernel+initrd", "ext4"},
-		"--format tarball: must be one of kernel+initrd, kernel+squashfs, kernel+ext4, efi, raw-efi, iso-efi, tar":                                  {"tar", "tarball"},
-		"--format : must be one of kernel+initrd, kernel+squashfs, kernel+ext4, efi, raw-efi, iso-efi, tar":                                         {""},
+		"--format tarball: must be one of kernel+initrd, kernel+squashfs, kernel+ext4, efi, raw-efi, iso-efi, qcow2-efi, vhd, vmdk, gcp, tar":       {"tar", "tarball"},
+		"--format : must be one of kernel+initrd, kernel+squashfs, kernel+ext4, efi, raw-efi, iso-efi, qcow2-efi, vhd, vmdk, gcp, tar":              {""},
 	} {
 		if _, err := build(filepath.Join(dir, "out"), formats...); err == nil || err.Error() != want {
 			t.Errorf("%q:\ngot  %v\nwant %s", formats, err, want)
@@ -326,7 +329,7 @@ func TestFullDisk(t *testing.T) {
 	nstest.Need(t)
 	dir, store := project(t)
 	program := stub(t, dir)
-	for _, format := range []string{formatKernelInitrd, formatTar, formatSquashfs, formatExt4, formatEFI, formatRawEFI, formatISOEFI} {
+	for _, format := range formats {
 		t.Run(format, func(t *testing.T) {
 			if format == formatSquashfs {
 				if _, err := exec.LookPath(squashfsTool); err != nil {
@@ -356,7 +359,8 @@ func TestRunOfFormats(t *testing.T) {
 	}{
 		{[]string{"--format", "tar"}, "--format tar: a tar is for other tools to make something of that boots"},
 		{[]string{"--format", "efi"}, "--format efi: a program is no machine; raw-efi and iso-efi are the disk and the CD that have it"},
-		{[]string{"--format", "disk"}, "--format disk: must be one of kernel+initrd, kernel+squashfs, kernel+ext4, efi, raw-efi, iso-efi, tar"},
+		{[]string{"--format", "gcp"}, "--format gcp: an archive is no machine; raw-efi is the disk in it"},
+		{[]string{"--format", "disk"}, "--format disk: must be one of kernel+initrd, kernel+squashfs, kernel+ext4, efi, raw-efi, iso-efi, qcow2-efi, vhd, vmdk, gcp, tar"},
 		{[]string{"--format", "raw-efi", "--format", "iso-efi"}, "--format raw-efi,iso-efi: a machine boots one; give it once"},
 		{[]string{"--format", "raw-efi", "--append", "quiet"}, "--append: with --format raw-efi the command line is in the program"},
 		{[]string{"--format", "raw-efi"}, "there is no " + prefix + "-efi.img; build it first (mkimage build), or give the .yml itself"},
@@ -376,6 +380,33 @@ func TestRunOfFormats(t *testing.T) {
 	}
 	if want := (vm.Machine{Kernel: prefix + "-kernel", Cmdline: "root=/dev/nvme0n1 quiet", RootDisk: prefix + "-ext4.img"}); fmt.Sprint(m) != fmt.Sprint(want) {
 		t.Errorf("got %+v, want %+v", m, want)
+	}
+}
+
+// What is forwarded is printed, a port that was picked even with -q, and is what QEMU gets.
+func TestRunPrintsPorts(t *testing.T) {
+	dir := t.TempDir()
+	prefix := filepath.Join(dir, "web")
+	for _, name := range []string{"-kernel", "-initrd.img", "-cmdline"} {
+		write(t, prefix+name, "")
+	}
+	write(t, filepath.Join(dir, vm.Binary), "#!/bin/sh\necho \"$*\" >"+dir+"/args\n")
+	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
+	for _, quiet := range []bool{false, true} {
+		args := []string{"run", prefix, "-p", ":80", "-p", "6379:6379/udp", fmt.Sprintf("--quiet=%v", quiet)}
+		_, errs, err := mkimage(t, args...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		picked := regexp.MustCompile(`(?m)^127\.0\.0\.1:(\d+) \(tcp\) leads to port 80 of the machine$`).FindStringSubmatch(errs)
+		if picked == nil || quiet == strings.Contains(errs, "\n127.0.0.1:6379 (udp) leads to port 6379 of the machine\n") || quiet == strings.Contains(errs, "Ctrl-a x") {
+			t.Errorf("quiet %v: printed %q", quiet, errs)
+			continue
+		}
+		b, err := os.ReadFile(filepath.Join(dir, "args"))
+		if want := "hostfwd=tcp:127.0.0.1:" + picked[1] + "-:80,hostfwd=udp:127.0.0.1:6379-:6379"; err != nil || !strings.Contains(string(b), want) {
+			t.Errorf("QEMU was started with %s, %v; want %s", b, err, want)
+		}
 	}
 }
 

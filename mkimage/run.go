@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -20,7 +21,7 @@ var memorySize = regexp.MustCompile(`^[1-9][0-9]*[MG]?$`)
 
 func runCommand() *cobra.Command {
 	var flags buildFlags
-	var machine vm.Machine
+	machine := vm.Machine{Network: true, Random: true}
 	var ports, disks []string
 	var given []string
 	var appended string
@@ -38,6 +39,7 @@ Ctrl-a h lists more.
 The machine has a virtio network card behind QEMU's user network (10.0.2.15 by
 DHCP) and a virtio random number source. It is emulated unless --kvm is given.`,
 		Example: `  mkimage run -p 8080:80 web.yml
+  mkimage run -p :80 web.yml
   mkimage run --memory 256M --append console=ttyS0 build/web
   mkimage run --format raw-efi web.yml
   mkimage run --disk data.img web.yml --qemu-arg=-snapshot`,
@@ -89,9 +91,11 @@ DHCP) and a virtio random number source. It is emulated unless --kvm is given.`,
 			if err := setFiles(&machine, prefix, format, appended); err != nil {
 				return err
 			}
-			if !flags.quiet {
-				fmt.Fprintln(cmd.ErrOrStderr(), greeting(machine.Forwards))
+			picked, err := vm.PickPorts(machine.Forwards)
+			if err != nil {
+				return err
 			}
+			greet(cmd.ErrOrStderr(), machine.Forwards, picked, flags.quiet)
 			machineRuns.Store(true)
 			return machine.Run(cmd.Context())
 		},
@@ -99,7 +103,7 @@ DHCP) and a virtio random number source. It is emulated unless --kvm is given.`,
 	flags.add(cmd)
 	fl := cmd.Flags()
 	fl.StringSliceVar(&given, "format", []string{formatKernelInitrd}, "what to build and boot: "+strings.Join(bootable(), ", "))
-	fl.StringArrayVarP(&ports, "publish", "p", nil, "[ADDRESS:]HOST:GUEST[/udp], a port of this machine that leads to one of the guest; may be repeated")
+	fl.StringArrayVarP(&ports, "publish", "p", nil, "[[ADDRESS:]HOST:]GUEST[/udp], a port of this machine that leads to one of the guest; without HOST a free one is picked and printed; may be repeated")
 	fl.StringVar(&machine.Memory, "memory", "1024M", "memory of the machine")
 	fl.IntVar(&machine.CPUs, "cpus", 1, "number of CPUs")
 	fl.BoolVar(&machine.KVM, "kvm", false, "use the CPU's virtualization instead of emulating one")
@@ -109,19 +113,24 @@ DHCP) and a virtio random number source. It is emulated unless --kvm is given.`,
 	return cmd
 }
 
-// greeting says how to get out again, and where the ports are.
-func greeting(forwards []vm.Forward) string {
-	line := "booting; Ctrl-a x ends the machine, Ctrl-a c is QEMU's monitor"
-	for _, f := range forwards {
-		line += fmt.Sprintf("\n%s:%d (%s) leads to port %d of the machine", f.HostAddr, f.Host, f.Proto, f.Guest)
+// greet tells how to get out again, and where the ports lead. Those that were picked
+// nobody could know otherwise.
+func greet(w io.Writer, forwards, picked []vm.Forward, quiet bool) {
+	if quiet {
+		forwards = picked
+	} else {
+		fmt.Fprintln(w, "booting; Ctrl-a x ends the machine, Ctrl-a c is QEMU's monitor")
 	}
-	return line
+	for _, f := range forwards {
+		fmt.Fprintln(w, f)
+	}
 }
 
 // unbootable says of formats why run does not boot them.
 var unbootable = map[string]string{
 	formatTar: "a tar is for other tools to make something of that boots",
 	formatEFI: "a program is no machine; raw-efi and iso-efi are the disk and the CD that have it",
+	formatGCP: "an archive is no machine; raw-efi is the disk in it",
 }
 
 func bootable() []string {
@@ -148,12 +157,15 @@ func setFiles(m *vm.Machine, prefix, format, appended string) error {
 	if format == formatISOEFI {
 		m.CD = file
 	} else {
-		m.RootDisk = file
+		m.RootDisk, m.RootFormat = file, qemuFormats[format]
 	}
 	var err error
 	m.Firmware, err = vm.FindFirmware()
 	return err
 }
+
+// qemuFormats is what QEMU calls what a format's file is, other than raw.
+var qemuFormats = map[string]string{formatQCOW2: "qcow2", formatVHD: "vpc", formatVMDK: "vmdk"}
 
 // built says what to do if a file of a build is not there.
 func built(files ...string) error {

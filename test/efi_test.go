@@ -22,10 +22,17 @@ func TestEFI(t *testing.T) {
 	t.Run("disk", func(t *testing.T) {
 		t.Parallel()
 		dir := t.TempDir()
-		image := buildTwice(t, dir, "raw-efi", smallImage, "small-efi.img") + "-efi.img"
+		prefix := buildTwice(t, dir, "raw-efi,qcow2-efi,vhd,vmdk", smallImage, "small-efi.img", "small-efi.qcow2", "small.vhd", "small.vmdk")
+		image := prefix + "-efi.img"
 		hostTool(t, "fdisk", "sfdisk", "-V", image)
 		checkESP(t, image, 1<<20)
-		efiBoots(t, firmware, qemu.Config{Drives: []string{image}})
+		// The same disk in other formats, of which one boots.
+		for file, format := range map[string]string{"-efi.qcow2": "qcow2", ".vhd": "vpc", ".vmdk": "vmdk"} {
+			hostTool(t, "qemu-utils", "qemu-img", "compare", "-F", "raw", "-f", format, prefix+file, image)
+		}
+		hostTool(t, "qemu-utils", "qemu-img", "check", prefix+"-efi.qcow2")
+		hostTool(t, "qemu-utils", "qemu-img", "check", prefix+".vmdk")
+		efiBoots(t, firmware, qemu.Config{Drives: []string{prefix + "-efi.qcow2"}})
 	})
 	t.Run("CD", func(t *testing.T) {
 		t.Parallel()

@@ -26,9 +26,14 @@ func EFIDisk(w io.Writer, program []byte) error {
 	if err != nil {
 		return err
 	}
-	end := gptAlign + alignUp(e.sectors(), gptAlign)
-	// Behind it is room for the copy of the table at the very end.
-	return e.writeDisk(w, program, gptAlign, end, end+gptAlign, func([]byte) {})
+	size := e.diskSize(sector*gptAlign) / sector
+	return e.writeDisk(w, program, gptAlign, size-gptAlign, size, func([]byte) {})
+}
+
+// diskSize is how large a disk with the partition is, in bytes, as a multiple of some
+// megabytes: behind the partition is room for the copy of the table at the very end.
+func (e esp) diskSize(multiple int64) int64 {
+	return alignUp((gptAlign+alignUp(e.sectors(), gptAlign)+gptAlign)*sector, multiple)
 }
 
 // writeDisk writes a disk of size sectors with a GPT and the partition, from sector

@@ -10,7 +10,7 @@ for what in "$@"; do
 	build) need gcc libc6-dev pkgconf libseccomp-dev ;;
 	vm) need qemu-system-x86 ;;
 	# The firmware, the stub and the tools are for images that boot from disks; curl asks what the docs ask.
-	tests) need ovmf systemd-boot-efi squashfs-tools e2fsprogs xorriso dosfstools fdisk curl ;;
+	tests) need ovmf systemd-boot-efi squashfs-tools e2fsprogs xorriso dosfstools fdisk qemu-utils curl ;;
 	*) die "host.sh: no such part: $what" ;;
 	esac
 done
