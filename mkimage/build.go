@@ -89,6 +89,7 @@ type buildFlags struct {
 	compress string
 	efiStub  string
 	quiet    bool
+	verbose  bool
 	noLabels bool
 	lock     string
 	maxSize  size
@@ -112,6 +113,7 @@ func (f *buildFlags) add(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&f.compress, "compress", output.Compressions[0], "of the initrd: "+strings.Join(output.Compressions, ", "))
 	cmd.Flags().StringVar(&f.efiStub, "efi-stub", "", "program that a .efi begins with (default: the distribution's linuxx64.efi.stub)")
 	cmd.Flags().BoolVarP(&f.quiet, "quiet", "q", false, "say nothing but errors")
+	cmd.Flags().BoolVarP(&f.verbose, "verbose", "v", false, "list what the machine adds to each container (keelson.harden)")
 }
 
 func buildCommand() *cobra.Command {
@@ -243,7 +245,7 @@ func assembleImage(ctx context.Context, ui *reporter, file string, cfg *config.C
 			return nil, nil, nil, fmt.Errorf("--insecure-registry: %w", err)
 		}
 	}
-	options := assemble.Options{Config: cfg, Dir: filepath.Dir(file), Log: ui.line, Warn: ui.warn, NoLabels: flags.noLabels, MaxSize: int64(flags.maxSize)}
+	options := assemble.Options{Config: cfg, Dir: filepath.Dir(file), Step: ui.bar, Log: ui.line, Warn: ui.warn, Verbose: flags.verbose, NoLabels: flags.noLabels, MaxSize: int64(flags.maxSize)}
 	locked = &lock.Lock{}
 	if flags.lock != "" {
 		if locked, err = lock.Open(flags.lock); err != nil {

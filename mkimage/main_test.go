@@ -16,6 +16,10 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/containerd/console"
+	"golang.org/x/sys/unix"
 
 	"keelson/internal/nstest"
 	"keelson/mkimage/config"
@@ -533,13 +537,9 @@ func TestReporter(t *testing.T) {
 		t.Errorf("got %q, want %q", b.String(), want)
 	}
 	b.Reset()
-	r.term = true
-	count, done = r.bar("pull", 1000)
-	count(500)
-	count(500)
-	done()
-	if got := b.String(); !strings.HasSuffix(got, "[##############################] 100% of 1.0 kB\n") {
-		t.Errorf("got %q", got)
+	r.bar("nobody knows how much", 0)
+	if want := "nobody knows how much\n"; b.String() != want {
+		t.Errorf("got %q, want %q", b.String(), want)
 	}
 	b.Reset()
 	r = newReporter(&b, true)
@@ -548,5 +548,122 @@ func TestReporter(t *testing.T) {
 	r.warn("still said")
 	if got := b.String(); got != "warning: still said\n" {
 		t.Errorf("got %q", got)
+	}
+}
+
+// On a terminal a step is one line, drawn over until it is done; what is told
+// meanwhile comes below.
+func TestReporterOnATerminal(t *testing.T) {
+	var b bytes.Buffer
+	now := time.Unix(0, 0)
+	r := newReporter(&b, false)
+	r.term, r.now = true, func() time.Time { return now }
+	const redraw = "\r\x1b[K"
+	drawn := func(want string) {
+		t.Helper()
+		if got := b.String(); got != want {
+			t.Errorf("got  %q\nwant %q", got, want)
+		}
+		b.Reset()
+	}
+	count, done := r.bar("pull", 1000)
+	drawn(redraw + "pull                                       [            ]   0%   1.0 kB   0.0s")
+	now = now.Add(time.Second)
+	count(500)
+	drawn(redraw + "pull                                       [######      ]  50%   1.0 kB   1.0s")
+	count(1) // too soon to draw
+	r.line("a grant")
+	r.warn("a warning")
+	drawn("")
+	now = now.Add(1500 * time.Millisecond)
+	count(499)
+	b.Reset()
+	done()
+	drawn(redraw + "pull                                       [############] 100%   1.0 kB   2.5s\na grant\nwarning: a warning\n")
+	now = now.Add(time.Second)
+	count(1)
+	r.line("after")
+	drawn("after\n")
+
+	// A long name is cut while it is drawn over, as a second row could not be.
+	long := strings.Repeat("long ", 20)
+	r.width = func() int { return 60 }
+	count, done = r.bar(long, 0)
+	if got := b.String(); len(strings.TrimPrefix(got, redraw)) >= 60 {
+		t.Errorf("%d columns of 60: %q", len(got), got)
+	}
+	b.Reset()
+	now = now.Add(time.Second)
+	count(3 << 20)
+	if got := b.String(); !strings.HasSuffix(got, " [   ###      ]        3.1 MB   1.0s") {
+		t.Errorf("got %q", got)
+	}
+	b.Reset()
+	done()
+	drawn(redraw + long + " [############]        3.1 MB   1.0s\n")
+	_, done = r.bar("nothing to read", 0)
+	b.Reset()
+	done()
+	drawn(redraw + "nothing to read                            [############]                 0.0s\n")
+	r.width = func() int { return 3 }
+	r.bar("narrow", 5)
+}
+
+// A build tells of its steps on the standard error output alone, and of nothing with -q.
+func TestBuildTellsOfItsSteps(t *testing.T) {
+	dir, store := project(t)
+	args := []string{"build", "--offline", "--store", store, "-o", filepath.Join(dir, "out"), filepath.Join(dir, "t.yml")}
+	out, errs, err := mkimage(t, args...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{
+		"kernel      docker.io/you/kernel:latest\n", "init        docker.io/you/init:latest\n", "onboot      a  docker.io/you/app:latest\n",
+		"services    b  docker.io/you/app:latest\n", "volume      v\n", "hardening   linuxkit: a; auto: b, c\n", "write t-initrd.img (",
+	} {
+		if !strings.Contains(errs, want) || strings.Contains(out, want) {
+			t.Errorf("%q is not told, or on the standard output:\n%s", want, errs)
+		}
+	}
+	if out, errs, err := mkimage(t, append(args, "-q")...); err != nil || errs != "" || len(strings.Fields(out)) != 3 {
+		t.Errorf("-q: got %q, %q, %v", out, errs, err)
+	}
+	if _, errs, err := mkimage(t, append(args, "-v")...); err != nil || !strings.Contains(errs, "hardening   auto: b (masked paths, ") {
+		t.Errorf("-v: got %q, %v", errs, err)
+	}
+}
+
+// On a real terminal each step has a bar and its time.
+func TestBuildOnATerminal(t *testing.T) {
+	dir, store := project(t)
+	master, name, err := console.NewPty()
+	if err != nil {
+		t.Skip(err) // a machine without devpts
+	}
+	defer master.Close()
+	terminal, err := os.OpenFile(name, os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	printed := make(chan string)
+	go func() {
+		b, _ := io.ReadAll(master) // its error is how a terminal ends
+		printed <- string(b)
+	}()
+	cmd := command()
+	cmd.SetArgs([]string{"build", "--offline", "--store", store, "-o", filepath.Join(dir, "out"), filepath.Join(dir, "t.yml")})
+	cmd.SetOut(io.Discard)
+	cmd.SetErr(terminal)
+	err = cmd.Execute()
+	terminal.Close()
+	out := <-printed
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, what := range []string{"kernel      docker.io/you/kernel:latest", "init        docker.io/you/init:latest", "onboot      a  docker.io/you/app:latest", "volume      v", "write t-initrd.img"} {
+		last := regexp.MustCompile(`\r\x1b\[K` + what + ` +\[#{12}\] +(100%)? +[0-9. kMB]* \d+\.\ds\r\n`)
+		if !last.MatchString(out) {
+			t.Errorf("no bar and time for %s in\n%q", what, out)
+		}
 	}
 }

@@ -13,71 +13,137 @@ import (
 	"keelson/internal/visible"
 )
 
-// reporter tells of steps: one line each, and on a terminal a bar that is
-// drawn over for those that take time. Names come from images, so all is made visible.
+// reporter tells of steps: one line each, and on a terminal a bar that is drawn over
+// while they last, and how long they took. Names come from images, so all is made visible.
 type reporter struct {
 	w     io.Writer
 	quiet bool
 	term  bool
+	now   func() time.Time
+	width func() int // columns of the terminal
 
-	mu sync.Mutex
+	mu      sync.Mutex
+	step    *step    // that is drawn; nil: none. guarded by mu
+	pending []string // lines for when it is over; guarded by mu
 }
 
 func newReporter(w io.Writer, quiet bool) *reporter {
-	r := &reporter{w: w, quiet: quiet}
+	r := &reporter{w: w, quiet: quiet, now: time.Now, width: func() int { return 80 }}
 	if f, ok := w.(*os.File); ok {
 		r.term = term.IsTerminal(int(f.Fd()))
+		r.width = func() int {
+			if columns, _, err := term.GetSize(int(f.Fd())); err == nil && columns > 0 {
+				return columns
+			}
+			return 80
+		}
 	}
 	return r
 }
 
 func (r *reporter) line(format string, a ...any) {
 	if !r.quiet {
-		fmt.Fprintln(r.w, visible.Lines(fmt.Sprintf(format, a...)))
+		r.print(fmt.Sprintf(format, a...))
 	}
 }
 
-func (r *reporter) warn(format string, a ...any) {
-	fmt.Fprintln(r.w, "warning: "+visible.Lines(fmt.Sprintf(format, a...)))
+func (r *reporter) warn(format string, a ...any) { r.print("warning: " + fmt.Sprintf(format, a...)) }
+
+// print writes a line, below that of the present step if one is drawn.
+func (r *reporter) print(text string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	text = visible.Lines(text)
+	if r.step != nil {
+		r.pending = append(r.pending, text)
+		return
+	}
+	fmt.Fprintln(r.w, text)
 }
 
-// bar begins a step of total bytes. count is told of bytes done; done ends it.
+// step is one step while it lasts.
+type step struct {
+	what         string
+	total, sum   int64 // bytes; total 0: nobody knows
+	begun, drawn time.Time
+}
+
+// bar begins a step of total bytes, 0 if that is not known. count is told of bytes
+// done; done ends it.
 func (r *reporter) bar(what string, total int64) (count func(n int), done func()) {
 	if r.quiet {
 		return func(int) {}, func() {}
 	}
 	if !r.term {
-		r.line("%s (%s)", what, humanSize(total))
+		if total > 0 {
+			what = fmt.Sprintf("%s (%s)", what, humanSize(total))
+		}
+		r.line("%s", what)
 		return func(int) {}, func() {}
 	}
-	what = visible.Text(what)
-	var sum int64
-	var drawn time.Time
-	draw := func() {
-		part := 1.0
-		if total > 0 {
-			part = min(float64(sum)/float64(total), 1)
-		}
-		const width = 30
-		fill := int(part * width)
-		fmt.Fprintf(r.w, "\r\x1b[K%s  [%s%s] %3.0f%% of %s", what, strings.Repeat("#", fill), strings.Repeat(" ", width-fill), part*100, humanSize(total))
-	}
+	s := &step{what: visible.Text(what), total: total, begun: r.now()}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.step = s
+	fmt.Fprint(r.w, s.drawing(r.width(), s.begun))
 	count = func(n int) {
 		r.mu.Lock()
 		defer r.mu.Unlock()
-		sum += int64(n)
-		if now := time.Now(); now.Sub(drawn) > 100*time.Millisecond {
-			drawn = now
-			draw()
+		if r.step != s { // it is over: what it opened is read again by another
+			return
+		}
+		s.sum += int64(n)
+		if now := r.now(); now.Sub(s.drawn) > 100*time.Millisecond {
+			s.drawn = now
+			fmt.Fprint(r.w, s.drawing(r.width(), now))
 		}
 	}
 	done = func() {
 		r.mu.Lock()
 		defer r.mu.Unlock()
-		draw()
-		fmt.Fprintln(r.w)
+		fmt.Fprintln(r.w, s.drawing(0, r.now()))
+		r.step = nil
+		for _, text := range r.pending {
+			fmt.Fprintln(r.w, text)
+		}
+		r.pending = nil
 	}
 	return count, done
+}
+
+const (
+	barWidth  = 12
+	nameWidth = 42 // so that all of a line fits 80 columns
+)
+
+// drawing is the step's line, drawn over what was there. One that is drawn over again
+// has to fit into so many columns; 0 is for the last one.
+func (s *step) drawing(columns int, now time.Time) string {
+	last := columns == 0
+	from, to := 0, barWidth
+	size, part := "", ""
+	switch {
+	case s.total > 0:
+		done := min(float64(s.sum)/float64(s.total), 1)
+		to = int(done * barWidth)
+		size, part = humanSize(s.total), fmt.Sprintf("%.0f%%", done*100)
+	case !last: // something moves as long as bytes come
+		from = int(s.sum>>20) % (barWidth - 2)
+		to = from + 3
+		fallthrough
+	default:
+		if s.sum > 0 {
+			size = humanSize(s.sum)
+		}
+	}
+	bar := strings.Repeat(" ", from) + strings.Repeat("#", to-from) + strings.Repeat(" ", barWidth-to)
+	state := fmt.Sprintf(" [%s] %4s %8s %5.1fs", bar, part, size, now.Sub(s.begun).Seconds())
+	name, pad := s.what, nameWidth
+	if room := max(columns-1-len(state), 0); !last {
+		pad = min(pad, room)
+		name = string([]rune(name)[:min(len([]rune(name)), room)])
+	}
+	return fmt.Sprintf("\r\x1b[K%-*s%s", pad, name, state)
 }
 
 // humanSize gives bytes in the unit a person reads.

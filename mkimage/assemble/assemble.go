@@ -51,8 +51,13 @@ type Options struct {
 	Config   *config.Config
 	Dir      string // that relative sources and tarballs start from
 	Resolver *images.Resolver
-	Log      func(format string, a ...any) // one line per step; may be nil
-	Warn     func(format string, a ...any) // may be nil
+	// Step is told of each step, then of the bytes of images that are read in it; nil
+	// logs a line.
+	Step func(what string, total int64) (count func(n int), done func())
+	Log  func(format string, a ...any) // a line on what a step found; may be nil
+	Warn func(format string, a ...any) // may be nil
+	// Verbose logs what the machine adds to each container.
+	Verbose bool
 	// NoLabels ignores the labels of all images.
 	NoLabels bool
 	// MaxSize bounds the bytes that the images unpack to; 0 is tree.DefaultMaxSize.
@@ -71,6 +76,8 @@ type builder struct {
 	kept   map[string]policy.Service // how each service is to be kept, by its name
 	inputs []string
 	result *Result
+	count  func(n int) // of the present step
+	walls  []hardened
 }
 
 type loaded struct {
@@ -88,6 +95,12 @@ func Build(ctx context.Context, opt Options) (*Result, error) {
 	}
 	if opt.Warn == nil {
 		opt.Warn = func(string, ...any) {}
+	}
+	if opt.Step == nil {
+		opt.Step = func(what string, _ int64) (func(int), func()) {
+			opt.Log("%s", what)
+			return func(int) {}, func() {}
+		}
 	}
 	b := &builder{
 		Options: opt, ctx: ctx, tree: newTree(opt), users: ocispec.Users(opt.Config),
@@ -116,6 +129,12 @@ func newTree(opt Options) *tree.Tree {
 		t.SetMaxSize(opt.MaxSize)
 	}
 	return t
+}
+
+// begin begins a step, for which counts what is read of images until done.
+func (b *builder) begin(format string, a ...any) (done func()) {
+	b.count, done = b.Step(fmt.Sprintf(format, a...), 0)
+	return done
 }
 
 // use is one place of the YAML that names an image.
@@ -215,7 +234,7 @@ func (b *builder) apply(l *loaded, root *tree.Root) error {
 		return err
 	}
 	for _, ly := range layers {
-		if err := root.Apply(watched{ly, b.ctx}); err != nil {
+		if err := root.Apply(watched{ly, b.ctx, b.count}); err != nil {
 			return err
 		}
 	}
@@ -238,7 +257,7 @@ func (b *builder) kernel() error {
 		return nil
 	}
 	l := b.loaded[k.Image]
-	b.Log("kernel      %s", l.ref)
+	defer b.begin("kernel      %s", l.ref)()
 	kt := newTree(b.Options)
 	root, err := kt.Root("/")
 	if err != nil {
@@ -279,30 +298,35 @@ func (b *builder) kernelTar(l *loaded, root *tree.Root) error {
 		return err
 	}
 	b.tree.NextImage()
-	return into.Apply(watched{source{fmt.Sprintf("image %s: %s", l.ref, name), f.Open}, b.ctx})
+	return into.Apply(watched{source{fmt.Sprintf("image %s: %s", l.ref, name), f.Open}, b.ctx, b.count})
 }
 
-// watched is a source that is read no further once its context is done.
+// watched is a source that is read no further once its context is done; count is told
+// of bytes.
 type watched struct {
 	tree.Source
-	ctx context.Context
+	ctx   context.Context
+	count func(n int)
 }
 
 func (w watched) Open() (io.ReadCloser, error) {
 	rc, err := w.Source.Open()
-	return watchedReader{rc, w.ctx}, err
+	return watchedReader{rc, w.ctx, w.count}, err
 }
 
 type watchedReader struct {
 	io.ReadCloser
-	ctx context.Context
+	ctx   context.Context
+	count func(n int)
 }
 
 func (w watchedReader) Read(b []byte) (int, error) {
 	if err := w.ctx.Err(); err != nil {
 		return 0, err
 	}
-	return w.ReadCloser.Read(b)
+	n, err := w.ReadCloser.Read(b)
+	w.count(n)
+	return n, err
 }
 
 // source is a tar inside an image.
@@ -335,8 +359,10 @@ func (b *builder) init() error {
 	}
 	for i, name := range b.Config.Init {
 		l := b.loaded[name]
-		b.Log("init        %s", l.ref)
-		if err := b.unpack(l, root); err != nil {
+		done := b.begin("init        %s", l.ref)
+		err := b.unpack(l, root)
+		done()
+		if err != nil {
 			return err
 		}
 		if err := fixups(root, "/run/resolvconf/resolv.conf"); err != nil {

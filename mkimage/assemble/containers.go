@@ -38,12 +38,14 @@ func (b *builder) containers() error {
 			if s.numbered {
 				dir = path.Join("containers", s.name, fmt.Sprintf("%03d-%s", i, image.Name))
 			}
-			b.Log("%-11s %s  %s", s.name, image.Name, b.loaded[image.Image].ref)
 			place := 0 // a one-shot's is in its directory's name
 			if !s.numbered {
 				place = i + 1
 			}
-			if err := b.container(s.name, fmt.Sprintf("%s[%d]", s.name, i), dir, place, image); err != nil {
+			done := b.begin("%-11s %s  %s", s.name, image.Name, b.loaded[image.Image].ref)
+			err := b.container(s.name, fmt.Sprintf("%s[%d]", s.name, i), dir, place, image)
+			done()
+			if err != nil {
 				var p config.Problem
 				var ps config.Problems
 				if errors.As(err, &p) || errors.As(err, &ps) {
@@ -53,6 +55,7 @@ func (b *builder) containers() error {
 			}
 		}
 	}
+	reportHardening(b.walls, b.Verbose, b.Log)
 	return nil
 }
 
@@ -72,7 +75,7 @@ func (b *builder) container(section, field, dir string, place int, image *config
 		return err
 	}
 	walls := b.policy(section, image.Name, spec)
-	if err := b.harden(field, walls, spec); err != nil {
+	if err := b.harden(field, image.Name, walls, spec); err != nil {
 		return err
 	}
 	mounts, err := b.rootfs(l, dir, spec.Root.Readonly)
@@ -184,9 +187,9 @@ func (b *builder) policy(section, name string, spec *specs.Spec) policy.Walls {
 	return p.Walls
 }
 
-// harden reports what the machine will add to a container's configuration, and
+// harden notes what the machine will add to a container's configuration, and
 // refuses one that lacks what its level demands.
-func (b *builder) harden(field string, walls policy.Walls, spec *specs.Spec) error {
+func (b *builder) harden(field, name string, walls policy.Walls, spec *specs.Spec) error {
 	var problems config.Problems
 	for _, d := range harden.Check(spec, walls.Harden) {
 		problem := b.Config.Problem(field+"."+d.Field, "%s", d.Text)
@@ -203,10 +206,7 @@ func (b *builder) harden(field string, walls policy.Walls, spec *specs.Spec) err
 	for i, a := range added {
 		words[i] = string(a)
 	}
-	if len(words) == 0 {
-		words = []string{"nothing added"}
-	}
-	b.Log("%11s hardening: %s (%s)", "", walls.Harden, strings.Join(words, ", "))
+	b.walls = append(b.walls, hardened{name, walls.Harden, strings.Join(words, ", ")})
 	return nil
 }
 

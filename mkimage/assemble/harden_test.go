@@ -16,6 +16,8 @@ func TestHardeningIsReported(t *testing.T) {
 services:
   - name: web
     image: busybox
+  - name: twin
+    image: busybox
   - name: router
     image: busybox
     capabilities: [CAP_NET_ADMIN]
@@ -33,25 +35,49 @@ services:
 	if err != nil {
 		t.Fatal(err)
 	}
-	var got []string
-	log := func(format string, a ...any) {
-		line := fmt.Sprintf(format, a...)
-		if strings.Contains(line, "hardening:") {
-			got = append(got, strings.TrimSpace(line))
+	for verbose, want := range map[bool][]string{
+		false: {"hardening   linuxkit: setup, old; auto: web, twin, router; strict: confined"},
+		true: {
+			"hardening   linuxkit: setup, old (nothing added)",
+			"hardening   auto: web, twin (masked paths, read-only paths, /sys read-only, seccomp: default profile, no new privileges, no core dumps, pids limit 4096)",
+			"hardening   auto: router (masked paths, read-only paths except /proc/sys/net, /sys read-only, seccomp: default profile, logging only, no core dumps, pids limit 4096)",
+			"hardening   strict: confined (masked paths, read-only paths, /sys read-only, seccomp: default profile without rare socket families, no new privileges, no core dumps, pids limit 4096)",
+		},
+	} {
+		var got []string
+		log := func(format string, a ...any) {
+			if line := fmt.Sprintf(format, a...); strings.Contains(line, "hardening") {
+				got = append(got, line)
+			}
+		}
+		if _, err := Build(t.Context(), Options{Config: cfg, Dir: t.TempDir(), Resolver: store(t), Log: log, Verbose: verbose}); err != nil {
+			t.Fatal(err)
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("verbose %v: got\n%s\nwant\n%s", verbose, strings.Join(got, "\n"), strings.Join(want, "\n"))
 		}
 	}
-	if _, err := Build(t.Context(), Options{Config: cfg, Dir: t.TempDir(), Resolver: store(t), Log: log}); err != nil {
-		t.Fatal(err)
+}
+
+// Of many containers a line names a few; with --verbose all.
+func TestHardeningOfManyIsShort(t *testing.T) {
+	var list []hardened
+	for i := range 30 {
+		list = append(list, hardened{fmt.Sprintf("c%d", i), "auto", "no core dumps"})
 	}
-	want := []string{
-		"hardening: linuxkit (nothing added)",
-		"hardening: auto (masked paths, read-only paths, /sys read-only, seccomp: default profile, no new privileges, no core dumps, pids limit 4096)",
-		"hardening: auto (masked paths, read-only paths except /proc/sys/net, /sys read-only, seccomp: default profile, logging only, no core dumps, pids limit 4096)",
-		"hardening: linuxkit (nothing added)",
-		"hardening: strict (masked paths, read-only paths, /sys read-only, seccomp: default profile without rare socket families, no new privileges, no core dumps, pids limit 4096)",
+	var got string
+	log := func(format string, a ...any) { got += fmt.Sprintf(format, a...) }
+	reportHardening(list, false, log)
+	if want := "hardening   auto: c0, c1, c2, c3, c4, c5, c6, c7, and 22 more"; got != want {
+		t.Errorf("got %s, want %s", got, want)
 	}
-	if !slices.Equal(got, want) {
-		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	got = ""
+	if reportHardening(list, true, log); !strings.HasSuffix(got, "c28, c29 (no core dumps)") {
+		t.Errorf("verbose: got %s", got)
+	}
+	got = ""
+	if reportHardening(nil, false, log); got != "" {
+		t.Errorf("without containers: got %s", got)
 	}
 }
 

@@ -27,27 +27,33 @@ func (b *builder) volumeFolders() map[string]string {
 // mounted) and, for one that can be written, tmp.
 func (b *builder) volumes() error {
 	for i, v := range b.Config.Volumes {
-		b.Log("volume      %s", v.Name)
-		dir := path.Join(volumesDir, v.Name)
-		parts := []string{"merged"}
-		if !v.Readonly {
-			parts = append(parts, "tmp")
-		}
-		for _, p := range parts {
-			if _, err := b.tree.Root(path.Join(dir, p)); err != nil {
-				return err
-			}
-		}
-		lower, err := b.tree.Root(path.Join(dir, "lower"))
+		done := b.begin("volume      %s", v.Name)
+		err := b.volume(i, v)
+		done()
 		if err != nil {
 			return err
 		}
-		if v.Image == "" {
-			continue
+	}
+	return nil
+}
+
+func (b *builder) volume(i int, v config.Volume) error {
+	dir := path.Join(volumesDir, v.Name)
+	parts := []string{"merged"}
+	if !v.Readonly {
+		parts = append(parts, "tmp")
+	}
+	for _, p := range parts {
+		if _, err := b.tree.Root(path.Join(dir, p)); err != nil {
+			return err
 		}
-		if err := b.fillVolume(v, b.loaded[v.Image], lower); err != nil {
-			return b.Config.Problem(fmt.Sprintf("volumes[%d]", i), "%v", err)
-		}
+	}
+	lower, err := b.tree.Root(path.Join(dir, "lower"))
+	if err != nil || v.Image == "" {
+		return err
+	}
+	if err := b.fillVolume(v, b.loaded[v.Image], lower); err != nil {
+		return b.Config.Problem(fmt.Sprintf("volumes[%d]", i), "%v", err)
 	}
 	return nil
 }
