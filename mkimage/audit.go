@@ -51,7 +51,7 @@ func (t *threshold) Set(s string) error {
 func (t *threshold) Type() string { return "exposure" }
 
 // check fails if a container is above the threshold.
-func (t *threshold) check(file string, all []audited) error {
+func (t *threshold) check(yamls []string, all []audited) error {
 	if !t.set {
 		return nil
 	}
@@ -64,7 +64,7 @@ func (t *threshold) check(file string, all []audited) error {
 	if len(above) == 0 {
 		return nil
 	}
-	return fmt.Errorf("the exposure of %s is above %s; mkimage audit %s shows why, and how to lower it", strings.Join(above, ", "), t, file)
+	return fmt.Errorf("the exposure of %s is above %s; mkimage audit %s shows why, and how to lower it", strings.Join(above, ", "), t, strings.Join(yamls, " "))
 }
 
 // audited is a container and what came of its audit.
@@ -105,7 +105,7 @@ func auditCommand() *cobra.Command {
 	var limit threshold
 	var format string
 	cmd := &cobra.Command{
-		Use:   "audit [flags] IMAGE.yml",
+		Use:   "audit [flags] IMAGE.yml...",
 		Short: "Show what each container of an image could do to the machine, as a number",
 		Long: `Judge each container of an image as it will run, with what keelson.harden adds:
 its exposure from 0.0 to 10.0, by the checks and weights of systemd-analyze
@@ -117,18 +117,18 @@ checks. What a container needs is accepted in its annotations:
 Ends with 1 if a container is above the --threshold.`,
 		Example: `  mkimage audit web.yml
   mkimage audit --threshold 3.0 -o sarif web.yml`,
-		Args: oneFile("an image YAML"),
+		Args: someFiles("an image YAML"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			write, ok := auditFormats[format]
 			if !ok {
 				return fmt.Errorf("-o %s: must be one of text, json, sarif", format)
 			}
 			ui := newReporter(cmd.ErrOrStderr(), true)
-			cfg, err := config.Load(args[0])
+			cfg, err := config.LoadAll(cmd.InOrStdin(), args...)
 			if err != nil {
 				return err
 			}
-			res, _, done, err := assembleImage(cmd.Context(), ui, args[0], cfg, flags)
+			res, _, done, err := assembleImage(cmd.Context(), ui, cfg, flags)
 			if err != nil {
 				return err
 			}
@@ -137,7 +137,7 @@ Ends with 1 if a container is above the --threshold.`,
 			if err := write(cmd.OutOrStdout(), all); err != nil {
 				return err
 			}
-			return limit.check(args[0], all)
+			return limit.check(args, all)
 		},
 	}
 	flags.addImages(cmd)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -121,9 +122,13 @@ func buildCommand() *cobra.Command {
 	var given []string
 	var dir, name string
 	cmd := &cobra.Command{
-		Use:   "build [flags] IMAGE.yml",
+		Use:   "build [flags] IMAGE.yml...",
 		Short: "Build what boots from an image YAML: kernel and initrd, EFI program, disk, tar",
 		Long: `Build what an image YAML describes. NAME is the YAML's name without .yml.
+
+Several are merged: lists are appended in order, of the kernel's fields the last one
+counts, NAME is that of the last file, and relative paths start at the file that has
+them. - is the standard input, which needs --name.
 
   kernel+initrd    NAME-kernel, NAME-initrd.img, NAME-cmdline, as LinuxKit's
   kernel+squashfs  NAME-kernel, NAME-squashfs.img, NAME-cmdline: the root is a disk
@@ -149,17 +154,25 @@ printed; --no-labels ignores labels, --lock FILE holds images to their digests, 
 		Example: `  mkimage build web.yml
   mkimage build --format raw-efi --format tar -o build web.yml
   mkimage build --offline --compress gzip web.yml
-  mkimage build --lock web.lock --audit 3.0 web.yml`,
-		Args: oneFile("an image YAML"),
+  mkimage build --lock web.lock --audit 3.0 web.yml
+  mkimage build base.yml web.yml
+  generate | mkimage build --name web -`,
+		Args: someFiles("an image YAML"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			formats, err := parseFormats(given)
 			if err != nil {
 				return err
 			}
 			if name == "" {
-				name = baseName(args[0])
+				if name, err = nameOf(args); err != nil {
+					return err
+				}
 			}
-			files, err := buildImage(cmd.Context(), cmd.ErrOrStderr(), args[0], filepath.Join(dir, name), formats, flags)
+			cfg, err := flags.load(cmd.InOrStdin(), args)
+			if err != nil {
+				return err
+			}
+			files, err := buildImage(cmd.Context(), cmd.ErrOrStderr(), args, cfg, filepath.Join(dir, name), formats, flags)
 			if err != nil {
 				return err
 			}
@@ -172,17 +185,27 @@ printed; --no-labels ignores labels, --lock FILE holds images to their digests, 
 	flags.add(cmd)
 	cmd.Flags().StringSliceVar(&given, "format", []string{formatKernelInitrd}, "one of "+strings.Join(formats, ", ")+"; may be repeated")
 	cmd.Flags().StringVarP(&dir, "dir", "o", ".", "folder for the result, made if it is missing")
-	cmd.Flags().StringVar(&name, "name", "", "name of the result (default: of the YAML, without .yml)")
+	cmd.Flags().StringVar(&name, "name", "", "name of the result (default: of the last YAML, without .yml)")
 	return cmd
 }
 
-func oneFile(what string) cobra.PositionalArgs {
+// someFiles wants image YAMLs.
+func someFiles(what string) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
-		if len(args) != 1 {
-			return fmt.Errorf("%s takes %s, got %d arguments; see %s --help", cmd.CommandPath(), what, len(args), cmd.CommandPath())
+		if len(args) == 0 {
+			return fmt.Errorf("%s takes %s, got 0 arguments; see %s --help", cmd.CommandPath(), what, cmd.CommandPath())
 		}
 		return nil
 	}
+}
+
+// nameOf is what the result of YAMLs is called.
+func nameOf(files []string) (string, error) {
+	last := files[len(files)-1]
+	if last == config.Stdin {
+		return "", errors.New("the standard input (-) has no name; give the result one with --name")
+	}
+	return baseName(last), nil
 }
 
 func baseName(file string) string {
@@ -195,29 +218,30 @@ func baseName(file string) string {
 	return base
 }
 
-// buildImage builds file into files that begin with prefix, in each of the formats,
-// and returns them.
-func buildImage(ctx context.Context, log io.Writer, file, prefix string, formats []string, flags buildFlags) ([]string, error) {
-	if !slices.Contains(output.Compressions, flags.compress) {
-		return nil, fmt.Errorf("--compress %s: must be one of %s", flags.compress, strings.Join(output.Compressions, ", "))
+// load reads the YAMLs of an image, once the flags are right.
+func (f *buildFlags) load(stdin io.Reader, yamls []string) (*config.Config, error) {
+	if !slices.Contains(output.Compressions, f.compress) {
+		return nil, fmt.Errorf("--compress %s: must be one of %s", f.compress, strings.Join(output.Compressions, ", "))
 	}
-	cfg, err := config.Load(file)
-	if err != nil {
-		return nil, err
-	}
+	return config.LoadAll(stdin, yamls...)
+}
+
+// buildImage builds cfg, which was read from yamls, into files that begin with prefix,
+// in each of the formats, and returns them.
+func buildImage(ctx context.Context, log io.Writer, yamls []string, cfg *config.Config, prefix string, formats []string, flags buildFlags) ([]string, error) {
 	if err := output.Folder(filepath.Dir(prefix)); err != nil {
 		return nil, fmt.Errorf("-o: %w; name another folder", err)
 	}
 	ui := newReporter(log, flags.quiet)
-	res, locked, done, err := assembleImage(ctx, ui, file, cfg, flags)
+	res, locked, done, err := assembleImage(ctx, ui, cfg, flags)
 	if err != nil {
 		return nil, err
 	}
 	defer done()
-	if err := flags.audit.check(file, auditImage(res)); err != nil {
+	if err := flags.audit.check(yamls, auditImage(res)); err != nil {
 		return nil, err
 	}
-	out := &output.Files{Inputs: append(res.Inputs, file, flags.lock, flags.efiStub)}
+	out := &output.Files{Inputs: append(slices.Concat(res.Inputs, yamls), flags.lock, flags.efiStub)}
 	defer out.Close()
 	var files []string
 	var program efiProgram
@@ -239,13 +263,13 @@ func buildImage(ctx context.Context, log io.Writer, file, prefix string, formats
 
 // assembleImage puts the root of an image together. done has to be called when the
 // result is not needed any more.
-func assembleImage(ctx context.Context, ui *reporter, file string, cfg *config.Config, flags buildFlags) (res *assemble.Result, locked *lock.Lock, done func(), err error) {
+func assembleImage(ctx context.Context, ui *reporter, cfg *config.Config, flags buildFlags) (res *assemble.Result, locked *lock.Lock, done func(), err error) {
 	for _, host := range flags.insecure {
 		if err := images.CheckRegistry(host); err != nil {
 			return nil, nil, nil, fmt.Errorf("--insecure-registry: %w", err)
 		}
 	}
-	options := assemble.Options{Config: cfg, Dir: filepath.Dir(file), Step: ui.bar, Log: ui.line, Warn: ui.warn, Verbose: flags.verbose, NoLabels: flags.noLabels, MaxSize: int64(flags.maxSize)}
+	options := assemble.Options{Config: cfg, Step: ui.bar, Log: ui.line, Warn: ui.warn, Verbose: flags.verbose, NoLabels: flags.noLabels, MaxSize: int64(flags.maxSize)}
 	locked = &lock.Lock{}
 	if flags.lock != "" {
 		if locked, err = lock.Open(flags.lock); err != nil {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"keelson/mkimage/config"
 	"keelson/mkimage/scratch"
 	"keelson/mkimage/vm"
 )
@@ -26,9 +27,10 @@ func runCommand() *cobra.Command {
 	var given []string
 	var appended string
 	cmd := &cobra.Command{
-		Use:   "run [flags] IMAGE.yml|PREFIX",
+		Use:   "run [flags] IMAGE.yml...|PREFIX",
 		Short: "Boot an image in QEMU, its console on this terminal",
-		Long: `Boot an image in QEMU. A YAML is built first; a PREFIX is what an earlier
+		Long: `Boot an image in QEMU. A YAML is built first, several are merged as mkimage build
+does; a PREFIX is what an earlier
 build wrote: PREFIX-kernel, PREFIX-initrd.img and PREFIX-cmdline, or the files of
 another --format.
 
@@ -43,7 +45,7 @@ DHCP) and a virtio random number source. It is emulated unless --kvm is given.`,
   mkimage run --memory 256M --append console=ttyS0 build/web
   mkimage run --format raw-efi web.yml
   mkimage run --disk data.img web.yml --qemu-arg=-snapshot`,
-		Args: oneFile("an image YAML or the prefix of a build"),
+		Args: someFiles("an image YAML or the prefix of a build"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			formats, err := parseFormats(given)
 			if err != nil {
@@ -77,14 +79,18 @@ DHCP) and a virtio random number source. It is emulated unless --kvm is given.`,
 				machine.Disks = append(machine.Disks, d)
 			}
 			prefix := args[0]
-			if strings.HasSuffix(prefix, ".yml") || strings.HasSuffix(prefix, ".yaml") {
+			if isYAML(prefix) || len(args) > 1 {
+				cfg, err := loadToRun(flags, args)
+				if err != nil {
+					return err
+				}
 				dir, err := scratch.Dir("mkimage-run-*")
 				if err != nil {
 					return err
 				}
 				defer scratch.Remove(dir)
 				prefix = filepath.Join(dir, baseName(args[0]))
-				if _, err := buildImage(cmd.Context(), cmd.ErrOrStderr(), args[0], prefix, formats, flags); err != nil {
+				if _, err := buildImage(cmd.Context(), cmd.ErrOrStderr(), args, cfg, prefix, formats, flags); err != nil {
 					return err
 				}
 			}
@@ -111,6 +117,20 @@ DHCP) and a virtio random number source. It is emulated unless --kvm is given.`,
 	fl.StringVar(&appended, "append", "", "words to add to the kernel's command line")
 	fl.StringArrayVar(&machine.Args, "qemu-arg", nil, "one argument passed to QEMU as it is; may be repeated")
 	return cmd
+}
+
+func isYAML(name string) bool {
+	return strings.HasSuffix(name, ".yml") || strings.HasSuffix(name, ".yaml")
+}
+
+// loadToRun reads the YAMLs of a machine, which has the standard input for itself.
+func loadToRun(flags buildFlags, files []string) (*config.Config, error) {
+	for _, file := range files {
+		if !isYAML(file) {
+			return nil, fmt.Errorf("%s: run takes image YAMLs (.yml, .yaml) or one PREFIX of a build; the standard input is the machine's", file)
+		}
+	}
+	return flags.load(nil, files)
 }
 
 // greet tells how to get out again, and where the ports lead. Those that were picked

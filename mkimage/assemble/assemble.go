@@ -49,7 +49,7 @@ type Container struct {
 // Options for Build.
 type Options struct {
 	Config   *config.Config
-	Dir      string // that relative sources and tarballs start from
+	Dir      string // that relative sources and images start from, where Config knows none
 	Resolver *images.Resolver
 	// Step is told of each step, then of the bytes of images that are read in it; nil
 	// logs a line.
@@ -71,7 +71,7 @@ type builder struct {
 	ctx    context.Context
 	tree   *tree.Tree
 	users  map[string]uint32
-	loaded map[string]*loaded        // by the name in the YAML
+	loaded map[images.Ref]*loaded
 	placed map[v1.Hash]string        // image to the folder it lies in
 	kept   map[string]policy.Service // how each service is to be kept, by its name
 	inputs []string
@@ -104,7 +104,7 @@ func Build(ctx context.Context, opt Options) (*Result, error) {
 	}
 	b := &builder{
 		Options: opt, ctx: ctx, tree: newTree(opt), users: ocispec.Users(opt.Config),
-		loaded: map[string]*loaded{}, placed: map[v1.Hash]string{},
+		loaded: map[images.Ref]*loaded{}, placed: map[v1.Hash]string{},
 		kept: map[string]policy.Service{},
 	}
 	b.result = &Result{Root: b.tree, Cmdline: opt.Config.Kernel.Cmdline}
@@ -166,12 +166,16 @@ func (b *builder) uses() []use {
 // missing.
 func (b *builder) load() error {
 	var problems config.Problems
-	failed := map[string]bool{}
+	failed := map[images.Ref]bool{}
 	for _, u := range b.uses() {
-		if b.loaded[u.name] != nil || failed[u.name] {
+		ref, err := b.ref(u.field, u.name)
+		if b.loaded[ref] != nil || failed[ref] {
 			continue
 		}
-		l, err := b.loadOne(u.name)
+		var l *loaded
+		if err == nil {
+			l, err = b.loadOne(ref)
+		}
 		if err == nil && b.Check != nil {
 			name := l.ref.Name
 			if name == "" { // a tarball, by the path in the YAML: the file may lie elsewhere for others
@@ -183,11 +187,11 @@ func (b *builder) load() error {
 			if b.ctx.Err() != nil {
 				return b.ctx.Err()
 			}
-			failed[u.name] = true
+			failed[ref] = true
 			problems = append(problems, b.Config.Problem(u.field, "%v", err))
 			continue
 		}
-		b.loaded[u.name] = l
+		b.loaded[ref] = l
 	}
 	if len(problems) > 0 {
 		return problems
@@ -195,11 +199,29 @@ func (b *builder) load() error {
 	return nil
 }
 
-func (b *builder) loadOne(name string) (*loaded, error) {
-	ref, err := images.ParseRef(name, b.Dir)
-	if err != nil {
-		return nil, err
+// dir is the directory that relative paths of a field start from.
+func (b *builder) dir(field string) string {
+	if dir := b.Config.Dir(field); dir != "" {
+		return dir
 	}
+	return b.Dir
+}
+
+// ref is the image that a field names.
+func (b *builder) ref(field, name string) (images.Ref, error) {
+	return images.ParseRef(name, b.dir(field))
+}
+
+// image is the image that a field names, which was loaded before.
+func (b *builder) image(field, name string) *loaded {
+	ref, err := b.ref(field, name)
+	if err != nil {
+		return nil
+	}
+	return b.loaded[ref]
+}
+
+func (b *builder) loadOne(ref images.Ref) (*loaded, error) {
 	img, err := b.Resolver.Image(b.ctx, ref)
 	if err != nil {
 		return nil, err
@@ -256,7 +278,7 @@ func (b *builder) kernel() error {
 		}
 		return nil
 	}
-	l := b.loaded[k.Image]
+	l := b.image("kernel.image", k.Image)
 	defer b.begin("kernel      %s", l.ref)()
 	kt := newTree(b.Options)
 	root, err := kt.Root("/")
@@ -358,7 +380,7 @@ func (b *builder) init() error {
 		return err
 	}
 	for i, name := range b.Config.Init {
-		l := b.loaded[name]
+		l := b.image(fmt.Sprintf("init[%d]", i), name)
 		done := b.begin("init        %s", l.ref)
 		err := b.unpack(l, root)
 		done()

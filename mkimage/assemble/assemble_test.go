@@ -247,14 +247,84 @@ volumes:
   - {name: oci, image: busybox, format: oci}
 `
 
-func TestGolden(t *testing.T) {
-	res := mustBuild(t, everything)
+func TestGolden(t *testing.T) { compareGolden(t, mustBuild(t, everything)) }
+
+func compareGolden(t *testing.T, res *Result) {
+	t.Helper()
 	// Digests depend on the compressor that made the images of this test.
 	blob := regexp.MustCompile("sha256/[0-9a-f]{64}")
 	compare(t, "tree.txt", blob.ReplaceAllString(strings.Join(listing(t, res), "\n")+"\n", "sha256/DIGEST"))
 	for _, c := range []string{"onboot/000-default", "onboot/001-readonly", "onshutdown/000-bye", "services/label", "services/full"} {
 		for _, file := range []string{"config.json", "runtime.json"} {
 			compare(t, filepath.Join(c, file), read(t, res, filepath.Join("containers", c, file)))
+		}
+	}
+}
+
+// TestMergedGolden builds the same image of two files.
+func TestMergedGolden(t *testing.T) {
+	first, second, ok := strings.Cut(everything, "  - name: full\n")
+	if !ok {
+		t.Fatal("the YAML has no such service")
+	}
+	first = strings.Replace(first, "kernel: {image: keelson/kernel, cmdline: console=ttyS0, ucode: ucode.cpio}", "kernel: {image: keelson/kernel, cmdline: quiet}", 1)
+	second = "kernel: {cmdline: \"console=ttyS0\\n\", ucode: ucode.cpio}\nservices:\n  - name: full\n" + second
+	cfg, err := config.ParseAll(config.Input{Name: "a.yml", Text: []byte(first)}, config.Input{Name: "b.yml", Text: []byte(second)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	res, err := Build(context.Background(), Options{Config: cfg, Dir: t.TempDir(), Resolver: store(t)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	compareGolden(t, res)
+	if res.Cmdline != "console=ttyS0" || res.UCode == nil || res.Kernel == nil {
+		t.Errorf("the kernel is %+v", res)
+	}
+}
+
+// TestGoldenDeviceRule is LinuxKit's for devices of all types.
+func TestGoldenDeviceRule(t *testing.T) {
+	res := mustBuild(t, "services: [{name: devices, image: busybox, devices: [{path: all}]}]")
+	for _, file := range []string{"config.json", "runtime.json"} {
+		compare(t, filepath.Join("services/devices", file), read(t, res, filepath.Join("containers/services/devices", file)))
+	}
+}
+
+// TestEachFileHasItsDirectory looks for relative paths where the file lies that has them.
+func TestEachFileHasItsDirectory(t *testing.T) {
+	var inputs []config.Input
+	for i, body := range []string{"one", "two"} {
+		dir := t.TempDir()
+		if err := os.WriteFile(filepath.Join(dir, "source"), []byte(body), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		f, err := os.Create(filepath.Join(dir, "app.tar"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		img := imagetest.Image(t, v1.Config{Cmd: []string{"/x"}}, []imagetest.Entry{imagetest.File("x", body)})
+		if err := images.WriteArchive(f, []images.Named{{Names: []string{"you/app:1"}, Image: img}}); err != nil {
+			t.Fatal(err)
+		}
+		f.Close()
+		text := fmt.Sprintf("onboot: [{name: a, image: ./app.tar}]\nfiles: [{path: f%d, source: source}]\nvolumes: [{name: v%d, image: ./app.tar}]\n", i, i)
+		inputs = append(inputs, config.Input{Name: fmt.Sprint(i), Dir: dir, Text: []byte(text)})
+	}
+	cfg, err := config.ParseAll(inputs...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := store(t)
+	defer r.Close()
+	res, err := Build(context.Background(), Options{Config: cfg, Resolver: r})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]string{"f0": "one", "f1": "two", "containers/onboot/000-a/lower/x": "one", "containers/onboot/001-a/lower/x": "two",
+		"containers/volumes/v0/lower/x": "one", "containers/volumes/v1/lower/x": "two"} {
+		if got := read(t, res, name); got != want {
+			t.Errorf("%s is %q, want %q", name, got, want)
 		}
 	}
 }

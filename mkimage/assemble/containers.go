@@ -38,12 +38,13 @@ func (b *builder) containers() error {
 			if s.numbered {
 				dir = path.Join("containers", s.name, fmt.Sprintf("%03d-%s", i, image.Name))
 			}
+			field := fmt.Sprintf("%s[%d]", s.name, i)
 			place := 0 // a one-shot's is in its directory's name
 			if !s.numbered {
 				place = i + 1
 			}
-			done := b.begin("%-11s %s  %s", s.name, image.Name, b.loaded[image.Image].ref)
-			err := b.container(s.name, fmt.Sprintf("%s[%d]", s.name, i), dir, place, image)
+			done := b.begin("%-11s %s  %s", s.name, image.Name, b.image(field, image.Image).ref)
+			err := b.container(s.name, field, dir, place, image)
 			done()
 			if err != nil {
 				var p config.Problem
@@ -51,7 +52,7 @@ func (b *builder) containers() error {
 				if errors.As(err, &p) || errors.As(err, &ps) {
 					return err
 				}
-				return b.Config.Problem(fmt.Sprintf("%s[%d]", s.name, i), "%v", err)
+				return b.Config.Problem(field, "%v", err)
 			}
 		}
 	}
@@ -60,7 +61,7 @@ func (b *builder) containers() error {
 }
 
 func (b *builder) container(section, field, dir string, place int, image *config.Image) error {
-	l := b.loaded[image.Image]
+	l := b.image(field, image.Image)
 	label, err := b.label(l, section, image)
 	if err != nil {
 		return err

@@ -26,14 +26,15 @@ func (b *builder) files() error {
 		return err
 	}
 	for i, f := range b.Config.Files {
-		if err := b.file(root, f); err != nil {
-			return b.Config.Problem(fmt.Sprintf("files[%d]", i), "%s: %v", f.Path, err)
+		field := fmt.Sprintf("files[%d]", i)
+		if err := b.file(root, field, f); err != nil {
+			return b.Config.Problem(field, "%s: %v", f.Path, err)
 		}
 	}
 	return nil
 }
 
-func (b *builder) file(root *tree.Root, f config.File) error {
+func (b *builder) file(root *tree.Root, field string, f config.File) error {
 	mode := int64(0o600)
 	if f.Directory {
 		mode = 0o700
@@ -61,7 +62,7 @@ func (b *builder) file(root *tree.Root, f config.File) error {
 	case f.Symlink != "":
 		in.Type, in.Target, in.Mode = tree.Symlink("").Type, f.Symlink, 0o777
 	default:
-		if err := b.contents(f, in); err != nil {
+		if err := b.contents(field, f, in); err != nil {
 			if f.Optional && (errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission)) {
 				return nil
 			}
@@ -104,7 +105,7 @@ func fits(root *tree.Root, name string, in *tree.Inode) error {
 	return nil
 }
 
-func (b *builder) contents(f config.File, in *tree.Inode) error {
+func (b *builder) contents(field string, f config.File, in *tree.Inode) error {
 	in.Type = tree.File(0, nil).Type
 	var text []byte
 	switch {
@@ -116,14 +117,14 @@ func (b *builder) contents(f config.File, in *tree.Inode) error {
 			return err
 		}
 	default:
-		return b.source(f.Source, in)
+		return b.source(b.dir(field), f.Source, in)
 	}
 	in.Size, in.Contents = int64(len(text)), tree.Bytes(text)
 	return nil
 }
 
 // source reads a file of the machine that builds, when the tree is written.
-func (b *builder) source(name string, in *tree.Inode) error {
+func (b *builder) source(dir, name string, in *tree.Inode) error {
 	if rest, ok := strings.CutPrefix(name, "~/"); ok {
 		home, err := os.UserHomeDir()
 		if err != nil {
@@ -132,7 +133,7 @@ func (b *builder) source(name string, in *tree.Inode) error {
 		name = filepath.Join(home, rest)
 	}
 	if !filepath.IsAbs(name) {
-		name = filepath.Join(b.Dir, name)
+		name = filepath.Join(dir, name)
 	}
 	f, err := openRegular(name)
 	if err != nil {
@@ -175,7 +176,7 @@ func parents(root *tree.Root, name string, mode int64, in *tree.Inode) error {
 func (b *builder) metadata(format string) ([]byte, error) {
 	c := *b.Config
 	expand := func(name string) string {
-		if ref, err := images.ParseRef(name, b.Dir); err == nil && ref.Archive == "" {
+		if ref, err := images.ParseRef(name, ""); err == nil && ref.Archive == "" {
 			return ref.Name
 		}
 		return name

@@ -52,8 +52,9 @@ func (b *builder) volume(i int, v config.Volume) error {
 	if err != nil || v.Image == "" {
 		return err
 	}
-	if err := b.fillVolume(v, b.loaded[v.Image], lower); err != nil {
-		return b.Config.Problem(fmt.Sprintf("volumes[%d]", i), "%v", err)
+	field := fmt.Sprintf("volumes[%d]", i)
+	if err := b.fillVolume(v, b.image(field, v.Image), lower); err != nil {
+		return b.Config.Problem(field, "%v", err)
 	}
 	return nil
 }

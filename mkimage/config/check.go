@@ -14,8 +14,9 @@ import (
 
 // check tells every way in which v is not what s says.
 func (c *checker) check(s *schema, field string, v *value) {
-	if _, ok := c.doc.lines[field]; !ok {
-		c.doc.lines[field] = v.line
+	lines := c.doc.parts[0].lines // each file is checked by itself
+	if _, ok := lines[field]; !ok {
+		lines[field] = v.line
 	}
 	if want := s.mismatch(v); want != "" {
 		hint := ""
@@ -53,7 +54,7 @@ func (c *checker) checkMap(s *schema, field string, v *value) {
 			c.add(e.line, join(field, e.key), "unknown key%s", suggest(e.key, s.fields))
 			continue
 		}
-		c.doc.lines[join(field, e.key)] = e.line
+		c.doc.parts[0].lines[join(field, e.key)] = e.line
 		c.check(sub, join(field, e.key), e.val)
 	}
 	for _, key := range s.required {

@@ -112,7 +112,8 @@ func checkImage(c *checker, field string, v *value) {
 }
 
 func checkCmdline(c *checker, field string, v *value) {
-	if strings.ContainsAny(v.text(), "\n\x00") {
+	// A folded one (>) ends in a newline.
+	if strings.ContainsAny(strings.TrimRight(v.text(), "\n"), "\n\x00") {
 		c.add(v.line, field, "must be one line; with > instead of | YAML folds several into one")
 	}
 }
@@ -124,7 +125,13 @@ func checkOctal(c *checker, field string, v *value) {
 }
 
 func checkDevice(c *checker, field string, v *value) {
-	if v.get("path").text() != "all" && v.get("mode") == nil {
+	if v.get("path").text() == "all" {
+		return // a rule, for devices of any type if it names none
+	}
+	if v.get("type") == nil {
+		c.add(v.line, field, "has no type:, which it needs")
+	}
+	if v.get("mode") == nil {
 		c.add(v.line, field, "has no mode:, such as \"0666\"")
 	}
 }

@@ -2,11 +2,13 @@ package config
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -50,48 +52,96 @@ func (v *value) text() string {
 	return v.node.Value
 }
 
-// document remembers where each field of a file stands.
-type document struct {
-	file  string
-	lines map[string]int
-}
-
-// Problem returns an error about a field of the file that c was read from.
+// Problem returns an error about a field of the files that c was read from.
 func (c *Config) Problem(field, format string, a ...any) Problem {
 	return c.doc.problem(field, format, a...)
 }
 
-func (d document) problem(field, format string, a ...any) Problem {
-	return Problem{File: d.file, Line: d.lines[field], Field: field, Text: fmt.Sprintf(format, a...)}
+// Dir returns the directory of the file that a field comes from, which its relative
+// paths start from; "" if the text came without a file.
+func (c *Config) Dir(field string) string {
+	p, _ := c.doc.locate(field)
+	return p.dir
 }
 
-// Load reads an image YAML. The error is Problems where the file could be read.
-func Load(file string) (*Config, error) {
-	b, err := os.ReadFile(file)
-	if err != nil {
-		return nil, err
+// Input is one image YAML.
+type Input struct {
+	Name string // what messages call it
+	Dir  string // that its relative paths start from
+	Text []byte
+}
+
+// Stdin is the name of the standard input among files.
+const Stdin = "-"
+
+// Load reads one image YAML. The error is Problems where the file could be read.
+func Load(file string) (*Config, error) { return LoadAll(nil, file) }
+
+// LoadAll reads image YAMLs and merges them; Stdin reads the standard input.
+func LoadAll(stdin io.Reader, files ...string) (*Config, error) {
+	var inputs []Input
+	for i, file := range files {
+		in := Input{Name: file, Dir: filepath.Dir(file)}
+		var err error
+		switch {
+		case file != Stdin:
+			in.Text, err = os.ReadFile(file)
+		case slices.Contains(files[:i], Stdin):
+			err = errors.New("the standard input (-) can be read once; name it once")
+		default:
+			in.Name = "standard input"
+			in.Text, err = io.ReadAll(stdin)
+		}
+		if err != nil {
+			return nil, err
+		}
+		inputs = append(inputs, in)
 	}
-	return Parse(file, b)
+	return ParseAll(inputs...)
 }
 
-// Parse reads an image YAML; file is only for messages.
+// Parse reads one image YAML; file is only for messages.
 func Parse(file string, b []byte) (*Config, error) {
-	c := &checker{doc: document{file: file, lines: map[string]int{}}}
-	v := c.document(b)
-	if v == nil {
-		return nil, c.problems
+	return ParseAll(Input{Name: file, Text: b})
+}
+
+// ParseAll reads image YAMLs and merges them as LinuxKit does: lists are appended in
+// order, and of the kernel's fields the last one counts.
+func ParseAll(inputs ...Input) (*Config, error) {
+	whole := &checker{}
+	var files []*checker
+	var roots []*value
+	for _, in := range inputs {
+		whole.files = append(whole.files, in.Name)
+		c := &checker{doc: document{parts: []*part{{name: in.Name, dir: in.Dir, lines: map[string]int{}}}}}
+		root := c.document(in.Text)
+		if root == nil {
+			whole.problems = append(whole.problems, c.problems...)
+			continue
+		}
+		whole.names = append(whole.names, containerNames(root)...)
+		files, roots = append(files, c), append(roots, root)
 	}
-	c.names = containerNames(v)
-	c.check(rootSchema(), "", v)
-	c.checkRoot(v)
-	if err := c.err(); err != nil {
+	for i, c := range files {
+		c.names = whole.names
+		c.check(rootSchema(), "", roots[i])
+		whole.problems = append(whole.problems, c.problems...)
+		whole.doc.append(c.doc.parts[0], roots[i])
+	}
+	if len(files) < len(inputs) {
+		return nil, whole.err()
+	}
+	v := merge(roots)
+	whole.checkRoot(v)
+	if err := whole.err(); err != nil {
 		return nil, err
 	}
 	cfg := &Config{}
 	if err := decode(v, rootSchema(), cfg); err != nil {
-		return nil, fmt.Errorf("%s: %w", file, err)
+		return nil, fmt.Errorf("%s: %w", inputs[0].Name, err)
 	}
-	cfg.doc = c.doc
+	cfg.doc = whole.doc
+	cfg.Kernel.Cmdline = strings.TrimRight(cfg.Kernel.Cmdline, "\n")
 	return cfg, nil
 }
 
@@ -99,7 +149,7 @@ func Parse(file string, b []byte) (*Config, error) {
 // onshutdown or services); what names the label in messages. names are the
 // containers whose names may stand for a user.
 func ParseLabel(what, section string, names []string, label string) (Container, error) {
-	c := &checker{doc: document{file: what, lines: map[string]int{}}, section: section, names: names}
+	c := &checker{doc: document{parts: []*part{{name: what, lines: map[string]int{}}}}, section: section, names: names}
 	var out Container
 	v := c.document([]byte(label))
 	if v == nil {
@@ -123,6 +173,7 @@ func ParseLabel(what, section string, names []string, label string) (Container, 
 
 type checker struct {
 	doc      document
+	files    []string // in the order of their problems
 	problems Problems
 	section  string   // of a label; a YAML's fields name theirs
 	names    []string // containers that a uid may name
@@ -130,14 +181,17 @@ type checker struct {
 }
 
 func (c *checker) add(line int, field, format string, a ...any) {
-	c.problems = append(c.problems, Problem{File: c.doc.file, Line: line, Field: field, Text: fmt.Sprintf(format, a...)})
+	p, own := c.doc.locate(field)
+	c.problems = append(c.problems, Problem{File: p.name, Line: line, Field: own, Text: fmt.Sprintf(format, a...)})
 }
 
 func (c *checker) err() error {
 	if len(c.problems) == 0 {
 		return nil
 	}
-	slices.SortStableFunc(c.problems, func(a, b Problem) int { return a.Line - b.Line })
+	slices.SortStableFunc(c.problems, func(a, b Problem) int {
+		return cmp.Or(slices.Index(c.files, a.File)-slices.Index(c.files, b.File), a.Line-b.Line)
+	})
 	return c.problems
 }
 

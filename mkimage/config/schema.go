@@ -65,7 +65,7 @@ var (
 
 	device = checked(need(object(map[string]*schema{
 		"path": str(), "type": str(oneOf("a", "b", "c", "p", "u")), "major": integer, "minor": integer, "mode": str(checkOctal),
-	}), "path", "type"), checkDevice)
+	}), "path"), checkDevice)
 
 	rateDevices = list(ints("major", "minor", "rate"))
 

@@ -49,17 +49,27 @@ func (c *checker) unique(root *value, section, why string) {
 	if list == nil {
 		return
 	}
-	seen := map[string]int{}
+	type place struct {
+		file *part
+		line int
+	}
+	seen := map[string]place{}
 	for i, item := range list.items {
 		name := item.get("name")
 		if name.text() == "" {
 			continue
 		}
-		if first, ok := seen[name.text()]; ok {
-			c.add(name.line, fmt.Sprintf("%s[%d].name", section, i), "%q is already on line %d; %s", name.text(), first, why)
-			continue
+		field := fmt.Sprintf("%s[%d].name", section, i)
+		file, _ := c.doc.locate(field)
+		first, ok := seen[name.text()]
+		switch {
+		case !ok:
+			seen[name.text()] = place{file, name.line}
+		case first.file == file:
+			c.add(name.line, field, "%q is already on line %d; %s", name.text(), first.line, why)
+		default:
+			c.add(name.line, field, "%q is already in %s:%d; %s", name.text(), first.file.name, first.line, why)
 		}
-		seen[name.text()] = name.line
 	}
 }
 
