@@ -39,8 +39,9 @@ layer with the configuration that the flags give, as with docker import. Files
 of a folder belong to root in the image and carry the date in $SOURCE_DATE_EPOCH
 (else 1970), so the same files give the same image everywhere.
 
-Or PATH is a tarball of images, from docker save or an OCI image layout; these
-are taken over as they are, under NAME or, without one, under their own names.
+Or PATH is a tarball or directory of images, as docker save, buildx, podman, skopeo,
+crane, ko, kaniko and ctr write them; these are taken over as they are, under NAME or,
+without one, under their own names.
 
 With --output the image goes into an OCI image layout tarball, which docker load,
 ctr images import and linuxkit cache import read, and not into the store.`,
@@ -120,24 +121,22 @@ func (f *importFlags) run(cmd *cobra.Command, name, path string) error {
 
 // images returns what PATH holds, under the names it goes by.
 func (f *importFlags) images(name, path string) (list []images.Named, cleanup func(), err error) {
-	fi, err := os.Stat(path)
+	if _, err := os.Stat(path); err != nil {
+		return nil, nil, err
+	}
+	a, err := images.OpenArchive(path, int64(f.maxSize))
 	if err != nil {
 		return nil, nil, err
 	}
-	if !fi.IsDir() {
-		a, err := images.OpenArchive(path, int64(f.maxSize))
-		if err != nil {
-			return nil, nil, err
+	has, err := a.HasImages()
+	if has {
+		if list, err = f.takeOver(a, name, path); err == nil {
+			return list, a.Close, nil
 		}
-		if a.HasImages() {
-			list, err := f.takeOver(a, name, path)
-			if err != nil {
-				a.Close()
-				return nil, nil, err
-			}
-			return list, func() { a.Close() }, nil
-		}
-		a.Close()
+	}
+	a.Close()
+	if err != nil {
+		return nil, nil, err
 	}
 	if name == "" {
 		return nil, nil, fmt.Errorf("%s holds no image but files, so it needs a name: mkimage import NAME %s", path, path)
@@ -178,21 +177,43 @@ func (f *importFlags) takeOver(a *images.Archive, name, path string) ([]images.N
 		return nil, err
 	}
 	if name != "" {
-		if len(list) > 1 {
-			return nil, fmt.Errorf("%s holds %d images, so one name does not do; leave NAME out to keep their own", path, len(list))
-		}
-		full, err := fullName(name)
-		if err != nil {
+		if err := rename(list, name, path); err != nil {
 			return nil, err
 		}
-		list[0].Names = []string{full}
 	}
 	for _, n := range list {
-		if len(n.Names) == 0 {
+		switch {
+		case len(n.Names) > 0:
+		case len(n.Tags) > 0:
+			return nil, fmt.Errorf("%s holds an image of which only the tag is known, %s; give a name: mkimage import NAME:%s %s", path, n.Tags[0], n.Tags[0], path)
+		default:
 			return nil, fmt.Errorf("%s holds an image without a name; give one: mkimage import NAME %s", path, path)
 		}
 	}
 	return list, nil
+}
+
+// rename gives the image of PATH the name that the user chose. Several of which each has
+// a tag but no name get it with their tags.
+func rename(list []images.Named, name, path string) error {
+	full, err := fullName(name)
+	if err != nil {
+		return err
+	}
+	if len(list) == 1 {
+		list[0].Names = []string{full}
+		return nil
+	}
+	repository, ok := strings.CutSuffix(full, ":latest")
+	for i, n := range list {
+		if !ok || len(n.Tags) == 0 || len(n.Names) > 0 {
+			return fmt.Errorf("%s holds %d images, so one name does not do; leave NAME out to keep their own", path, len(list))
+		}
+		for _, tag := range n.Tags {
+			list[i].Names = append(list[i].Names, repository+":"+tag)
+		}
+	}
+	return nil
 }
 
 func fullName(name string) (string, error) {

@@ -118,7 +118,7 @@ func TestArchives(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if !a.HasImages() {
+			if has, err := a.HasImages(); !has || err != nil {
 				t.Fatal("says it has no images")
 			}
 			list, err := a.Images()

@@ -56,38 +56,17 @@ func readBlob(from blobs, what string, d v1.Descriptor) ([]byte, error) {
 	return io.ReadAll(rc)
 }
 
-// openImage follows an index entry to the image for Platform, through an index
-// for several platforms where there is one.
+// openImage follows an index entry to the image for Platform.
 func openImage(from blobs, d v1.Descriptor) (v1.Image, error) {
-	if d.Platform != nil && !forUs(d.Platform) {
-		return nil, errPlatform
-	}
-	if !d.MediaType.IsIndex() {
-		return partial.CompressedToImage(&layoutImage{from: from, d: d})
-	}
-	b, err := readBlob(from, "index", d)
-	if err != nil {
-		return nil, err
-	}
-	var m v1.IndexManifest
-	if err := json.Unmarshal(b, &m); err != nil {
-		return nil, fmt.Errorf("index %s: %w", d.Digest, err)
-	}
-	for _, sub := range m.Manifests {
-		if forUs(sub.Platform) && !sub.MediaType.IsIndex() {
-			img, err := partial.CompressedToImage(&layoutImage{from: from, d: sub})
-			return indexed{img, v1.Descriptor{MediaType: d.MediaType, Digest: d.Digest, Size: d.Size}, b}, err
-		}
-	}
-	return nil, errPlatform
+	return (&platforms{}).open(from, d)
 }
 
-// indexed is an image that was found in an index for several platforms. Under the
-// index's digest it is stored with the index, which shows that it is what is named.
+// indexed is an image that was found through an index. Under the index's digest it is
+// stored with the index, which shows that it is what is named.
 type indexed struct {
 	v1.Image
 	index v1.Descriptor
-	raw   []byte // the index
+	raw   [][]byte // the index, and those in it on the way to the image
 }
 
 // forUs says whether a platform is the one we build for.

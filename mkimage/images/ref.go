@@ -15,13 +15,13 @@ import (
 	"github.com/distribution/reference"
 )
 
-// ArchivePrefix marks the name of an image that is a tarball.
+// ArchivePrefix marks the name of an image that is a tarball or a directory.
 const ArchivePrefix = "oci-archive:"
 
-// Ref names an image: by its full name, or by the tarball it is in.
+// Ref names an image: by its full name, or by the tarball or directory it is in.
 type Ref struct {
-	Name    string // fully qualified, such as docker.io/library/busybox:latest; empty for a tarball
-	Archive string // path of a tarball
+	Name    string // fully qualified, such as docker.io/library/busybox:latest; empty for a path
+	Archive string // path of a tarball or directory
 }
 
 // String returns the full name, or the path of the tarball.
@@ -34,7 +34,7 @@ func (r Ref) String() string {
 
 // ParseRef expands a name the way Docker and LinuxKit do: "redis" is
 // docker.io/library/redis:latest. A name that begins with oci-archive:, /, ./
-// or ../ is a tarball's path, relative to dir.
+// or ../ is the path of a tarball or directory, relative to dir.
 func ParseRef(s, dir string) (Ref, error) {
 	file, ok := strings.CutPrefix(s, ArchivePrefix)
 	if ok || strings.HasPrefix(s, "/") || strings.HasPrefix(s, "./") || strings.HasPrefix(s, "../") {

@@ -93,7 +93,10 @@ func (r *Resolver) fromArchive(file string) (v1.Image, error) {
 		return nil, err
 	}
 	r.archives = append(r.archives, a)
-	if !a.HasImages() {
+	switch has, err := a.HasImages(); {
+	case err != nil:
+		return nil, err
+	case !has:
 		return nil, fmt.Errorf("%s: holds no image, only files; make one of it with: mkimage import NAME %s", file, file)
 	}
 	list, err := a.Images()
@@ -183,7 +186,7 @@ func remoteImage(ref name.Reference, options ...remote.Option) (v1.Image, error)
 	if err != nil || !d.MediaType.IsIndex() {
 		return img, err
 	}
-	return indexed{img, v1.Descriptor{MediaType: d.MediaType, Digest: d.Digest, Size: int64(len(d.Manifest))}, d.Manifest}, nil
+	return indexed{img, v1.Descriptor{MediaType: d.MediaType, Digest: d.Digest, Size: int64(len(d.Manifest))}, [][]byte{d.Manifest}}, nil
 }
 
 // checkSize refuses an image before it fills the disk.

@@ -150,6 +150,9 @@ func (s *Store) List() ([]Stored, error) {
 // Put stores img as name, in place of what had that name. count, if not nil, is
 // told of the bytes of layers as they are written.
 func (s *Store) Put(name string, img v1.Image, count func(n int)) error {
+	if err := checkLayers(img); err != nil {
+		return err
+	}
 	layers, err := img.Layers()
 	if err != nil {
 		return err
@@ -180,8 +183,10 @@ func (s *Store) Put(name string, img v1.Image, count func(n int)) error {
 	}
 	d := v1.Descriptor{MediaType: mt, Digest: digest, Size: int64(len(manifest))}
 	if x, ok := img.(indexed); ok && byDigest(name, x.index) {
-		if _, err := s.putBytes(x.raw); err != nil {
-			return err
+		for _, raw := range x.raw {
+			if _, err := s.putBytes(raw); err != nil {
+				return err
+			}
 		}
 		d = x.index
 	}

@@ -100,6 +100,9 @@ type Layer struct {
 // Layers returns the layers of an image, the lowest first; name is what errors call
 // the image.
 func Layers(name string, img v1.Image) ([]Layer, error) {
+	if err := checkLayers(img); err != nil {
+		return nil, fmt.Errorf("image %s: %w", name, err)
+	}
 	layers, err := img.Layers()
 	if err != nil {
 		return nil, fmt.Errorf("image %s: %w", name, err)

@@ -128,7 +128,7 @@ func TestAlteredIndexOfTheStore(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Put("a@"+digest.String(), indexed{simple(t, "ours"), v1.Descriptor{MediaType: m.MediaType, Digest: digest, Size: int64(len(raw))}, raw}, nil); err != nil {
+	if err := s.Put("a@"+digest.String(), indexed{simple(t, "ours"), v1.Descriptor{MediaType: m.MediaType, Digest: digest, Size: int64(len(raw))}, [][]byte{raw}}, nil); err != nil {
 		t.Fatal(err)
 	}
 	img, err := s.Image("a@" + digest.String())
