@@ -158,9 +158,12 @@ func (l counted) Accept() (net.Conn, error) {
 
 // tune lets the shim be quick while it works and small while it is idle, which
 // it is nearly all of its life: garbage of a few creates may gather, and goes
-// back to the kernel when there has been nothing to do for a while.
+// back to the kernel when there has been nothing to do for a while. GOGC says otherwise
+// where there is little memory.
 func tune() {
-	debug.SetGCPercent(400)
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(400)
+	}
 	if os.Getenv("GOMAXPROCS") == "" {
 		runtime.GOMAXPROCS(2)
 	}

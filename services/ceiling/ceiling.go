@@ -66,6 +66,10 @@ func (l Limits) String() string {
 	return strings.Join(words, ", ")
 }
 
+// Little reports whether there is so little memory that the machine's own parts have to
+// be frugal.
+func (l Limits) Little() bool { return l.Memory > 0 && l.Memory < little }
+
 // Own is what the machine has for itself.
 type Own struct {
 	Services int    // that it keeps

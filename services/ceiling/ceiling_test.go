@@ -1,14 +1,11 @@
 package ceiling
 
 import (
-	"context"
-	"fmt"
 	"os"
 	"path/filepath"
 	"reflect"
 	"strings"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -118,51 +115,23 @@ func TestNext(t *testing.T) {
 	if room := limit - second; room != 20*mib {
 		t.Errorf("the kernel slows down from %d MiB before the limit on", room/mib)
 	}
-	if room := limit - nextMark(limit, limit); room != 1*mib {
+	if room := limit - lastMark(limit, limit); room != 1*mib {
 		t.Errorf("with no room: %d", room)
 	}
-}
-
-func TestLargest(t *testing.T) {
-	group := func(name string, kib, cache, pid, kill string) map[string]string {
-		return map[string]string{
-			name + "/cgroup.kill": "", name + "/memory.current": kib + "000\n", name + "/memory.stat": "anon 1\nactive_file " + cache + "000\n",
-			name + "/cgroup.procs": pid + "\n", name + "/memory.oom.group": kill + "\n",
-		}
-	}
-	files := map[string]string{"services/cgroup.kill": "", "services/.onboot/cgroup.kill": ""}
-	for _, g := range []map[string]string{
-		group("services/small", "1000", "0", "1", "1"),
-		group("services/cached", "9000", "8500", "1", "1"),
-		group("services/.onboot/000-fills", "3000", "0", "1", "1"),
-		group("services/alone", "8000", "0", "1", "0"),
-		group("services/never", "8000", "0", "2", "1"),
-		group("services/rather", "2500", "0", "3", "1"),
-	} {
-		for name, text := range g {
-			files[name] = text
-		}
-	}
-	g := &Guard{Root: tree(t, files), Limit: 10e6, Proc: tree(t, map[string]string{"1/oom_score_adj": "0\n", "2/oom_score_adj": "-1000\n", "3/oom_score_adj": "100\n"})}
-	if got := g.largest(); got != "" {
-		t.Errorf("the largest is left to the kernel, but %q was chosen", got)
-	}
-	if err := os.RemoveAll(filepath.Join(g.Root, "services/alone")); err != nil {
-		t.Fatal(err)
-	}
-	for _, want := range []string{"rather", ".onboot/000-fills", "small", "cached", ""} {
-		got := g.largest()
-		if want != "" {
-			want = filepath.Join(g.Root, "services", want)
-		}
-		if got != want {
-			t.Errorf("%q, want %q", got, want)
-		}
-		if got == "" {
+	// Where there is little, shared files are looked at before they have all of it.
+	var marks []uint64
+	for mark := firstMark(16 * mib); len(marks) < 10; mark = nextMark(16*mib, mark) {
+		marks = append(marks, mark/kib)
+		if mark == lastMark(16*mib, 0) {
 			break
 		}
-		if err := os.RemoveAll(got); err != nil {
-			t.Fatal(err)
+	}
+	if want := []uint64{4096, 6144, 8192, 10240, 12288, 14336}; !reflect.DeepEqual(marks, want) {
+		t.Errorf("%d, want %d", marks, want)
+	}
+	for limit, want := range map[uint64]uint64{160 * mib: 78 * mib, 16 * mib: 6 * mib, 8 * mib: 2 * mib, 4 * mib: 1 * mib} {
+		if got := sharedMost(limit); got != want {
+			t.Errorf("of %d: %d, want %d", limit, got, want)
 		}
 	}
 }
@@ -181,66 +150,14 @@ func TestTmpfs(t *testing.T) {
 31 21 0:28 / /dev rw - devtmpfs dev rw
 32 21 0:29 / /sys/fs/cgroup rw - tmpfs cgroup_root rw
 `
-	want := []string{"/run", "/var", "/dev/shm", "/containers/volumes/my data/tmp"}
+	want := []shared{{path: "/run", device: "0:20"}, {path: "/var", device: "0:23"}, {path: "/dev/shm", device: "0:24"}, {path: "/containers/volumes/my data/tmp", device: "0:26"}}
 	if got := tmpfs(table); !reflect.DeepEqual(got, want) {
-		t.Errorf("%q, want %q", got, want)
+		t.Errorf("%+v, want %+v", got, want)
 	}
 }
 
 func TestMountFlags(t *testing.T) {
 	if got := mountFlags(unix.ST_NOSUID | unix.ST_NODEV | unix.ST_RELATIME | 0x20); got != unix.MS_NOSUID|unix.MS_NODEV|unix.MS_RELATIME {
 		t.Errorf("%#x", got)
-	}
-}
-
-// TestRun is a life: cache, then memory that a container has, which is ended.
-func TestRun(t *testing.T) {
-	const limit = 160 * mib
-	root := tree(t, map[string]string{
-		"services/memory.high": "max\n", "services/memory.events": "high 0\n", "services/memory.current": "1048576\n", "services/memory.stat": "",
-		"services/web/cgroup.kill": "", "services/web/memory.current": "1048576\n", "services/web/memory.stat": "",
-		"services/web/memory.oom.group": "1\n", "services/web/cgroup.procs": "1\n", "services/web/pids.current": "3\n",
-	})
-	write := func(name string, value any) {
-		t.Helper()
-		if err := os.WriteFile(filepath.Join(root, "services", name), fmt.Append(nil, value), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	until := func(what string, holds func() bool) {
-		t.Helper()
-		for end := time.Now().Add(time.Minute); !holds(); time.Sleep(time.Millisecond) {
-			if time.Now().After(end) {
-				t.Fatalf("waited in vain: %s", what)
-			}
-		}
-	}
-	mark := func() uint64 { return number(filepath.Join(root, "services/memory.high")) }
-	var chosen []string
-	g := &Guard{
-		Root: root, Proc: t.TempDir(), Limit: limit,
-		Chosen: func(dir string, n uint64) {
-			chosen = append(chosen, fmt.Sprint(filepath.Base(dir), n))
-			write("memory.current", 1*mib) // it comes back
-		},
-		Warn: t.Errorf,
-	}
-	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan error, 1)
-	go func() { done <- g.Run(ctx) }()
-	until("the first mark is set", func() bool { return mark() == firstMark(limit) })
-	write("memory.stat", fmt.Sprintf("active_file %d\n", 100*mib))
-	write("memory.current", 130*mib)
-	until("the next mark is set", func() bool { write("memory.events", "high 1\n"); return mark() == nextMark(limit, 0) })
-	write("memory.stat", fmt.Sprintf("active_file %d\n", 1*mib))
-	write("memory.current", 150*mib)
-	kill := func() string { return read(t, filepath.Join(root, "services/web/cgroup.kill")) }
-	until("the largest is ended", func() bool { write("memory.events", "high 2\n"); return kill() == "1" })
-	cancel()
-	if err := <-done; err != nil {
-		t.Error(err)
-	}
-	if want := []string{"web3"}; !reflect.DeepEqual(chosen, want) {
-		t.Errorf("%q, want %q", chosen, want)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -19,19 +20,24 @@ import (
 // in memory do not count: who fills its root with dd is small, and a neighbour
 // would die for it, again and again. So memory.high of the parent, short of the
 // limit, has the kernel slow down whoever takes more and tell the guard, which ends
-// the container that has most. Files in memory that several containers share (/tmp,
-// /var, volumes) stay when a container is ended: once they are half of it all, the
-// file systems get no larger than they are, and a writer gets ENOSPC.
+// the container whose exit frees most. Files in memory that several containers share
+// (/tmp, /var, volumes) stay when a container is ended: once they are nearly half of
+// it all, the file systems get no larger than they are, and a writer gets ENOSPC.
 //
-//	first mark (3/4) --> shared files >= half? --yes--> bound them, next mark
-//	                             \--no--> next mark
-//	next mark        --> shared files >= half, not bound yet? --yes--> bound them, next mark
-//	                             \--no--> end the largest
+//	a mark before the last --> shared files too many? --yes--> bound them, last mark
+//	                                   \--no--> next mark
+//	the last mark          --> shared files too many, not bound yet? --yes--> bound them
+//	                                   \--no--> end the one whose exit frees most,
+//	                                            or let one that is being made go on
 type Guard struct {
-	// Root is where cgroup2 is mounted, Proc where /proc is.
-	Root, Proc string
+	// Root is where cgroup2 is mounted, Proc where /proc is, Containers where the
+	// containers of the image are.
+	Root, Proc, Containers string
 	// Limit is the parent's memory.max.
 	Limit uint64
+	// Making reports whether a process is being made in the container of a cgroup, a
+	// directory: its first one, or a command that is added.
+	Making func(dir string) bool
 	// Chosen is told of a container's cgroup, a directory, before it is killed.
 	Chosen func(dir string, processes uint64)
 	// Warn reports what is done about shared files.
@@ -46,19 +52,46 @@ const (
 	// settle is how long memory may take to come back from a container that was
 	// ended: its root is unmounted after its exit.
 	settle = 3 * time.Second
+	// lookEvery is how often memory is looked at where the kernel does not report it.
+	lookEvery = time.Second
 	// fileCost is what a file in memory takes beside its contents.
 	fileCost = 1 * kib
 )
 
-// firstMark is where the guard looks for the first time.
-func firstMark(limit uint64) uint64 { return limit / 4 * 3 }
+const (
+	// little is below what each start and each file is a matter of the whole.
+	little = 64 * mib
+	// startRoom is what a container takes until its command runs.
+	startRoom = 4 * mib
+)
 
-// nextMark is where it ends containers, with so much in shared files that cannot
+// firstMark is where the guard looks for the first time.
+func firstMark(limit uint64) uint64 {
+	if limit < little {
+		return limit / 4
+	}
+	return limit / 4 * 3
+}
+
+// lastMark is where it ends containers, with so much in shared files that cannot
 // grow: far enough from the limit for the kernel to slow down what takes memory.
-func nextMark(limit, bounded uint64) uint64 {
+func lastMark(limit, bounded uint64) uint64 {
 	room := limit - min(bounded, limit)
 	return limit - min(max(room/8, 1*mib), 32*mib)
 }
+
+// nextMark follows a mark at which all is well. Where there is little the steps are
+// small, so that shared files are bounded before they have taken all of it.
+func nextMark(limit, mark uint64) uint64 {
+	if limit < little {
+		return min(mark+limit/8, lastMark(limit, 0))
+	}
+	return lastMark(limit, 0)
+}
+
+// sharedMost is how much shared files may take before they are bounded: half of what a
+// start leaves.
+func sharedMost(limit uint64) uint64 { return (limit - min(startRoom, limit/2)) / 2 }
 
 // state is what a decision depends on.
 type state struct {
@@ -76,17 +109,17 @@ const (
 	nothing order = iota
 	raise         // go on to the next mark
 	bind          // keep shared files from growing
-	end           // end the largest container
+	end           // end a container
 )
 
 func next(s state) order {
-	first, near := s.mark == firstMark(s.limit), s.mark-s.mark/16
+	last, near := s.mark >= lastMark(s.limit, 0), s.mark-s.mark/16
 	switch {
-	case first && s.current < near, !first && s.used < near:
+	case !last && s.current < near, last && s.used < near:
 		return nothing // what fills it is cache, which the kernel takes back
-	case !s.bound && s.files >= s.limit/2:
+	case !s.bound && s.files >= sharedMost(s.limit):
 		return bind
-	case first:
+	case !last:
 		return raise
 	}
 	return end
@@ -94,20 +127,29 @@ func next(s state) order {
 
 // Run guards until the context ends.
 func (g *Guard) Run(ctx context.Context) error {
-	if number(g.file("memory.high")) == 0 { // no earlier supervisor has set it
-		if err := g.setMark(firstMark(g.Limit)); err != nil {
+	first := firstMark(g.Limit)
+	switch number(g.file("memory.high")) {
+	case 0: // no earlier supervisor has set it
+	case g.Limit: // one died while a container was being made
+		first = lastMark(g.Limit, 0)
+	default:
+		first = 0
+	}
+	if first > 0 {
+		if err := g.setMark(first); err != nil {
 			return err
 		}
 	}
-	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
-	if err != nil {
-		return fmt.Errorf("watch the memory of all containers: %w", err)
+	events, err := g.events()
+	if err != nil { // containers have used up the instances of uid 0, and this is not the first supervisor
+		g.Warn("the memory of all containers is looked at each second, as the kernel cannot be asked to report it: %v", err)
+		for ctx.Err() == nil {
+			g.look(ctx)
+			wait(ctx, lookEvery)
+		}
+		return nil
 	}
-	events := os.NewFile(uintptr(fd), "inotify")
 	defer events.Close()
-	if _, err := unix.InotifyAddWatch(fd, g.file("memory.events"), unix.IN_MODIFY); err != nil {
-		return fmt.Errorf("watch the memory of all containers: %w", err)
-	}
 	defer context.AfterFunc(ctx, func() { _ = events.SetReadDeadline(time.Now()) })()
 	buf := make([]byte, 4096)
 	for {
@@ -121,6 +163,20 @@ func (g *Guard) Run(ctx context.Context) error {
 	}
 }
 
+// events returns a file that can be read whenever the kernel reports something.
+func (g *Guard) events() (*os.File, error) {
+	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
+	if err != nil {
+		return nil, os.NewSyscallError("inotify_init1", err)
+	}
+	f := os.NewFile(uintptr(fd), "inotify")
+	if _, err := unix.InotifyAddWatch(fd, g.file("memory.events"), unix.IN_MODIFY); err != nil {
+		_ = f.Close()
+		return nil, &os.PathError{Op: "watch", Path: g.file("memory.events"), Err: err}
+	}
+	return f, nil
+}
+
 // look decides and acts, and lets events gather where they are about cache.
 func (g *Guard) look(ctx context.Context) {
 	if mark := number(g.file("memory.high")); number(g.file("memory.current")) < mark-mark/16 {
@@ -129,15 +185,21 @@ func (g *Guard) look(ctx context.Context) {
 	s := g.state()
 	switch next(s) {
 	case raise:
-		g.warn(g.setMark(nextMark(g.Limit, 0)))
+		g.warn(g.setMark(nextMark(g.Limit, s.mark)))
 	case bind:
 		g.bound = true
-		g.warn(errors.Join(boundFiles(g.shared()), g.setMark(nextMark(g.Limit, s.files))))
+		g.warn(errors.Join(boundFiles(g.shared(), spare(g.Limit)), g.setMark(lastMark(g.Limit, s.files))))
 		g.Warn("files in memory that containers share take %d MiB of the %d MiB that all services may have: there is no room for more; remove some (%s)",
 			s.files/mib, s.limit/mib, names(g.shared()))
 	case end:
-		if dir := g.largest(); dir != "" {
-			g.end(ctx, dir)
+		shared := g.shared()
+		all := g.containers(shared)
+		parent := usage(g.file(""))
+		switch v := choose(g.Limit, living(s.files, parent.files, all), all); {
+		case v.start:
+			g.letStart(ctx, s.mark)
+		case v.kill != "":
+			g.end(ctx, v)
 		}
 	case nothing:
 		wait(ctx, gather)
@@ -146,7 +208,8 @@ func (g *Guard) look(ctx context.Context) {
 
 func (g *Guard) state() state {
 	s := state{limit: g.Limit, mark: number(g.file("memory.high")), bound: g.bound}
-	s.current, s.used = usage(filepath.Join(g.Root, Group))
+	use := usage(g.file(""))
+	s.current, s.used = use.current, use.used
 	for _, f := range g.shared() {
 		s.files += f.bytes + f.files*fileCost
 	}
@@ -168,77 +231,59 @@ func (g *Guard) warn(err error) {
 	}
 }
 
-// usage is what a cgroup has, and what of it the kernel cannot take back.
-func usage(dir string) (current, used uint64) {
-	current = number(filepath.Join(dir, "memory.current"))
+// use is what a cgroup has in memory.
+type use struct {
+	current uint64
+	used    uint64 // of it, what the kernel cannot take back
+	files   uint64 // of that, files in memory
+}
+
+func usage(dir string) use {
+	u := use{current: number(filepath.Join(dir, "memory.current"))}
 	data, _ := os.ReadFile(filepath.Join(dir, "memory.stat"))
 	var cache uint64
 	for line := range strings.Lines(string(data)) {
 		name, value, _ := strings.Cut(strings.TrimSpace(line), " ")
+		n, _ := strconv.ParseUint(value, 10, 64)
 		switch name {
 		case "active_file", "inactive_file", "slab_reclaimable":
-			n, _ := strconv.ParseUint(value, 10, 64)
 			cache += n
+		case "shmem":
+			u.files = n
 		}
 	}
-	return current, current - min(cache, current)
+	u.used = u.current - min(cache, u.current)
+	return u
 }
 
-// largest returns the container's cgroup that is to be ended: the one that has
-// most, its oom_score_adj taken into account as the kernel does. One with -1000 is
-// never ended. Where it is one whose memory.oom.group is 0, the choice is left to the
-// kernel: the container says so, or is being made, and no neighbour is to pay for that.
-func (g *Guard) largest() string {
-	var largest string
-	most := int64(0)
-	for _, pattern := range []string{"*", ".*/*"} {
-		dirs, _ := filepath.Glob(filepath.Join(g.Root, Group, pattern, "cgroup.kill"))
-		for _, file := range dirs {
-			dir := filepath.Dir(file)
-			if strings.HasPrefix(filepath.Base(dir), ".") {
-				continue
-			}
-			adj, alive := g.adjustment(dir)
-			if !alive || adj <= -1000 {
-				continue
-			}
-			_, used := usage(dir)
-			if points := int64(used) + int64(adj)*int64(g.Limit)/1000; points > most {
-				largest, most = dir, points
-			}
-		}
-	}
-	if number(filepath.Join(largest, "memory.oom.group")) == 0 {
-		return ""
-	}
-	return largest
-}
-
-// adjustment is the oom_score_adj of a cgroup's first process, and whether it has any.
-func (g *Guard) adjustment(dir string) (adj int, alive bool) {
-	procs, _ := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
-	pid, _, ok := strings.Cut(string(procs), "\n")
-	if !ok {
-		return 0, number(filepath.Join(dir, "pids.current")) > 0 // they may be in cgroups below it
-	}
-	text, _ := os.ReadFile(filepath.Join(g.Proc, pid, "oom_score_adj"))
-	adj, _ = strconv.Atoi(strings.TrimSpace(string(text)))
-	return adj, true
-}
-
-// end ends the container in a cgroup, and waits until its memory has come back.
-func (g *Guard) end(ctx context.Context, dir string) {
-	_, before := usage(filepath.Join(g.Root, Group))
-	g.Chosen(dir, number(filepath.Join(dir, "pids.current")))
-	if err := os.WriteFile(filepath.Join(dir, "cgroup.kill"), []byte("1"), 0); err != nil {
+// end ends a container, and waits until its memory has come back.
+func (g *Guard) end(ctx context.Context, v verdict) {
+	before := usage(g.file("")).used
+	g.Chosen(v.kill, number(filepath.Join(v.kill, "pids.current")))
+	if err := os.WriteFile(filepath.Join(v.kill, "cgroup.kill"), []byte("1"), 0); err != nil {
 		g.Warn("end the container that has most memory: %v", err)
 	}
+	g.await(ctx, func() bool { return usage(g.file("")).used <= before-min(v.frees/2, before) })
+	if now := usage(g.file("")).used; !g.bound { // shared files are not to take the room unseen
+		g.warn(g.setMark(max(firstMark(g.Limit), nextMark(g.Limit, now))))
+	}
+}
+
+// letStart gives a container that is being made the room up to the limit: it would be
+// slowed down for ever, and nobody has much that could make room for it.
+func (g *Guard) letStart(ctx context.Context, mark uint64) {
+	g.warn(g.setMark(g.Limit))
+	g.await(ctx, func() bool {
+		return !slices.ContainsFunc(g.containers(nil), func(c container) bool { return c.making })
+	})
+	g.warn(g.setMark(mark))
+}
+
+// await waits until something holds, for settle at most.
+func (g *Guard) await(ctx context.Context, holds func() bool) {
 	ctx, cancel := context.WithTimeout(ctx, settle)
 	defer cancel()
-	for ctx.Err() == nil {
-		if _, now := usage(filepath.Join(g.Root, Group)); now < before-before/8 {
-			return
-		}
+	for ctx.Err() == nil && !holds() {
 		wait(ctx, gather)
 	}
 }

@@ -14,6 +14,7 @@ import (
 // shared is a file system in memory that stays when a container is ended.
 type shared struct {
 	path         string
+	device       string // as tables of mounts have it
 	bytes, files uint64 // in use
 }
 
@@ -28,19 +29,20 @@ func (g *Guard) shared() []shared {
 		return nil
 	}
 	var all []shared
-	for _, path := range tmpfs(string(table)) {
+	for _, s := range tmpfs(string(table)) {
 		var st unix.Statfs_t
-		if unix.Statfs(path, &st) != nil || st.Type != unix.TMPFS_MAGIC {
+		if unix.Statfs(s.path, &st) != nil || st.Type != unix.TMPFS_MAGIC {
 			continue
 		}
-		all = append(all, shared{path, (st.Blocks - st.Bfree) * uint64(st.Bsize), st.Files - st.Ffree})
+		s.bytes, s.files = (st.Blocks-st.Bfree)*uint64(st.Bsize), st.Files-st.Ffree
+		all = append(all, s)
 	}
 	return all
 }
 
 // tmpfs returns where the file systems of a table of mounts are mounted that are
 // shared, each once.
-func tmpfs(table string) (paths []string) {
+func tmpfs(table string) (all []shared) {
 	seen := map[string]bool{}
 next:
 	for line := range strings.Lines(table) {
@@ -55,35 +57,33 @@ next:
 			}
 		}
 		seen[f[2]] = true
-		paths = append(paths, unescape.Replace(f[4]))
+		all = append(all, shared{path: unescape.Replace(f[4]), device: f[2]})
 	}
-	return paths
+	return all
 }
 
 // unescape is what mountinfo has for the characters that separate its fields.
 var unescape = strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`)
 
 // boundFiles makes file systems hardly larger than what they hold.
-func boundFiles(all []shared) error {
+func boundFiles(all []shared, spare uint64) error {
 	var errs []error
 	for _, s := range all {
-		if err := s.bound(); err != nil {
+		if err := s.bound(spare); err != nil {
 			errs = append(errs, fmt.Errorf("bound %s: %w", s.path, err))
 		}
 	}
 	return errors.Join(errs...)
 }
 
-const (
-	// spareBytes and spareFiles are those that can still be made in a file system
-	// that was bounded: locks, sockets and files of process numbers.
-	spareBytes = 256 * kib
-	spareFiles = 256
-	// boundTries is how often it is tried, in case it is being filled.
-	boundTries = 5
-)
+// boundTries is how often it is tried to bound a file system, in case it is being filled.
+const boundTries = 5
 
-func (s shared) bound() (err error) {
+// spare is how many bytes can still be written to a file system that was bounded, and
+// a file for each KiB of it be made: locks, sockets and files of process numbers.
+func spare(limit uint64) uint64 { return min(256*kib, limit/128) }
+
+func (s shared) bound(spare uint64) (err error) {
 	for range boundTries {
 		var st unix.Statfs_t
 		if err = unix.Statfs(s.path, &st); err != nil {
@@ -94,11 +94,11 @@ func (s shared) bound() (err error) {
 		}
 		flags := unix.MS_REMOUNT | mountFlags(st.Flags)
 		used := (st.Blocks - st.Bfree) * uint64(st.Bsize)
-		if err = unix.Mount("", s.path, "", flags, "size="+strconv.FormatUint(min(used+spareBytes+used/64, st.Blocks*uint64(st.Bsize)), 10)); errors.Is(err, unix.EINVAL) {
+		if err = unix.Mount("", s.path, "", flags, "size="+strconv.FormatUint(min(used+spare+used/64, st.Blocks*uint64(st.Bsize)), 10)); errors.Is(err, unix.EINVAL) {
 			continue // it has grown meanwhile
 		}
 		// Alone: one that was made without a bound of files takes none.
-		_ = unix.Mount("", s.path, "", flags, "nr_inodes="+strconv.FormatUint(st.Files-st.Ffree+spareFiles, 10))
+		_ = unix.Mount("", s.path, "", flags, "nr_inodes="+strconv.FormatUint(st.Files-st.Ffree+spare/kib, 10))
 		return err
 	}
 	return err

@@ -3,6 +3,7 @@ package supervise
 import (
 	"context"
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 
@@ -24,6 +25,11 @@ func (s *Supervisor) limitContainers() {
 	if err != nil {
 		s.con.Warn("keelson", "containers can take all memory and processes of the machine: %v", err)
 	}
+	if s.ceiling.Little() {
+		// Else the kernel keeps up to 2 MiB more of each zone free once its memory is in
+		// pieces, and kills where there is plenty. Kernels before 5.0 do not.
+		_ = os.WriteFile("/proc/sys/vm/watermark_boost_factor", []byte("0"), 0)
+	}
 	if s.ceiling.Short && !s.resumed {
 		s.con.Warn("keelson", "this machine has little memory: containers may have %s and leave the rest of it too little", s.ceiling)
 	}
@@ -36,7 +42,8 @@ func (s *Supervisor) guardMemory(ctx context.Context) {
 		return
 	}
 	g := &ceiling.Guard{
-		Root: s.cfg.CgroupRoot, Proc: "/proc", Limit: s.ceiling.Memory,
+		Root: s.cfg.CgroupRoot, Proc: "/proc", Containers: s.cfg.Containers, Limit: s.ceiling.Memory,
+		Making: s.tasks.Making,
 		Chosen: func(dir string, processes uint64) {
 			f, _ := resources.Read(dir)
 			s.tasks.Limits.Chosen(dir, resources.Hit{

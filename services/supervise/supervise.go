@@ -268,6 +268,7 @@ func (s *Supervisor) startContainerd(ctx context.Context) error {
 		Binary: containerdBinary, Options: s.words.containerdOptions(rc.Options()),
 		Address: containerdSocket, Root: containerdRoot, State: containerdState,
 		CgroupDir: s.ownCgroup("containerd", 24<<20),
+		Frugal:    s.ceiling.Little(),
 		PIDFile:   filepath.Join(s.cfg.RunDir, "containerd.json"),
 		Stdout:    stdout, Stderr: stderr,
 		BeforeStart: func() { s.tasks.SaveExits() },

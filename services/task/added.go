@@ -49,6 +49,11 @@ func (x added) start(ctx context.Context, process *specs.Process, io pipes) (int
 	}, grpc.WaitForReady(true)); err != nil {
 		return 0, native(err)
 	}
+	pid := 0
+	if b := x.runtime.runs(x.namespace, x.container); b != nil {
+		made := x.runtime.making.begin(x.runtime.CgroupDir(b))
+		defer func() { made(pid) }()
+	}
 	sctx, cancelStart := call(context.WithoutCancel(ctx), x.namespace, createTimeout)
 	defer cancelStart()
 	started, err := c.Start(sctx, &tasksapi.StartRequest{ContainerID: x.container, ExecID: x.id})
@@ -58,7 +63,8 @@ func (x added) start(ctx context.Context, process *specs.Process, io pipes) (int
 		}
 		return 0, err
 	}
-	return int(started.Pid), nil
+	pid = int(started.Pid)
+	return pid, nil
 }
 
 // wait waits for its end and returns its exit code, 128+N for a signal N.

@@ -16,7 +16,7 @@ func Spec(b *bundle.Bundle, walls Walls, notifyDir string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	s, err := spec(hardened, !b.Service.OwnShim, folder, steer.Hides(b))
+	s, err := spec(hardened, !b.Service.OwnShim, folder, steer.Hides(b), (&Runtime{}).hierarchyOptions())
 	if err != nil {
 		return nil, err
 	}

@@ -54,6 +54,21 @@ func cgroupOptions(mountinfo string) []string {
 	return nil
 }
 
+// hierarchyOptions are those that the machine's cgroup2 file system has or has had: what
+// a container with the right to mount has taken away is put back by PID 1, and the next
+// container must not take it away once more because it was started in between.
+func (r *Runtime) hierarchyOptions() []string {
+	mountinfo, _ := os.ReadFile("/proc/self/mountinfo")
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, o := range cgroupOptions(string(mountinfo)) {
+		if !slices.Contains(r.options, o) {
+			r.options = append(slices.Clone(r.options), o)
+		}
+	}
+	return r.options
+}
+
 // withCgroupOptions returns the mounts with these options on those of cgroups.
 func withCgroupOptions(mounts []specs.Mount, options []string) []specs.Mount {
 	mounts = slices.Clone(mounts)
@@ -75,8 +90,8 @@ func withCgroupOptions(mounts []specs.Mount, options []string) []specs.Mount {
 // spec returns the configuration a container is created with: its own, which is
 // hardened by now, with what depends on this machine filled in. notifyFolder is ""
 // where the service says nothing of itself, and hidden is what the container does not
-// get to see.
-func spec(b *bundle.Bundle, grouped bool, notifyFolder string, hidden []steer.Hidden) (*anypb.Any, error) {
+// get to see. The options are those of the machine's cgroup2 file system.
+func spec(b *bundle.Bundle, grouped bool, notifyFolder string, hidden []steer.Hidden, options []string) (*anypb.Any, error) {
 	s := *b.Spec
 	root := *s.Root
 	root.Path = prepare.Root(b)
@@ -99,9 +114,7 @@ func spec(b *bundle.Bundle, grouped bool, notifyFolder string, hidden []steer.Hi
 			s.Annotations[groupAnnotation] = groupName
 		}
 	}
-	if mountinfo, err := os.ReadFile("/proc/self/mountinfo"); err == nil {
-		s.Mounts = withCgroupOptions(s.Mounts, cgroupOptions(string(mountinfo)))
-	}
+	s.Mounts = withCgroupOptions(s.Mounts, options)
 	data, err := json.Marshal(&s)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", filepath.Join(b.Dir, "config.json"), err)

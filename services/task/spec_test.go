@@ -52,7 +52,7 @@ func TestSpecOfAUserNamespace(t *testing.T) {
 			wantRoot, wantSys, wantUser = "/containers/services/web/rootfs", "sysfs", 0
 			b.Spec.Linux.Namespaces = nil
 		}
-		encoded, err := spec(b, false, "", nil)
+		encoded, err := spec(b, false, "", nil, nil)
 		if err != nil {
 			t.Fatal(err)
 		}

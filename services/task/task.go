@@ -80,12 +80,15 @@ type Runtime struct {
 	OnHit  func(b *bundle.Bundle, h resources.Hit)
 	OnEnd  func(b *bundle.Bundle, e Exit)
 
-	group group
+	group  group
+	making making
 
 	mu    sync.Mutex
 	tasks map[string]*running // running ones by namespace/ID, guarded by mu
 	exits map[string]Exit     // what SaveExits found, by namespace/ID, guarded by mu
 	setUp bool                // the last start was a service's, guarded by mu
+
+	options []string // of the machine's cgroup2 file system, guarded by mu
 }
 
 // startTries is how often a start is tried while containerd goes away under it,
@@ -158,7 +161,7 @@ func (r *Runtime) start(ctx context.Context, b *bundle.Bundle, paths *safepath.R
 			return nil, err
 		}
 	}
-	s, err := spec(pinned, r.grouped(b), notifyFolder, hidden)
+	s, err := spec(pinned, r.grouped(b), notifyFolder, hidden, r.hierarchyOptions())
 	if err != nil {
 		return nil, err
 	}
@@ -181,7 +184,10 @@ func (r *Runtime) start(ctx context.Context, b *bundle.Bundle, paths *safepath.R
 		return nil, fmt.Errorf("create the container: %w", err)
 	}
 
-	pid, err := r.create(ctx, b, io, opts)
+	pid := 0
+	made := r.making.begin(r.CgroupDir(b))
+	defer func() { made(pid) }()
+	pid, err = r.create(ctx, b, io, opts)
 	if err != nil && r.clearRemains(b, err) {
 		pid, err = r.create(ctx, b, io, opts)
 	}

@@ -87,7 +87,7 @@ func TestSpecIsHardened(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		encoded, err := spec(h, false, "", nil)
+		encoded, err := spec(h, false, "", nil, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
