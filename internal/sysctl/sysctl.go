@@ -76,6 +76,7 @@ func Table() []Setting {
 		{Name: "net.ipv6.conf.*.accept_redirects", Value: "0", Why: "no neighbour changes the routes"},
 		// The memory of open files is charged to who opens them, and so bounded without this.
 		{Name: "fs.file-max", Value: "9223372036854775807", Why: "no container opens the last file that the machine may have open"},
+		{Name: "fs.epoll.max_user_watches", Value: "1073741824", Keep: atLeast(1073741824), Why: "likewise: containers share uid 0 with the machine's own parts"},
 		{Name: "fs.inotify.max_user_instances", Value: "1024", Keep: atLeast(1024), Why: "containers share uid 0, and so the kernel's 128"},
 	}
 }
