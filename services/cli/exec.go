@@ -189,9 +189,9 @@ func (a *app) receive(in io.Reader) (int, error) {
 		}
 		switch kind {
 		case execstream.Stdout:
-			_, _ = a.out.Write(data)
+			_, err = a.out.Write(data)
 		case execstream.Stderr:
-			_, _ = a.err.Write(data)
+			_, err = a.err.Write(data)
 		case execstream.Exit:
 			return execstream.CodeOf(data)
 		case execstream.Error:
@@ -202,6 +202,9 @@ func (a *app) receive(in io.Reader) (int, error) {
 			return 0, errors.New(e.Error)
 		default:
 			return 0, fmt.Errorf("the supervisor sent a frame of kind %d, which there is not", kind)
+		}
+		if err != nil {
+			return 0, fmt.Errorf("pass its output on, of which the rest is lost: %w", err)
 		}
 	}
 }

@@ -103,10 +103,14 @@ func join(conn net.Conn, in *bufio.Reader, process Process) {
 	out := execstream.NewWriter(conn)
 
 	var copies sync.WaitGroup
+	cut := make(chan error, 2) // why an output is not whole
 	pass := func(r io.Reader, k execstream.Kind) {
-		if _, err := io.CopyBuffer(execstream.Stream{W: out, K: k}, struct{ io.Reader }{r}, make([]byte, execstream.MaxFrame)); isGone(err) {
+		_, err := io.CopyBuffer(execstream.Stream{W: out, K: k}, struct{ io.Reader }{r}, make([]byte, execstream.MaxFrame))
+		if isGone(err) {
 			gone()
 			_, _ = io.Copy(io.Discard, r) // it may end in peace
+		} else if err != nil {
+			cut <- fmt.Errorf("read its output: %w", err)
 		}
 	}
 	copies.Go(func() { pass(process.Stdout(), execstream.Stdout) })
@@ -150,6 +154,11 @@ func join(conn net.Conn, in *bufio.Reader, process Process) {
 	}
 	copies.Wait()
 	if !left && ctx.Err() == nil {
+		select {
+		case lost := <-cut:
+			err = errors.Join(err, lost)
+		default:
+		}
 		if err != nil {
 			body, _ := json.Marshal(api.Error{Error: err.Error()})
 			_ = out.Frame(execstream.Error, body)

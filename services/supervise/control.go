@@ -208,12 +208,7 @@ func (p execProcess) Stdin() io.Writer {
 
 func (p execProcess) Stdout() io.Reader { return p.s.Stdout() }
 
-func (p execProcess) Stderr() io.Reader {
-	if f := p.s.Stderr(); f != nil {
-		return f
-	}
-	return nil
-}
+func (p execProcess) Stderr() io.Reader { return p.s.Stderr() }
 
 func (p execProcess) CloseStdin(ctx context.Context) error { return p.s.CloseStdin(ctx) }
 func (p execProcess) Resize(ctx context.Context, rows, cols uint16) error {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -18,9 +19,9 @@ import (
 	"google.golang.org/grpc"
 )
 
-// lastOutput is how long output may still come after a session's process has ended:
-// what it left running may hold the pipes for ever.
-const lastOutput = time.Second
+// endOfOutput is how long a terminal's output may take to come to its end after the
+// process has exited. Only a shim that hangs needs it.
+const endOfOutput = time.Minute
 
 // SessionConfig says what a session is.
 type SessionConfig struct {
@@ -35,11 +36,12 @@ type SessionConfig struct {
 // pipes of its own. It belongs to one caller, who must Close it.
 type Session struct {
 	added
-	dir  string
-	in   *os.File // nil without an input
-	out  *os.File
-	err  *os.File // nil with a terminal
-	once sync.Once
+	dir     string
+	in      *os.File // nil without an input
+	out     *output
+	err     *output // nil with a terminal
+	once    struct{ close, settle sync.Once }
+	settled chan struct{}
 }
 
 var sessionNumber struct {
@@ -60,7 +62,7 @@ func (r *Runtime) StartSession(ctx context.Context, cfg SessionConfig) (*Session
 	if err := r.Ready(ctx); err != nil {
 		return nil, err
 	}
-	s := &Session{added: added{r, cfg.Namespace, cfg.Container, sessionID()}}
+	s := &Session{added: added{r, cfg.Namespace, cfg.Container, sessionID()}, settled: make(chan struct{})}
 	s.dir = filepath.Join(cfg.Dir, s.id)
 	if err := os.MkdirAll(s.dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make the pipes of a process: %w", err)
@@ -79,34 +81,42 @@ func (r *Runtime) StartSession(ctx context.Context, cfg SessionConfig) (*Session
 			_ = h.Close()
 		}
 	}()
-	pipe := func(name string, path *string, f **os.File) error {
+	pipe := func(name string, path *string) (*os.File, error) {
 		*path = filepath.Join(s.dir, name)
 		if err := unix.Mkfifo(*path, 0o600); err != nil {
-			return fmt.Errorf("make a pipe: %w", err)
+			return nil, fmt.Errorf("make a pipe: %w", err)
 		}
 		h, err := os.OpenFile(*path, unix.O_RDWR|unix.O_NONBLOCK, 0)
 		if err != nil {
-			return fmt.Errorf("open a pipe: %w", err)
+			return nil, fmt.Errorf("open a pipe: %w", err)
 		}
-		if name == "stdin" {
-			*f = h
-			return nil
+		return h, nil
+	}
+	outlet := func(name string, path *string) (*output, error) {
+		h, err := pipe(name, path)
+		if err != nil {
+			return nil, err
 		}
 		holders = append(holders, h)
-		if *f, err = os.OpenFile(*path, unix.O_RDONLY|unix.O_NONBLOCK, 0); err != nil {
-			return fmt.Errorf("open a pipe: %w", err)
+		f, err := os.OpenFile(*path, unix.O_RDONLY|unix.O_NONBLOCK, 0)
+		if err != nil {
+			return nil, fmt.Errorf("open a pipe: %w", err)
 		}
-		return nil
+		o := &output{file: f, exited: make(chan struct{}), idle: idleOutput, settle: s.settle}
+		if cfg.Process.Terminal {
+			o.idle, o.settle = endOfOutput, nil
+		}
+		return o, nil
 	}
 	var err error
 	if cfg.Stdin {
-		err = pipe("stdin", &paths.stdin, &s.in)
+		s.in, err = pipe("stdin", &paths.stdin)
 	}
 	if err == nil {
-		err = pipe("stdout", &paths.stdout, &s.out)
+		s.out, err = outlet("stdout", &paths.stdout)
 	}
 	if err == nil && !cfg.Process.Terminal {
-		err = pipe("stderr", &paths.stderr, &s.err)
+		s.err, err = outlet("stderr", &paths.stderr)
 	}
 	if err != nil {
 		s.closeFiles()
@@ -124,10 +134,15 @@ func (r *Runtime) StartSession(ctx context.Context, cfg SessionConfig) (*Session
 func (s *Session) Stdin() *os.File { return s.in }
 
 // Stdout is the output, with a terminal all of it. It ends after Wait has returned.
-func (s *Session) Stdout() *os.File { return s.out }
+func (s *Session) Stdout() io.Reader { return s.out }
 
 // Stderr is nil with a terminal.
-func (s *Session) Stderr() *os.File { return s.err }
+func (s *Session) Stderr() io.Reader {
+	if s.err == nil {
+		return nil
+	}
+	return s.err
+}
 
 // CloseStdin ends the input.
 func (s *Session) CloseStdin(ctx context.Context) error {
@@ -154,11 +169,24 @@ func (s *Session) Signal(ctx context.Context, sig unix.Signal) error { return s.
 // A containerd that goes away meanwhile is waited for.
 func (s *Session) Wait(ctx context.Context) (int, error) {
 	code, err := s.waitOn(ctx)
-	_ = s.out.SetReadDeadline(time.Now().Add(lastOutput))
-	if s.err != nil {
-		_ = s.err.SetReadDeadline(time.Now().Add(lastOutput))
+	for _, o := range []*output{s.out, s.err} {
+		if o != nil {
+			o.processExited()
+		}
 	}
 	return code, err
+}
+
+// settle has the shim move on what it may still hold of the output, which is to be
+// read meanwhile.
+func (s *Session) settle() <-chan struct{} {
+	s.once.settle.Do(func() {
+		go func() { // bounded
+			_ = s.delete(context.Background()) // Close would find it
+			close(s.settled)
+		}()
+	})
+	return s.settled
 }
 
 func (s *Session) waitOn(ctx context.Context) (int, error) {
@@ -166,7 +194,6 @@ func (s *Session) waitOn(ctx context.Context) (int, error) {
 		code, err := s.wait(ctx)
 		switch {
 		case err == nil:
-			_ = s.delete(context.WithoutCancel(ctx)) // Close would find it
 			return code, nil
 		case ctx.Err() != nil:
 			return 0, ctx.Err()
@@ -186,7 +213,7 @@ func (s *Session) waitOn(ctx context.Context) (int, error) {
 
 // Close ends the process if it still runs, and removes what was made for it.
 func (s *Session) Close() {
-	s.once.Do(func() {
+	s.once.close.Do(func() {
 		s.closeFiles()
 		if err := s.end(); err != nil {
 			slog.Warn("a process that was started in the container is left behind: "+err.Error(), "container", s.container)
@@ -196,9 +223,12 @@ func (s *Session) Close() {
 }
 
 func (s *Session) closeFiles() {
-	for _, f := range []*os.File{s.in, s.out, s.err} {
-		if f != nil {
-			_ = f.Close()
+	if s.in != nil {
+		_ = s.in.Close()
+	}
+	for _, o := range []*output{s.out, s.err} {
+		if o != nil {
+			_ = o.file.Close()
 		}
 	}
 }
