@@ -21,6 +21,7 @@ import (
 
 	"keelson/runc-shim/command"
 	"keelson/runc-shim/daemon"
+	"keelson/runc-shim/execreport"
 	"keelson/runc-shim/seccomp"
 )
 
@@ -30,6 +31,7 @@ import (
 func init() {
 	if len(os.Args) > 1 && os.Args[1] == "init" {
 		seccomp.Take()
+		execreport.Take()
 		libcontainer.Init()
 	}
 }

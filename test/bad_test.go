@@ -3,9 +3,13 @@
 package test
 
 import (
+	"bytes"
+	"encoding/binary"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -35,6 +39,9 @@ onboot:
   - name: no-such-command
     image: keelson/busybox
     command: ["/bin/is-not-there"]
+  - name: no-loader
+    image: keelson/busybox
+    command: ["/loader"]
   - name: good-last
     image: keelson/busybox
     command: ["echo", "the last one-shot runs"]
@@ -59,6 +66,9 @@ services:
   - {name: no-namespace, image: keelson/busybox, readonly: true, command: ["sleep", "1"], net: /run/netns/none, annotations: {keelson.restart: never}}
   - {name: no-disk, image: keelson/busybox, command: ["sleep", "1"], mounts: [{type: ext4, source: /dev/sdz, destination: /x}], annotations: {keelson.restart: never}}
   - {name: no-interpreter, image: keelson/busybox, command: ["/script"], annotations: {keelson.restart: never}}
+  - {name: with-crlf, image: keelson/busybox, command: ["/windows"], annotations: {keelson.restart: never}}
+  - {name: no-format, image: keelson/busybox, command: ["/plain"], annotations: {keelson.restart: never}}
+  - {name: dependent, image: keelson/busybox, command: ["sleep", "1000000"], annotations: {keelson.requires: no-interpreter}}
   - {name: not-executable, image: keelson/busybox, readonly: true, command: ["/etc/passwd"], annotations: {keelson.restart: never}}
 `
 	// config.json as mkimage writes it, for a service of ours by hand.
@@ -81,6 +91,9 @@ services:
 		text(services+"odd-annotation/runtime.json", `{}`),
 		// The image of all of them lies where its first user is.
 		{"containers/onboot/000-good-first/lower/script", cpio.TypeReg | 0o755, "#!/bin/bash\n"},
+		{"containers/onboot/000-good-first/lower/windows", cpio.TypeReg | 0o755, "#!/bin/sh\r\necho hello\r\n"},
+		{"containers/onboot/000-good-first/lower/plain", cpio.TypeReg | 0o755, "echo hello\n"},
+		{"containers/onboot/000-good-first/lower/loader", cpio.TypeReg | 0o755, dynamic("/lib/ld-musl-x86_64.so.1")},
 		// One-shots: the boot goes on behind each.
 		folder("containers/onboot/001-a-bad-config"), text("containers/onboot/001-a-bad-config/config.json", `[]`),
 		folder("containers/onboot/001-b-bad-runtime"), folder("containers/onboot/001-b-bad-runtime/rootfs"),
@@ -94,6 +107,7 @@ services:
 		`b-bad-runtime .*ERROR: .*runtime\.json.*mkdir`,
 		`twin .*\| the twin among the one-shots runs`,
 		`no-such-command .*ERROR: .*/bin/is-not-there.*`,
+		`no-loader .*ERROR: .*process\.args: "/loader" cannot be executed: it needs /lib/ld-musl-x86_64\.so\.1, which is not in the image`,
 		`good-last .*\| the last one-shot runs`,
 	)
 	m.await(`bad-config .*ERROR: .*/containers/services/bad-config/config\.json`)
@@ -112,7 +126,7 @@ services:
 	} {
 		m.await(`\d  ` + name + ` +ERROR: failed to start: ` + why)
 	}
-	m.await(`no-interpreter +ERROR: exited with code 255: /script needs /bin/bash, which is not in the image after `)
+	testNotExecuted(t, m)
 	m.await(`odd-annotation .*warning: .*keelson\.restrat`)
 	m.await(`odd-annotation .*warning: .*keelson\.stop\.timeout`)
 
@@ -158,6 +172,41 @@ services:
 	}
 	m.end(qemu.Reboot)
 	m.inOrder(`keelson .*services stopped`, `init .*unmounted [1-9]\d* file systems, rebooting`)
+}
+
+// testNotExecuted: what the kernel refuses to execute has never run. Its start has failed, with the reason.
+func testNotExecuted(t *testing.T, m *vm) {
+	reasons := map[string][2]string{ // of services; the command, and why it cannot be executed
+		"no-interpreter": {"/script", `it needs /bin/bash, which is not in the image`},
+		"with-crlf":      {"/windows", `it needs "/bin/sh\\r", which is not in the image: its lines end as on Windows \(CRLF\), save it with LF`},
+		"no-format":      {"/plain", `it is neither a binary nor a script whose first line names its interpreter, such as #!/bin/sh`},
+	}
+	for name, r := range reasons {
+		m.await(`\d  ` + name + ` +ERROR: failed to start: /containers/services/` + name + `/config\.json: process\.args: "` + r[0] + `" cannot be executed: ` + r[1] + `; not restarted`)
+		m.lacks(name + ` +(running|ready)`)
+	}
+	m.await(`dependent .*no-interpreter`)
+	m.lacks(`dependent +(running|ready)`)
+	for _, r := range append(slices.Collect(maps.Values(reasons)), [2]string{"/loader", "it needs /lib/ld-musl-x86_64.so.1"}) {
+		got, err := m.ExecIn(m.ctx, 1, "/usr/bin/service", "exec", "good", "--", r[0])
+		if err != nil || got.Exit != 126 || !matches(`"`+r[0]+`" cannot be executed: `+r[1], got.Stderr) {
+			t.Errorf("service exec of %s: %+v, %v", r[0], got, err)
+		}
+	}
+}
+
+// dynamic is a binary that asks for a dynamic loader, and has nothing else.
+func dynamic(loader string) string {
+	var b bytes.Buffer
+	put := func(values ...any) {
+		for _, v := range values {
+			_ = binary.Write(&b, binary.LittleEndian, v) // into memory
+		}
+	}
+	put([]byte("\x7fELF\x02\x01\x01"), [9]byte{}, uint16(2), uint16(62), uint32(1), uint64(0x400000), uint64(64), uint64(0), uint32(0), uint16(64), uint16(56), uint16(1), [6]byte{})
+	put(uint32(3), uint32(4), uint64(120), uint64(0x400078), uint64(0), uint64(len(loader)+1), uint64(len(loader)+1), uint64(1))
+	b.WriteString(loader + "\x00")
+	return b.String()
 }
 
 // An init image and a kernel, and nothing to run, not even a folder for it, and no modules: containerd is not started

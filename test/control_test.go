@@ -243,6 +243,12 @@ func testAudit(t *testing.T, d *debug) {
 func testExec(t *testing.T, d *debug) {
 	d.expect(7, `^out\nerr\n$`, "service", "exec", "web", "--", "sh", "-c", "echo out; echo err >&2; exit 7")
 	d.script(0, `^5\n$`, `printf 'a\nb\nc\nd\ne\n' | service exec -i web -- wc -l`)
+	// Every byte, however late it is read, and whatever the process has left running.
+	d.script(0, `^372000\n0\n$`, `(service exec web -- head -c 372000 /dev/zero; echo $? >/tmp/code) | (sleep 5; wc -c); cat /tmp/code`)
+	d.script(0, `^372000\n0\n$`, `(service exec web -- sh -c "head -c 372000 /dev/zero >&2" 2>&1; echo $? >/tmp/code) | (sleep 5; wc -c); cat /tmp/code`)
+	d.script(0, `^372000\n0\n$`, `(service exec -t web -- head -c 372000 /dev/zero; echo $? >/tmp/code) | (sleep 12; wc -c); cat /tmp/code`)
+	d.expect(0, `^left\n$`, "service", "exec", "chained", "--", "sh", "-c", "sleep 1000 & echo left")
+	d.script(125, `pass its output on, of which the rest is lost: .*no space left`, "service exec web echo hello >/dev/full")
 	d.script(0, `^0 4000000\n$`, `head -c 4000000 /dev/zero | service exec -i web cat | wc -c | sed 's/^/0 /'`)
 	d.expect(137, ``, "service", "exec", "web", "sh", "-c", "kill -9 $$")
 	d.expect(0, `^/dev/pts/\d+\r\n$`, "service", "exec", "-t", "web", "--", "tty")

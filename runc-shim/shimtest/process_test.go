@@ -99,6 +99,61 @@ func (e *env) open(path string, flags int) *os.File {
 	return f
 }
 
+// A command that the kernel refuses to execute is a failed start with the kernel's
+// reason, which is not among its output, and the pipe it is reported by is gone from one
+// that runs.
+func TestCommandThatCannotBeExecuted(t *testing.T) {
+	e := newEnv(t)
+	for name, text := range map[string]string{"lost": "#!/bin/nope\n", "windows": "#!/bin/sh\r\necho hello\r\n", "nothing": "hello\n"} {
+		if err := os.WriteFile(filepath.Join(e.root, "bin", name), []byte(text), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c := e.create("x", e.spec("sleep", "1000"))
+	e.start(c, "x", "")
+	for name, want := range map[string]string{
+		"lost": "exec /bin/lost: no such file or directory", "windows": "exec /bin/windows: no such file or directory", "nothing": "exec /bin/nothing: exec format error",
+	} {
+		output, read := e.output(name)
+		c := e.create(name, e.spec("/bin/"+name), output)
+		if _, err := c.Start(e.ctx, &taskapi.StartRequest{ID: name}); err == nil || !strings.HasSuffix(err.Error(), want) {
+			t.Errorf("start of %s: %v, want %s", name, err, want)
+		}
+		if got := e.wait(c, name, ""); got != 255 {
+			t.Errorf("%s: exit status %d", name, got)
+		}
+		e.remove(c, name, "")
+		if text := read(); text != "" {
+			t.Errorf("output of %s: %q", name, text)
+		}
+		for _, v := range e.Events.All() {
+			if v.Topic == "/tasks/start" && decode(t, v, &eventsapi.TaskStart{}).ContainerID == name {
+				t.Errorf("%s was started", name)
+			}
+		}
+
+		e.addExec(c, "x", name, &specs.Process{Args: []string{"/bin/" + name}, Cwd: "/"})
+		if _, err := c.Start(e.ctx, &taskapi.StartRequest{ID: "x", ExecID: name}); err == nil || !strings.HasSuffix(err.Error(), want) {
+			t.Errorf("exec of %s: %v, want %s", name, err, want)
+		}
+		e.remove(c, "x", name)
+	}
+	if got := e.exec(c, "x", "files", "sh", "-c", "[ $(set -- $(ls /proc/self/fd); echo $#) = 4 ]"); got != 0 { // ls has the directory open
+		t.Error("a command has more files open than its own")
+	}
+	e.kill(c, "x", "", unix.SIGKILL)
+	e.wait(c, "x", "")
+	e.remove(c, "x", "")
+
+	// One that is killed before it was started.
+	c = e.create("unstarted", e.spec("sleep", "1000"))
+	e.kill(c, "unstarted", "", unix.SIGKILL)
+	if got := e.wait(c, "unstarted", ""); got != 137 {
+		t.Errorf("exit status %d, want 137", got)
+	}
+	e.remove(c, "unstarted", "")
+}
+
 func TestExec(t *testing.T) {
 	e := newEnv(t)
 	c := e.create("x", e.spec("sleep", "1000"))

@@ -152,10 +152,16 @@ func (c *container) launch(p *process, spec *specs.Process, s state) error {
 	abandon := func(err error) error {
 		_ = ch.signal(unix.SIGKILL)
 		ch.collect()
+		ch.close()
 		return fail(err)
 	}
 	if console != nil {
 		if err := streams.Attach(console); err != nil {
+			return abandon(err)
+		}
+	}
+	if p != c.init {
+		if err := ch.executed(); err != nil {
 			return abandon(err)
 		}
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 
+	"keelson/runc-shim/execreport"
 	"keelson/runc-shim/oci"
 	"keelson/runc-shim/reap"
 	"keelson/runc-shim/seccomp"
@@ -51,9 +52,14 @@ type engine interface {
 // A child is a process of a container.
 type child interface {
 	signal(sig unix.Signal) error
+	// executed waits until its command has been executed, after start if it is the
+	// init, and returns why that has failed, where the engine knows.
+	executed() error
 	// collect waits for the end and returns the exit status. It is called
 	// once.
 	collect() int
+	// close lets go of what executed needs.
+	close()
 }
 
 // A local container is one of libcontainer in this process.
@@ -82,8 +88,13 @@ func (l *local) launch(init bool, p *specs.Process, group string, s *stdio.Strea
 	lp.Init = init
 	lp.LogLevel = strconv.Itoa(int(logrus.GetLevel()))
 	lp.ConsoleSocket = socket
+	report, err := execreport.New()
+	if err != nil {
+		return nil, 0, err
+	}
+	lp.ExtraFiles = append(lp.ExtraFiles, report.Passed())
 	if l.program != nil {
-		lp.ExtraFiles = []*os.File{l.program}
+		lp.ExtraFiles = append(lp.ExtraFiles, l.program)
 	}
 	if group != "" {
 		lp.SubCgroupPaths = map[string]string{"": group}
@@ -99,15 +110,24 @@ func (l *local) launch(init bool, p *specs.Process, group string, s *stdio.Strea
 		lp.Stderr = s.Stderr
 	}
 	if err := l.c.Start(lp); err != nil {
+		report.Close()
 		return nil, 0, err
 	}
+	report.Started()
 	pid, err := lp.Pid()
-	return localChild{lp}, pid, err
+	return localChild{lp, report}, pid, err
 }
 
-type localChild struct{ p *libcontainer.Process }
+type localChild struct {
+	p      *libcontainer.Process
+	report *execreport.Report
+}
 
 func (c localChild) signal(sig unix.Signal) error { return c.p.Signal(sig) }
+
+func (c localChild) executed() error { return c.report.Wait() }
+
+func (c localChild) close() { c.report.Close() }
 
 func (c localChild) collect() int {
 	st, err := c.p.Wait()

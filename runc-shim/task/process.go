@@ -152,6 +152,14 @@ func (p *process) signal(sig unix.Signal) error {
 	}
 }
 
+// executed waits until the command of the process, which has begun, has been executed.
+func (p *process) executed() error {
+	p.mu.Lock()
+	ch := p.child
+	p.mu.Unlock()
+	return ch.executed()
+}
+
 func (p *process) setStreams(s *stdio.Streams) {
 	p.mu.Lock()
 	p.streams = s
@@ -169,6 +177,12 @@ const drainTimeout = 10 * time.Second
 
 // release moves on what is left of the output and lets go of the streams.
 func (p *process) release(ctx context.Context) {
+	p.mu.Lock()
+	ch := p.child
+	p.mu.Unlock()
+	if ch != nil {
+		ch.close()
+	}
 	s := p.getStreams()
 	if s == nil {
 		return

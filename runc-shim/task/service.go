@@ -368,6 +368,9 @@ func (s *Service) startInit(c *container) error {
 	if err := c.engine.start(); err != nil {
 		return fmt.Errorf("OCI runtime start failed: %w", err)
 	}
+	if err := p.executed(); err != nil {
+		return fmt.Errorf("OCI runtime start failed: %w", err)
+	}
 	if err := p.to(running); err != nil {
 		return err
 	}

@@ -38,6 +38,7 @@ const (
 	codeNobody   = 4   // the supervisor cannot be reached
 	codeTimeout  = 124 // the wait was over first
 	codeExec     = 125 // exec could not start anything
+	codeRefused  = 126 // exec: the program cannot be executed
 	codeProgram  = 127 // exec: the container does not have the program
 )
 

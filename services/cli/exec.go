@@ -36,8 +36,8 @@ and with its environment.
   service exec -it web -- sh
 
 It ends with the command's exit code (128+N if signal N ended it), with 127 if the
-container does not have the command, and with 125 if it could not be started for
-another reason. When service is interrupted, the command is hung up.
+container does not have the command, with 126 if it cannot be executed there, and with
+125 if it could not be started for another reason. When service is interrupted, the command is hung up.
 `, (*app).exec},
 		{"completion", "bash|zsh|fish", "what makes a shell complete commands and names", `
 Writes a script for the shell.
@@ -97,6 +97,9 @@ func (a *app) exec(fs *flag.FlagSet, args []string) int {
 		}
 		if strings.Contains(err.Error(), "no such program") {
 			return codeProgram
+		}
+		if strings.Contains(err.Error(), "cannot be executed") {
+			return codeRefused
 		}
 		return codeExec
 	}

@@ -178,7 +178,7 @@ func (s *Supervisor) execIn(ctx context.Context, svc api.Service, r control.Exec
 		p.Cwd = r.Cwd
 	}
 	session, err := s.tasks.StartSession(ctx, task.SessionConfig{
-		Namespace: svc.Namespace, Container: b.ID, Process: p, Stdin: r.Stdin, Dir: s.sessionDir(),
+		Namespace: svc.Namespace, Container: b.ID, PID: svc.PID, Process: p, Stdin: r.Stdin, Dir: s.sessionDir(),
 	})
 	if err != nil {
 		return nil, err

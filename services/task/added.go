@@ -13,6 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/types/known/anypb"
+
+	"keelson/internal/pidfd"
 )
 
 const processURL = "types.containerd.io/opencontainers/runtime-spec/1/Process"
@@ -28,6 +30,7 @@ var ErrNoProgram = errors.New("no such program")
 type added struct {
 	runtime                  *Runtime
 	namespace, container, id string
+	main                     int // PID of the container's first process, 0 where nothing is started any more
 }
 
 // pipes are the paths of a process's input and output; "" is none.
@@ -56,15 +59,29 @@ func (x added) start(ctx context.Context, process *specs.Process, io pipes) (int
 	}
 	sctx, cancelStart := call(context.WithoutCancel(ctx), x.namespace, createTimeout)
 	defer cancelStart()
+	root, release := heldRoot(x.main)
+	defer release()
 	started, err := c.Start(sctx, &tasksapi.StartRequest{ContainerID: x.container, ExecID: x.id})
 	if err != nil {
 		if err = native(err); notInImage(err.Error()) {
 			return 0, fmt.Errorf("%w: %q is not in the image", ErrNoProgram, process.Args[0])
 		}
+		if why := refusal(root, process, err); why != nil {
+			return 0, why
+		}
 		return 0, err
 	}
 	pid = int(started.Pid)
-	return pid, nil
+	p, err := pidfd.Open(pid)
+	if err != nil {
+		p = nil // it has exited
+	} else {
+		defer p.Close()
+	}
+	return pid, notExecuted(sctx, p, root, process, func(ctx context.Context) (int, bool) {
+		code, err := x.wait(ctx)
+		return code, err == nil
+	})
 }
 
 // wait waits for its end and returns its exit code, 128+N for a signal N.

@@ -123,7 +123,7 @@ type command struct {
 
 func (t *running) newCommand() (*command, error) {
 	x := &command{
-		added:   added{t.runtime, t.bundle.Namespace(), t.bundle.ID, fmt.Sprintf("%s%016x", probeID, rand.Uint64())},
+		added:   added{t.runtime, t.bundle.Namespace(), t.bundle.ID, fmt.Sprintf("%s%016x", probeID, rand.Uint64()), t.PID()},
 		started: make(chan struct{}), read: make(chan struct{}),
 	}
 	dir := filepath.Join(t.runtime.ExecDir, x.namespace, x.container)
@@ -154,7 +154,7 @@ func (x *command) run(ctx, wait context.Context, p *specs.Process) (code int, er
 	}
 	close(x.started)
 	switch {
-	case errors.Is(err, ErrNoProgram):
+	case errors.Is(err, ErrNoProgram), errors.Is(err, ErrNotExecutable):
 		return 0, err
 	case err != nil:
 		return 0, fmt.Errorf("run it in the container: %w", err)
@@ -231,7 +231,7 @@ func (r *Runtime) ClearExecs() {
 	go func() { // each one has its bound
 		for _, pipe := range pipes {
 			container := filepath.Dir(pipe)
-			x := added{r, filepath.Base(filepath.Dir(container)), filepath.Base(container), filepath.Base(pipe)}
+			x := added{r, filepath.Base(filepath.Dir(container)), filepath.Base(container), filepath.Base(pipe), 0}
 			if err := x.end(); err != nil {
 				slog.Warn("a command of an earlier supervisor is left behind: "+err.Error(), "container", filepath.Base(container))
 			}

@@ -23,6 +23,7 @@ import (
 	"google.golang.org/protobuf/types/known/emptypb"
 
 	"keelson/internal/bundle"
+	"keelson/internal/pidfd"
 )
 
 // execs is as much of containerd as Exec needs, on this machine.
@@ -151,7 +152,7 @@ func inContainer(t *testing.T) (*execs, *running) {
 	b := &bundle.Bundle{ID: "web", Name: "web", Section: bundle.Services, Spec: &specs.Spec{Process: &specs.Process{
 		Args: []string{"web"}, Terminal: true, Env: []string{"A=b"}, Cwd: "/srv", User: specs.User{UID: 7},
 	}}}
-	return e, &running{bundle: b, runtime: r}
+	return e, &running{bundle: b, runtime: r, process: &pidfd.Process{PID: os.Getpid()}}
 }
 
 // gone waits until nothing is left of any command: no pipe, nothing in containerd.
@@ -296,7 +297,7 @@ func TestCommandsOfAnEarlierSupervisorAreRemoved(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	next := &running{bundle: task.bundle, runtime: &Runtime{Client: task.runtime.Client, ExecDir: task.runtime.ExecDir, Ready: task.runtime.Ready}}
+	next := &running{bundle: task.bundle, process: task.process, runtime: &Runtime{Client: task.runtime.Client, ExecDir: task.runtime.ExecDir, Ready: task.runtime.Ready}}
 	next.runtime.ClearExecs()
 	gone(t, e, next)
 	if err := syscall.Kill(int(started.Pid), 0); err == nil {

@@ -3,20 +3,17 @@ package task
 import (
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
 
-	securejoin "github.com/cyphar/filepath-securejoin"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	"keelson/internal/bundle"
 	"keelson/internal/mounts"
-	"keelson/internal/prepare"
 	"keelson/internal/safepath"
 )
 
@@ -157,92 +154,6 @@ func tooLittleMemory(b *bundle.Bundle, text string) string {
 	}
 	if strings.Contains(text, "OOM-killed") || strings.Contains(text, "device or resource busy") && strings.Contains(text, "memory.") {
 		return fmt.Sprintf("resources.memory.limit of %d KiB is too little to start anything (%s)", *r.Memory.Limit>>10, place(b))
-	}
-	return ""
-}
-
-// execFailed is the exit code of a container whose command the kernel refused to run:
-// then nobody is left who could report why.
-const execFailed = 255
-
-// whyNotRun finds out why the kernel may have refused to run the command of a
-// container, whose root is mounted still; "" where it sees nothing wrong.
-func whyNotRun(b *bundle.Bundle) string {
-	root, command := prepare.Root(b), b.Spec.Process.Args[0]
-	for _, path := range candidates(b.Spec.Process) {
-		path, err := securejoin.SecureJoin(root, path)
-		if err != nil {
-			continue
-		}
-		head, err := headOf(path)
-		if err != nil {
-			continue
-		}
-		interpreter := interpreterIn(head)
-		switch {
-		case strings.HasPrefix(head, "\x7fELF"):
-			return ""
-		case interpreter == "":
-			return command + " is neither a binary nor a script whose first line names its interpreter, such as #!/bin/sh"
-		}
-		if path, err = securejoin.SecureJoin(root, interpreter); err != nil {
-			return ""
-		}
-		if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
-			return command + " needs " + interpreter + ", which is not in the image"
-		}
-		return ""
-	}
-	return ""
-}
-
-// candidates are the paths in a container where its command may lie.
-func candidates(p *specs.Process) []string {
-	command := p.Args[0]
-	if strings.Contains(command, "/") {
-		if !filepath.IsAbs(command) {
-			command = filepath.Join(p.Cwd, command)
-		}
-		return []string{command}
-	}
-	var paths []string
-	for _, e := range p.Env {
-		if list, ok := strings.CutPrefix(e, "PATH="); ok {
-			paths = nil
-			for dir := range strings.SplitSeq(list, ":") {
-				paths = append(paths, filepath.Join(dir, command))
-			}
-		}
-	}
-	return paths
-}
-
-// Interpreter is what the first line of a script names, "" where it names none.
-func Interpreter(path string) string {
-	head, _ := headOf(path)
-	return interpreterIn(head)
-}
-
-// headOf is the beginning of a regular file.
-func headOf(path string) (string, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOFOLLOW, 0)
-	if err != nil {
-		return "", err
-	}
-	defer f.Close()
-	if fi, err := f.Stat(); err != nil || !fi.Mode().IsRegular() {
-		return "", fmt.Errorf("%s is not a regular file", path)
-	}
-	head := make([]byte, 256)
-	n, _ := io.ReadFull(f, head) // a shorter file ends it
-	return string(head[:n]), nil
-}
-
-func interpreterIn(head string) string {
-	line, _, _ := strings.Cut(head, "\n")
-	words, ok := strings.CutPrefix(line, "#!")
-	if fields := strings.Fields(words); ok && len(fields) > 0 {
-		return fields[0]
 	}
 	return ""
 }

@@ -1,15 +1,20 @@
 package task
 
 import (
+	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"keelson/internal/bundle"
+	"keelson/internal/pidfd"
 	"keelson/internal/safepath"
 )
 
@@ -86,7 +91,9 @@ func TestWhyACommandWasNotRun(t *testing.T) {
 	dir := t.TempDir()
 	for path, text := range map[string]string{
 		"rootfs/bin/script": "#!/bin/bash -e\n", "rootfs/bin/plain": "echo hello\n", "rootfs/bin/binary": "\x7fELF...",
-		"rootfs/bin/good": "#!/bin/binary\n", "rootfs/usr/local/bin/.keep": "",
+		"rootfs/bin/good": "#!/bin/binary\n", "rootfs/usr/local/bin/.keep": "", "rootfs/bin/crlf": "#!/bin/sh\r\n", "rootfs/bin/nested": "#! /bin/script\n",
+		"rootfs/bin/arm":     "\x7fELF\x02\x01" + strings.Repeat("\x00", 12) + "\xb7\x00",
+		"rootfs/bin/dynamic": loaded("/lib/ld.so"), "rootfs/bin/loaded": loaded("/bin/good"),
 	} {
 		path = filepath.Join(dir, path)
 		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte(text), 0o755)); err != nil {
@@ -97,23 +104,88 @@ func TestWhyACommandWasNotRun(t *testing.T) {
 		t.Fatal(err)
 	}
 	for command, want := range map[string]string{
-		"/bin/script": "/bin/script needs /bin/bash, which is not in the image",
-		"script":      "script needs /bin/bash, which is not in the image",
-		"/bin/link":   "/bin/link needs /bin/bash, which is not in the image",
-		"./script":    "./script needs /bin/bash, which is not in the image",
-		"plain":       "plain is neither a binary nor a script whose first line names its interpreter, such as #!/bin/sh",
+		"/bin/script": "needs /bin/bash, which is not in the image",
+		"script":      "needs /bin/bash, which is not in the image",
+		"/bin/link":   "needs /bin/bash, which is not in the image",
+		"./script":    "needs /bin/bash, which is not in the image",
+		"crlf":        `needs "/bin/sh\r", which is not in the image: its lines end as on Windows (CRLF), save it with LF`,
+		"nested":      "needs /bin/script, which needs /bin/bash, which is not in the image",
+		"arm":         "is a binary for arm64 (aarch64), and this machine is x86-64 (amd64)",
+		"dynamic":     "needs /lib/ld.so, which is not in the image",
+		"loaded":      "",
+		"plain":       "is neither a binary nor a script whose first line names its interpreter, such as #!/bin/sh",
 		"good":        "",
 		"binary":      "",
 		"/bin":        "",
 		"missing":     "",
 	} {
-		spec := &specs.Spec{Root: &specs.Root{Path: "rootfs"}, Process: &specs.Process{Args: []string{command}, Cwd: "/bin", Env: []string{"PATH=/usr/local/bin:/bin"}}, Linux: &specs.Linux{}}
-		b := &bundle.Bundle{Dir: dir, Section: bundle.Services, Name: "x", ID: "x", Spec: spec}
-		if got := whyNotRun(b); got != want {
+		p := &specs.Process{Args: []string{command}, Cwd: "/bin", Env: []string{"PATH=/usr/local/bin:/bin"}}
+		if got := whyNotRun(filepath.Join(dir, "rootfs"), p); got != want {
 			t.Errorf("%s: %q, want %q", command, got, want)
 		}
 	}
-	if got := (Exit{Status: 255, Known: true, Why: "x needs y"}).String(); got != "exited with code 255: x needs y" {
-		t.Error(got)
+}
+
+// loaded is a binary with a dynamic loader.
+func loaded(loader string) string {
+	var b bytes.Buffer
+	for _, v := range []any{
+		[]byte("\x7fELF\x02\x01\x01"), [9]byte{}, uint16(2), uint16(62), uint32(1), uint64(0), uint64(64), uint64(0), uint32(0), uint16(64), uint16(56), uint16(1), [6]byte{},
+		uint32(3), uint32(4), uint64(120), uint64(0), uint64(0), uint64(len(loader) + 1), uint64(len(loader) + 1), uint64(1), append([]byte(loader), 0),
+	} {
+		_ = binary.Write(&b, binary.LittleEndian, v) // into memory
+	}
+	return b.String()
+}
+
+func TestRefusal(t *testing.T) {
+	p := &specs.Process{Args: []string{"/app"}, Cwd: "/"}
+	for text, want := range map[string]string{
+		"OCI runtime start failed: exec /app: exec format error":                 `"/app" cannot be executed: exec format error`,
+		"rpc: OCI runtime exec failed: exec ./a b: permission denied":            `"/app" cannot be executed: permission denied`,
+		`OCI runtime create failed: exec: "app": executable file not found`:      "",
+		"OCI runtime start failed: cannot start an already running container: x": "",
+	} {
+		got := ""
+		if err := refusal(t.TempDir(), p, errors.New(text)); err != nil {
+			got = err.Error()
+			if !errors.Is(err, ErrNotExecutable) {
+				t.Errorf("%s: not ErrNotExecutable", text)
+			}
+		}
+		if got != want {
+			t.Errorf("%s: %q, want %q", text, got, want)
+		}
+	}
+}
+
+// A process that was forked and has executed nothing is told from one that has, also
+// when it has exited and nobody has reaped it.
+func TestBegun(t *testing.T) {
+	cmd := exec.Command("sleep", "1000")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	p, err := pidfd.Open(cmd.Process.Pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	if got, err := begun(t.Context(), p); got != begunExecuted || err != nil {
+		t.Errorf("it runs: %v, %v", got, err)
+	}
+	_ = cmd.Process.Kill()
+	if err := p.Wait(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := begun(t.Context(), p); got != begunExecuted || err != nil {
+		t.Errorf("it is a zombie: %v, %v", got, err)
+	}
+	_ = cmd.Wait()
+	if got, err := begun(t.Context(), p); got != begunUnknown || err != nil {
+		t.Errorf("it was reaped: %v, %v", got, err)
+	}
+	if got, err := begun(t.Context(), nil); got != begunUnknown || err != nil {
+		t.Errorf("nothing is known: %v, %v", got, err)
 	}
 }

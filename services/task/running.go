@@ -60,8 +60,6 @@ type Exit struct {
 	Known  bool
 	PID    int // 0 where it is not known
 	At     time.Time
-	// Why is why its command may not even have begun, "" where nothing points to that.
-	Why string
 	// Ending is what its cgroup said of it at the end.
 	Ending resources.Ending
 }
@@ -105,8 +103,6 @@ func (e Exit) words() string {
 			return "killed by " + name
 		}
 		return fmt.Sprintf("killed by signal %d", int(sig))
-	case e.Why != "":
-		return fmt.Sprintf("exited with code %d: %s", e.Status, e.Why)
 	default:
 		return fmt.Sprintf("exited with code %d", e.Status)
 	}
@@ -146,9 +142,6 @@ func (t *running) Wait(ctx context.Context) (Exit, error) {
 	ending := t.watch.End() // now, while it has its cgroup
 	e := t.runtime.status(context.WithoutCancel(ctx), t.bundle, t.PID())
 	e.Ending = ending
-	if e.Known && e.Status == execFailed {
-		e.Why = whyNotRun(t.bundle)
-	}
 	if t.runtime.OnEnd != nil {
 		t.runtime.OnEnd(t.bundle, e)
 	}

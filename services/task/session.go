@@ -26,6 +26,7 @@ const endOfOutput = time.Minute
 // SessionConfig says what a session is.
 type SessionConfig struct {
 	Namespace, Container string
+	PID                  int            // of the container's first process
 	Process              *specs.Process // its Terminal counts
 	Stdin                bool           // it has an input, which else is /dev/null
 	// Dir is where the sessions' pipes are made, each in a folder of its own.
@@ -62,7 +63,7 @@ func (r *Runtime) StartSession(ctx context.Context, cfg SessionConfig) (*Session
 	if err := r.Ready(ctx); err != nil {
 		return nil, err
 	}
-	s := &Session{added: added{r, cfg.Namespace, cfg.Container, sessionID()}, settled: make(chan struct{})}
+	s := &Session{added: added{r, cfg.Namespace, cfg.Container, sessionID(), cfg.PID}, settled: make(chan struct{})}
 	s.dir = filepath.Join(cfg.Dir, s.id)
 	if err := os.MkdirAll(s.dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make the pipes of a process: %w", err)
@@ -250,7 +251,7 @@ func (r *Runtime) EndSessions(dir string) {
 		path := filepath.Join(dir, e.Name())
 		if of, err := os.Readlink(filepath.Join(path, "of")); err == nil {
 			if namespace, container, ok := strings.Cut(of, "/"); ok {
-				if err := (added{r, namespace, container, e.Name()}).end(); err != nil {
+				if err := (added{r, namespace, container, e.Name(), 0}).end(); err != nil {
 					slog.Warn("a process that was started in the container is left behind: "+err.Error(), "container", container)
 				}
 			}

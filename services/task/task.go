@@ -207,15 +207,35 @@ func (r *Runtime) start(ctx context.Context, b *bundle.Bundle, paths *safepath.R
 		process.Close()
 		return nil, err
 	}
-	sctx, cancel := call(ctx, b.Namespace(), createTimeout)
-	_, err = r.Client.tasks.Start(sctx, &tasksapi.StartRequest{ContainerID: b.ID})
-	cancel()
-	if err != nil {
+	if err := r.execute(ctx, b, process); err != nil {
 		watch.End()
 		process.Close()
-		return nil, fmt.Errorf("start the task: %w", native(err))
+		return nil, err
 	}
 	return r.hold(b, process, watch), nil
+}
+
+// execute starts a created task. It has been started when its command was executed.
+func (r *Runtime) execute(ctx context.Context, b *bundle.Bundle, process *pidfd.Process) error {
+	root, release := heldRoot(process.PID)
+	defer release()
+	sctx, cancel := call(ctx, b.Namespace(), createTimeout)
+	defer cancel()
+	if _, err := r.Client.tasks.Start(sctx, &tasksapi.StartRequest{ContainerID: b.ID}); err != nil {
+		err = native(err)
+		if why := refusal(root, b.Spec.Process, err); why != nil {
+			return refused(b, why)
+		}
+		return fmt.Errorf("start the task: %w", err)
+	}
+	err := notExecuted(ctx, process, root, b.Spec.Process, func(ctx context.Context) (int, bool) {
+		e := r.status(ctx, b, process.PID)
+		return e.Status, e.Known
+	})
+	if errors.Is(err, ErrNotExecutable) {
+		return refused(b, err)
+	}
+	return err
 }
 
 // pin returns the container with paths in its configuration that nobody can change until
