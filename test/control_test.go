@@ -243,10 +243,13 @@ func testAudit(t *testing.T, d *debug) {
 func testExec(t *testing.T, d *debug) {
 	d.expect(7, `^out\nerr\n$`, "service", "exec", "web", "--", "sh", "-c", "echo out; echo err >&2; exit 7")
 	d.script(0, `^5\n$`, `printf 'a\nb\nc\nd\ne\n' | service exec -i web -- wc -l`)
-	// Every byte, however late it is read, and whatever the process has left running.
-	d.script(0, `^372000\n0\n$`, `(service exec web -- head -c 372000 /dev/zero; echo $? >/tmp/code) | (sleep 5; wc -c); cat /tmp/code`)
-	d.script(0, `^372000\n0\n$`, `(service exec web -- sh -c "head -c 372000 /dev/zero >&2" 2>&1; echo $? >/tmp/code) | (sleep 5; wc -c); cat /tmp/code`)
-	d.script(0, `^372000\n0\n$`, `(service exec -t web -- head -c 372000 /dev/zero; echo $? >/tmp/code) | (sleep 12; wc -c); cat /tmp/code`)
+	// Every byte, however slowly it is read, and whatever the process has left running.
+	d.script(0, `^err 500000 0\nout 500000 0\ntty 500000 0\n$`, `
+		slow() { n=0; while k=$(dd bs=65536 count=1 iflag=fullblock 2>/dev/null | wc -c); [ $k -gt 0 ]; do n=$((n+k)); sleep 1.5; done; echo $1 $n $(cat /tmp/code.$1) >/tmp/read.$1; }
+		(service exec web -- head -c 500000 /dev/zero; echo $? >/tmp/code.out) | slow out &
+		(service exec web -- sh -c "head -c 500000 /dev/zero >&2" 2>&1; echo $? >/tmp/code.err) | slow err &
+		(service exec -t web -- head -c 500000 /dev/zero; echo $? >/tmp/code.tty) | slow tty &
+		wait; cat /tmp/read.err /tmp/read.out /tmp/read.tty`)
 	d.expect(0, `^left\n$`, "service", "exec", "chained", "--", "sh", "-c", "sleep 1000 & echo left")
 	d.script(125, `pass its output on, of which the rest is lost: .*no space left`, "service exec web echo hello >/dev/full")
 	d.script(0, `^0 4000000\n$`, `head -c 4000000 /dev/zero | service exec -i web cat | wc -c | sed 's/^/0 /'`)
