@@ -17,6 +17,7 @@ import (
 	"keelson/mkimage/images"
 	"keelson/mkimage/lock"
 	"keelson/mkimage/output"
+	"keelson/mkimage/sizes"
 )
 
 // What --format takes, by the names that LinuxKit has for them where it has the same.
@@ -244,9 +245,9 @@ func buildImage(ctx context.Context, log io.Writer, yamls []string, cfg *config.
 	out := &output.Files{Inputs: append(slices.Concat(res.Inputs, yamls), flags.lock, flags.efiStub)}
 	defer out.Close()
 	var files []string
-	var program efiProgram
+	var once shared
 	for _, format := range inOrder(formats) {
-		written, err := writeFormat(ctx, ui, res, out, prefix, format, flags, &program)
+		written, err := writeFormat(ctx, ui, res, out, prefix, format, flags, &once)
 		if err != nil {
 			return nil, err
 		}
@@ -255,6 +256,7 @@ func buildImage(ctx context.Context, log io.Writer, yamls []string, cfg *config.
 	if err := out.Publish(); err != nil {
 		return nil, err
 	}
+	showRoom(ui, res, once.room)
 	for _, name := range locked.Added() {
 		ui.line("%-11s %s  recorded in %s", "lock", name, flags.lock)
 	}
@@ -294,16 +296,16 @@ func inOrder(formats []string) []string {
 	return formats
 }
 
-func writeFormat(ctx context.Context, ui *reporter, res *assemble.Result, out *output.Files, prefix, format string, flags buildFlags, program *efiProgram) ([]string, error) {
+func writeFormat(ctx context.Context, ui *reporter, res *assemble.Result, out *output.Files, prefix, format string, flags buildFlags, once *shared) ([]string, error) {
 	switch format {
 	case formatTar:
 		return writeTar(ctx, ui, res, out, prefix)
 	case formatEFI, formatRawEFI, formatISOEFI, formatQCOW2, formatVHD, formatVMDK, formatGCP:
-		return writeEFI(ctx, ui, res, out, prefix, format, flags, program)
+		return writeEFI(ctx, ui, res, out, prefix, format, flags, once)
 	case formatSquashfs, formatExt4:
 		return writeDisk(ctx, ui, res, out, prefix, format)
 	}
-	return writeKernelInitrd(ctx, ui, res, out, prefix, flags.compress)
+	return writeKernelInitrd(ctx, ui, res, out, prefix, flags.compress, once)
 }
 
 // cmdline adds what lets a root on the initramfs take more than half of the memory,
@@ -321,10 +323,10 @@ func withWords(line string, words ...string) string {
 	return strings.TrimSpace(line)
 }
 
-func writeKernelInitrd(ctx context.Context, ui *reporter, res *assemble.Result, out *output.Files, prefix, compress string) ([]string, error) {
+func writeKernelInitrd(ctx context.Context, ui *reporter, res *assemble.Result, out *output.Files, prefix, compress string, once *shared) ([]string, error) {
 	name := initrdFile(prefix)
 	return writeBeside(res, out, prefix, name, cmdline(res.Cmdline), func(f *os.File) error {
-		return writeInitrd(ctx, ui, res, name, compress, f)
+		return writeInitrd(ctx, ui, res, name, compress, f, once)
 	})
 }
 
@@ -354,7 +356,7 @@ func writeBeside(res *assemble.Result, out *output.Files, prefix, name, cmdline 
 }
 
 // writeInitrd writes the root, with the microcode in front; file is for whom it is.
-func writeInitrd(ctx context.Context, ui *reporter, res *assemble.Result, file, compress string, w io.Writer) error {
+func writeInitrd(ctx context.Context, ui *reporter, res *assemble.Result, file, compress string, w io.Writer, once *shared) error {
 	if x := res.Root.Xattrs(); len(x) > 0 {
 		ui.warn("%d files have extended attributes (such as file capabilities), which an initrd cannot hold, the first is /%s", len(x), x[0])
 	}
@@ -370,7 +372,8 @@ func writeInitrd(ctx context.Context, ui *reporter, res *assemble.Result, file, 
 	_, total := res.Root.Size()
 	count, done := ui.bar("write "+filepath.Base(file), total)
 	defer done()
-	return output.Initrd(ctx, w, res.Root, early, compress, count)
+	once.room = new(sizes.Counter)
+	return output.MeasuredInitrd(ctx, w, res.Root, early, compress, count, once.room)
 }
 
 func writeTar(ctx context.Context, ui *reporter, res *assemble.Result, out *output.Files, prefix string) ([]string, error) {

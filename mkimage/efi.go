@@ -9,6 +9,7 @@ import (
 
 	"keelson/mkimage/assemble"
 	"keelson/mkimage/output"
+	"keelson/mkimage/sizes"
 )
 
 // stubs are where distributions have the program that begins a unified kernel image.
@@ -47,32 +48,34 @@ var diskFormats = map[string]output.DiskFormat{
 	formatRawEFI: output.Raw, formatQCOW2: output.QCOW2, formatVHD: output.VHD, formatVMDK: output.VMDK, formatGCP: output.GCP,
 }
 
-// efiProgram is kernel, initrd and command line as one program that EFI firmware
-// starts. It is made once, however many formats hold it.
-type efiProgram struct{ bytes []byte }
+// shared is what a build makes once for all of its formats.
+type shared struct {
+	program []byte         // kernel, initrd and command line as one that EFI firmware starts
+	room    *sizes.Counter // of the initrd
+}
 
 // writeEFI writes the program: by itself, on a disk, or on a CD.
-func writeEFI(ctx context.Context, ui *reporter, res *assemble.Result, out *output.Files, prefix, format string, flags buildFlags, program *efiProgram) ([]string, error) {
+func writeEFI(ctx context.Context, ui *reporter, res *assemble.Result, out *output.Files, prefix, format string, flags buildFlags, once *shared) ([]string, error) {
 	name := efiFile(prefix, format)
-	if program.bytes == nil {
-		if err := program.make(ctx, ui, res, name, format, flags); err != nil {
+	if once.program == nil {
+		if err := once.makeProgram(ctx, ui, res, name, format, flags); err != nil {
 			return nil, err
 		}
 	}
 	return []string{name}, out.Write(name, func(w *os.File) error {
 		if disk, ok := diskFormats[format]; ok {
-			return output.EFIDiskFile(w, program.bytes, disk)
+			return output.EFIDiskFile(w, once.program, disk)
 		}
 		if format == formatISOEFI {
-			return output.EFICD(w, program.bytes)
+			return output.EFICD(w, once.program)
 		}
-		_, err := w.Write(program.bytes)
+		_, err := w.Write(once.program)
 		return err
 	})
 }
 
-// make makes the program; name is the file it is for.
-func (p *efiProgram) make(ctx context.Context, ui *reporter, res *assemble.Result, name, format string, flags buildFlags) error {
+// makeProgram makes the program; name is the file it is for.
+func (s *shared) makeProgram(ctx context.Context, ui *reporter, res *assemble.Result, name, format string, flags buildFlags) error {
 	if res.Kernel == nil {
 		return fmt.Errorf("--format %s: the image has no kernel (kernel: image:)", format)
 	}
@@ -81,7 +84,7 @@ func (p *efiProgram) make(ctx context.Context, ui *reporter, res *assemble.Resul
 		return err
 	}
 	var initrd bytes.Buffer
-	if err := writeInitrd(ctx, ui, res, name, flags.compress, &initrd); err != nil {
+	if err := writeInitrd(ctx, ui, res, name, flags.compress, &initrd, s); err != nil {
 		return fmt.Errorf("write %s: %w", name, err)
 	}
 	kernel, err := readAll(res.Kernel)
@@ -89,7 +92,7 @@ func (p *efiProgram) make(ctx context.Context, ui *reporter, res *assemble.Resul
 		return err
 	}
 	// The kernel comes last: it may unpack itself over what lies behind it.
-	p.bytes, err = output.UKI(stub, []output.Section{
+	s.program, err = output.UKI(stub, []output.Section{
 		{Name: ".cmdline", Data: []byte(cmdline(res.Cmdline))},
 		{Name: ".initrd", Data: initrd.Bytes()},
 		{Name: ".linux", Data: kernel},

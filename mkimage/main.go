@@ -86,6 +86,7 @@ from a local store that "mkimage import" fills, from tarballs, or from a registr
   mkimage import keelson/init build/init    a folder becomes an image of the store
   mkimage build image.yml                   image-kernel, image-initrd.img, image-cmdline
   mkimage run image.yml                     build it and boot it in QEMU
+  mkimage size image.yml                    what takes room in it
   mkimage audit image.yml                   what each of its containers could do`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
@@ -93,7 +94,7 @@ from a local store that "mkimage import" fills, from tarballs, or from a registr
 	cmd.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return fmt.Errorf("%w; see %s --help", err, cmd.CommandPath())
 	})
-	cmd.AddCommand(buildCommand(), importCommand(), lsCommand(), runCommand(), auditCommand())
+	cmd.AddCommand(buildCommand(), importCommand(), lsCommand(), runCommand(), sizeCommand(), auditCommand())
 	return cmd
 }
 

@@ -171,7 +171,7 @@ func setFiles(m *vm.Machine, prefix, format, appended string) error {
 		return fmt.Errorf("--append: with --format %s the command line is in the program", format)
 	}
 	file := efiFile(prefix, format)
-	if err := built(file); err != nil {
+	if err := haveBuilt(file); err != nil {
 		return err
 	}
 	if format == formatISOEFI {
@@ -187,8 +187,8 @@ func setFiles(m *vm.Machine, prefix, format, appended string) error {
 // qemuFormats is what QEMU calls what a format's file is, other than raw.
 var qemuFormats = map[string]string{formatQCOW2: "qcow2", formatVHD: "vpc", formatVMDK: "vmdk"}
 
-// built says what to do if a file of a build is not there.
-func built(files ...string) error {
+// haveBuilt says what to do if a file of a build is not there.
+func haveBuilt(files ...string) error {
 	for _, f := range files {
 		if _, err := os.Stat(f); errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("there is no %s; build it first (mkimage build), or give the .yml itself", f)
@@ -204,7 +204,7 @@ func built(files ...string) error {
 func setKernel(m *vm.Machine, prefix, root, appended string) error {
 	m.Kernel = prefix + "-kernel"
 	words := prefix + "-cmdline"
-	if err := built(m.Kernel, root, words); err != nil {
+	if err := haveBuilt(m.Kernel, root, words); err != nil {
 		return err
 	}
 	line, err := os.ReadFile(words)

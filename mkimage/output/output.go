@@ -21,10 +21,27 @@ import (
 // Compressions lists what an initrd can be compressed with, the default first.
 var Compressions = []string{"zstd", "gzip", "none"}
 
+// Root is what an initrd is made of: a tree, or what was one.
+type Root interface{ Write(w tree.Writer) error }
+
+// A Meter learns what takes how much of an initrd.
+type Meter interface {
+	// Writer returns a writer in front of w. packed writes all that has come by then,
+	// and returns how many bytes the initrd has with it.
+	Writer(w tree.Writer, packed func() (int64, error)) tree.Writer
+	// Done is told how many bytes the initrd has in all.
+	Done(packed int64)
+}
+
 // Initrd writes t as an initrd: early (a microcode cpio, may be nil)
 // uncompressed in front, as the kernel looks for it there, then t compressed.
 // count is told of the bytes of files as they are written; it may be nil.
-func Initrd(ctx context.Context, w io.Writer, t *tree.Tree, early io.Reader, compression string, count func(n int)) error {
+func Initrd(ctx context.Context, w io.Writer, t Root, early io.Reader, compression string, count func(n int)) error {
+	return MeasuredInitrd(ctx, w, t, early, compression, count, nil)
+}
+
+// MeasuredInitrd is Initrd with a meter, which may be nil.
+func MeasuredInitrd(ctx context.Context, w io.Writer, t Root, early io.Reader, compression string, count func(n int), meter Meter) error {
 	pw := &padWriter{w: w}
 	if early != nil {
 		if _, err := io.Copy(pw, early); err != nil {
@@ -40,7 +57,14 @@ func Initrd(ctx context.Context, w io.Writer, t *tree.Tree, early io.Reader, com
 	}
 	bw := bufio.NewWriterSize(zw, 1<<18)
 	cw := newCpio(bw)
-	if err := t.Write(watched{cw, ctx, count}); err != nil {
+	var to tree.Writer = watched{cw, ctx, count}
+	if meter != nil {
+		to = meter.Writer(to, func() (int64, error) {
+			err := flush(bw, zw)
+			return pw.n, err
+		})
+	}
+	if err := t.Write(to); err != nil {
 		return err
 	}
 	if err := cw.Close(); err != nil {
@@ -52,7 +76,24 @@ func Initrd(ctx context.Context, w io.Writer, t *tree.Tree, early io.Reader, com
 	if err := zw.Close(); err != nil {
 		return err
 	}
-	return pw.pad()
+	if err := pw.pad(); err != nil {
+		return err
+	}
+	if meter != nil {
+		meter.Done(pw.n)
+	}
+	return nil
+}
+
+// flush has the compressor write all it has.
+func flush(bw *bufio.Writer, zw io.Writer) error {
+	if err := bw.Flush(); err != nil {
+		return err
+	}
+	if f, ok := zw.(interface{ Flush() error }); ok {
+		return f.Flush()
+	}
+	return nil
 }
 
 // Tar writes t as an uncompressed tar archive; count as for Initrd.
