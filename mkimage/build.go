@@ -96,6 +96,7 @@ type buildFlags struct {
 	lock     string
 	maxSize  size
 	audit    threshold
+	lint     lintFlags
 }
 
 // addImages adds the flags of where images come from and what of them counts.
@@ -111,6 +112,7 @@ func (f *buildFlags) addImages(cmd *cobra.Command) {
 func (f *buildFlags) add(cmd *cobra.Command) {
 	f.addImages(cmd)
 	cmd.Flags().StringVar(&f.lock, "lock", "", "file that records the digest of each image the first time; an image that changes is then an error")
+	f.lint.add(cmd)
 	cmd.Flags().Var(&f.audit, "audit", "build nothing if a container's exposure is above this, such as 3.0 (see mkimage audit)")
 	cmd.Flags().StringVar(&f.compress, "compress", output.Compressions[0], "of the initrd: "+strings.Join(output.Compressions, ", "))
 	cmd.Flags().StringVar(&f.efiStub, "efi-stub", "", "program that a .efi begins with (default: the distribution's linuxx64.efi.stub)")
@@ -148,6 +150,10 @@ than half of the memory; a disk's has what mounts it.
 
 Each image is looked for in the store, then in its registry. A path to a tarball
 (oci-archive:PATH, ./PATH) does as well. The same input gives the same bytes.
+
+Nothing is written if a container or the kernel cannot work for a reason that is
+known now (see mkimage lint); --strict refuses what may not work as well, and
+--lenient neither.
 
 What the label of an image grants a container beyond its entry in the YAML is
 printed; --no-labels ignores labels, --lock FILE holds images to their digests, and
@@ -239,6 +245,9 @@ func buildImage(ctx context.Context, log io.Writer, yamls []string, cfg *config.
 		return nil, err
 	}
 	defer done()
+	if err := lintImage(ui, cfg, res, formats, flags.lint); err != nil {
+		return nil, err
+	}
 	if err := flags.audit.check(yamls, auditImage(res)); err != nil {
 		return nil, err
 	}
@@ -252,6 +261,9 @@ func buildImage(ctx context.Context, log io.Writer, yamls []string, cfg *config.
 			return nil, err
 		}
 		files = append(files, written...)
+	}
+	if err := flags.lint.warned(ui); err != nil {
+		return nil, err
 	}
 	if err := out.Publish(); err != nil {
 		return nil, err

@@ -87,6 +87,7 @@ from a local store that "mkimage import" fills, from tarballs, or from a registr
   mkimage build image.yml                   image-kernel, image-initrd.img, image-cmdline
   mkimage run image.yml                     build it and boot it in QEMU
   mkimage size image.yml                    what takes room in it
+  mkimage lint image.yml                    what of it cannot work
   mkimage audit image.yml                   what each of its containers could do`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
@@ -94,7 +95,7 @@ from a local store that "mkimage import" fills, from tarballs, or from a registr
 	cmd.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return fmt.Errorf("%w; see %s --help", err, cmd.CommandPath())
 	})
-	cmd.AddCommand(buildCommand(), importCommand(), lsCommand(), runCommand(), sizeCommand(), auditCommand())
+	cmd.AddCommand(buildCommand(), importCommand(), lsCommand(), runCommand(), sizeCommand(), lintCommand(), auditCommand())
 	return cmd
 }
 

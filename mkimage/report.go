@@ -22,9 +22,10 @@ type reporter struct {
 	now   func() time.Time
 	width func() int // columns of the terminal
 
-	mu      sync.Mutex
-	step    *step    // that is drawn; nil: none. guarded by mu
-	pending []string // lines for when it is over; guarded by mu
+	mu       sync.Mutex
+	step     *step    // that is drawn; nil: none. guarded by mu
+	pending  []string // lines for when it is over; guarded by mu
+	warnings int      // that there were; guarded by mu
 }
 
 func newReporter(w io.Writer, quiet bool) *reporter {
@@ -47,7 +48,19 @@ func (r *reporter) line(format string, a ...any) {
 	}
 }
 
-func (r *reporter) warn(format string, a ...any) { r.print("warning: " + fmt.Sprintf(format, a...)) }
+func (r *reporter) warn(format string, a ...any) {
+	r.mu.Lock()
+	r.warnings++
+	r.mu.Unlock()
+	r.print("warning: " + fmt.Sprintf(format, a...))
+}
+
+// warned returns how many warnings there were.
+func (r *reporter) warned() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.warnings
+}
 
 // print writes a line, below that of the present step if one is drawn.
 func (r *reporter) print(text string) {

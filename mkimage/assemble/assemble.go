@@ -44,6 +44,8 @@ type Container struct {
 	Bundle *bundle.Bundle // its directory is the one on the machine
 	File   string         // the YAML
 	Line   int            // of its entry there
+	Field  string         // of its entry, such as services[0]
+	YAML   config.Container
 }
 
 // Options for Build.
@@ -111,7 +113,7 @@ func Build(ctx context.Context, opt Options) (*Result, error) {
 	if err := b.load(); err != nil {
 		return nil, err
 	}
-	for _, step := range []func() error{b.kernel, b.init, b.containers, b.order, b.volumes, b.files} {
+	for _, step := range []func() error{b.kernel, b.init, b.containers, b.order, b.volumes, b.files, b.targets} {
 		if err := step(); err != nil {
 			return nil, err
 		}

@@ -91,7 +91,7 @@ func (b *builder) container(section, field, dir string, place int, image *config
 		return err
 	}
 	runtime := ocispec.Runtime(image.Runtime, label.Runtime, mounts)
-	if err := b.note(section, field, dir, image.Name, spec, runtime); err != nil {
+	if err := b.note(section, field, dir, image, spec, runtime); err != nil {
 		return err
 	}
 	return putJSON(root, "runtime.json", placed{runtime, place})
@@ -134,8 +134,8 @@ func (b *builder) label(l *loaded, section string, image *config.Image) (config.
 }
 
 // note keeps a container for those who judge the image.
-func (b *builder) note(section, field, dir, name string, spec *specs.Spec, runtime config.Runtime) error {
-	c := &bundle.Bundle{Dir: "/" + dir, Section: bundle.Section(section), Name: name, ID: name, Spec: spec}
+func (b *builder) note(section, field, dir string, image *config.Image, spec *specs.Spec, runtime config.Runtime) error {
+	c := &bundle.Bundle{Dir: "/" + dir, Section: bundle.Section(section), Name: image.Name, ID: image.Name, Spec: spec}
 	text, err := json.Marshal(runtime)
 	if err == nil {
 		err = json.Unmarshal(text, &c.Runtime)
@@ -144,12 +144,12 @@ func (b *builder) note(section, field, dir, name string, spec *specs.Spec, runti
 		return fmt.Errorf("runtime: %w", err)
 	}
 	if c.Section == bundle.Services {
-		c.Service = b.kept[name]
+		c.Service = b.kept[image.Name]
 	} else {
 		c.OneShot, _ = policy.ParseOneShot(c.Section == bundle.Onshutdown, spec.Annotations)
 	}
 	at := b.Config.Problem(field, "")
-	b.result.Containers = append(b.result.Containers, Container{Bundle: c, File: at.File, Line: at.Line})
+	b.result.Containers = append(b.result.Containers, Container{Bundle: c, File: at.File, Line: at.Line, Field: field, YAML: image.Container})
 	return nil
 }
 

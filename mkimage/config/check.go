@@ -30,6 +30,7 @@ func (c *checker) check(s *schema, field string, v *value) {
 	case kList:
 		for i, item := range v.items {
 			c.check(s.elem, fmt.Sprintf("%s[%d]", field, i), item)
+			c.noteStray(fmt.Sprintf("%s[%d]", field, i), item)
 		}
 	case kMap:
 		c.checkMap(s, field, v)

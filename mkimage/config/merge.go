@@ -19,6 +19,7 @@ type part struct {
 	name, dir string
 	lines     map[string]int
 	spans     map[string]span // by the key of a list
+	stray     []Problem       // items that end with a stray quote
 }
 
 // span is where the items of a file are in the whole list.

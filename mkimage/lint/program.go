@@ -1,0 +1,167 @@
+package lint
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"strings"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"keelson/mkimage/view"
+)
+
+// program is what a file's beginning tells of who runs it.
+type program struct {
+	interpreter string // "" for none
+	script      bool
+	foreign     string // what it is for, if not for this kind of machine
+	unknown     bool   // neither a binary nor a script
+}
+
+const (
+	headSize = 64 << 10
+	// maxSeek bounds how far into a file its interpreter's name is looked for.
+	maxSeek = 256 << 20
+	// maxScripts is how many interpreters that are scripts themselves the kernel follows.
+	maxScripts = 4
+)
+
+// program reads what a file is; each is read once.
+func (c *checker) program(f view.Found) (program, error) {
+	if p, ok := c.programs[f.File]; ok {
+		return p, nil
+	}
+	rc, _, err := f.Open()
+	if err != nil {
+		return program{}, err
+	}
+	defer rc.Close()
+	p, err := parseProgram(rc)
+	if err != nil {
+		return p, fmt.Errorf("read %s: %w", f.Path, err)
+	}
+	c.programs[f.File] = p
+	return p, nil
+}
+
+func parseProgram(r io.Reader) (program, error) {
+	head := make([]byte, headSize)
+	n, err := io.ReadFull(r, head)
+	if err != nil && err != io.EOF && err != io.ErrUnexpectedEOF {
+		return program{}, err
+	}
+	head = head[:n]
+	if words, ok := bytes.CutPrefix(head, []byte("#!")); ok {
+		line, _, _ := strings.Cut(string(words[:min(len(words), 254)]), "\n")
+		if fields := strings.Fields(line); len(fields) > 0 {
+			return program{interpreter: fields[0], script: true}, nil
+		}
+		return program{unknown: true}, nil
+	}
+	if bytes.HasPrefix(head, []byte("\x7fELF")) {
+		return parseELF(head, r)
+	}
+	return program{unknown: true}, nil
+}
+
+// elfMachines are the machines of e_machine that people have images for.
+var elfMachines = map[uint16]string{3: "", 62: "", 40: "32-bit ARM", 183: "ARM (aarch64)", 243: "RISC-V", 21: "PowerPC", 22: "IBM Z", 8: "MIPS", 258: "LoongArch"}
+
+// parseELF reads the headers of a binary, whose beginning is head; the rest is in r.
+func parseELF(head []byte, r io.Reader) (program, error) {
+	const ptInterp = 3
+	le := binary.LittleEndian
+	if len(head) < 64 || head[5] != 1 {
+		return program{foreign: "a big-endian machine"}, nil
+	}
+	if name, known := elfMachines[le.Uint16(head[18:])]; !known || name != "" {
+		return program{foreign: name}, nil
+	}
+	table, entry, count := uint64(le.Uint32(head[28:])), int(le.Uint16(head[42:])), int(le.Uint16(head[44:]))
+	offset, size := 4, 16
+	if head[4] == 2 { // 64 bits
+		table, entry, count = le.Uint64(head[32:]), int(le.Uint16(head[54:])), int(le.Uint16(head[56:]))
+		offset, size = 8, 32
+	}
+	for i := range count {
+		at := table + uint64(i*entry)
+		if at+uint64(size+8) > uint64(len(head)) {
+			return program{}, nil // not where linkers put it: not known
+		}
+		h := head[at:]
+		if le.Uint32(h) != ptInterp {
+			continue
+		}
+		start, length := uint64(le.Uint32(h[offset:])), uint64(le.Uint32(h[size:]))
+		if head[4] == 2 {
+			start, length = le.Uint64(h[offset:]), le.Uint64(h[size:])
+		}
+		name, err := section(head, r, start, length)
+		return program{interpreter: strings.TrimRight(string(name), "\x00")}, err
+	}
+	return program{}, nil
+}
+
+// section reads a part of a file; none if it lies too far away.
+func section(head []byte, r io.Reader, start, length uint64) ([]byte, error) {
+	if length > 4096 || start > maxSeek {
+		return nil, nil
+	}
+	all := io.MultiReader(bytes.NewReader(head), r)
+	if _, err := io.CopyN(io.Discard, all, int64(start)); err != nil {
+		return nil, nil // cut short
+	}
+	part := make([]byte, length)
+	if _, err := io.ReadFull(all, part); err != nil {
+		return nil, nil
+	}
+	return part, nil
+}
+
+// cannotRun returns why the kernel would not run a file that is there, "" if it would or
+// that is not known. in finds paths where it runs; user is who runs it, nil for root.
+func (c *checker) cannotRun(f view.Found, in func(string) view.Found, user *specs.User) (string, error) {
+	for range maxScripts {
+		switch {
+		case f.Dir:
+			return "is a directory", nil
+		case !f.Regular():
+			return "", nil
+		case !executable(f, user):
+			return fmt.Sprintf("is not executable (mode %04o)", f.File.Mode&0o7777), nil
+		}
+		p, err := c.program(f)
+		if err != nil || p.interpreter == "" {
+			return "", err
+		}
+		next := in(p.interpreter)
+		if next.State == view.Missing {
+			return fmt.Sprintf("needs %s, which is not there", p.interpreter), nil
+		}
+		if next.State == view.Unknown || !p.script {
+			return "", nil
+		}
+		f = next
+	}
+	return "", nil
+}
+
+// executable reports whether a user may execute a file by its mode.
+func executable(f view.Found, user *specs.User) bool {
+	mode := f.File.Mode
+	if user == nil || user.UID == 0 {
+		return mode&0o111 != 0
+	}
+	gids := append([]uint32{user.GID}, user.AdditionalGids...)
+	if uint32(f.File.UID) == user.UID {
+		return mode&0o100 != 0
+	}
+	for _, gid := range gids {
+		if uint32(f.File.GID) == gid {
+			return mode&0o010 != 0
+		}
+	}
+	return mode&0o001 != 0
+}
