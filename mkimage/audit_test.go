@@ -1,7 +1,6 @@
 package main
 
 import (
-	"archive/tar"
 	"encoding/json"
 	"os"
 	"path/filepath"
@@ -23,7 +22,7 @@ func judged(t *testing.T) (dir, store, file string) {
 	dir, store = project(t)
 	labelled := imagetest.Image(t, v1.Config{Cmd: []string{"/app"}, Labels: map[string]string{
 		config.Label: `{"capabilities": ["all"], "pid": "host", "binds": ["/:/host"], "readonly": true}`,
-	}}, []imagetest.Entry{{Header: tar.Header{Typeflag: tar.TypeReg, Name: "app", Mode: 0o755}}})
+	}}, []imagetest.Entry{imagetest.Executable("app", string(imagetest.Program()))})
 	if err := images.OpenStore(store).Put("docker.io/you/labelled:latest", labelled, nil); err != nil {
 		t.Fatal(err)
 	}

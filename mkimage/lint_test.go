@@ -11,20 +11,20 @@ import (
 func faulty(t *testing.T) (store, file string) {
 	t.Helper()
 	dir, store := project(t)
-	write(t, filepath.Join(dir, "tool", "bin", "tool"), "\x7fELF\x02\x01\x01"+strings.Repeat("\x00", 11)+"\x3e"+strings.Repeat("\x00", 60))
-	must(t, "import", "--store", store, "you/tool", filepath.Join(dir, "tool"), "--cmd", "/bin/tool")
+	write(t, filepath.Join(dir, "odd", "odd"), "echo hello\n")
+	must(t, "import", "--store", store, "you/odd", filepath.Join(dir, "odd"), "--cmd", "/odd")
 	file = filepath.Join(dir, "faulty.yml")
 	write(t, file, `kernel: {image: you/kernel, tar: none}
-onboot: [{name: odd, image: you/app}]
+onboot: [{name: odd, image: you/odd}]
 services:
-  - {name: bad, image: you/tool, hostname: x}
+  - {name: bad, image: you/app, hostname: x}
 `)
 	return store, file
 }
 
 func TestLint(t *testing.T) {
 	store, file := faulty(t)
-	odd := "warning: " + file + ":2: onboot[0]: command of its image: /app is neither a binary nor a script"
+	odd := "warning: " + file + ":2: onboot[0]: command of its image: /odd is neither a binary nor a script"
 	bad := file + ":4: services[0].hostname: the container shares the machine's host name"
 	out, _, err := mkimage(t, "lint", "--offline", "--store", store, file)
 	if lines := strings.Split(out, "\n"); len(lines) != 3 || !strings.HasPrefix(lines[0], odd) || !strings.HasPrefix(lines[1], "error: "+bad) {
@@ -51,7 +51,7 @@ func TestLint(t *testing.T) {
 		t.Errorf("both: %v", err)
 	}
 
-	write(t, file, "kernel: {image: you/kernel, tar: none}\nonboot: [{name: odd, image: you/app}]\n")
+	write(t, file, "kernel: {image: you/kernel, tar: none}\nonboot: [{name: odd, image: you/odd}]\n")
 	if written, _, err := build(); !written || err != nil {
 		t.Errorf("a build with a warning: %v, %v", written, err)
 	}

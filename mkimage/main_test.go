@@ -87,7 +87,7 @@ func project(t *testing.T) (dir, store string) {
 	for i := range 50 {
 		write(t, filepath.Join(dir, "app", fmt.Sprintf("d%d", i%7), fmt.Sprintf("f%d", i)), strings.Repeat("text ", i*100))
 	}
-	write(t, filepath.Join(dir, "app", "app"), "app")
+	write(t, filepath.Join(dir, "app", "app"), string(imagetest.Program()))
 	write(t, filepath.Join(dir, "t.yml"), yaml)
 	for _, name := range []string{"kernel", "init", "app"} {
 		must(t, "import", "--store", store, "you/"+name, filepath.Join(dir, name), "--cmd", "/app")

@@ -61,10 +61,11 @@ services:
     command: ["sleep", "1000000"]
   # What stands in a start's way most often, each reported in one sentence.
   - {name: no-source, image: keelson/busybox, command: ["sleep", "1"], binds: ["/nowhere/ctr:/usr/bin/ctr"], annotations: {keelson.restart: never}}
-  - {name: no-place, image: keelson/busybox, readonly: true, command: ["sleep", "1"], binds: ["/run:/not/there"], annotations: {keelson.restart: never}}
   - {name: no-fit, image: keelson/busybox, command: ["sleep", "1"], binds: ["/etc/hosts:/etc"], annotations: {keelson.restart: never}}
   - {name: no-namespace, image: keelson/busybox, readonly: true, command: ["sleep", "1"], net: /run/netns/none, annotations: {keelson.restart: never}}
   - {name: no-disk, image: keelson/busybox, command: ["sleep", "1"], mounts: [{type: ext4, source: /dev/sdz, destination: /x}], annotations: {keelson.restart: never}}
+  # The places that a read-only image lacks are made with it.
+  - {name: made-place, image: keelson/busybox, readonly: true, cwd: /made/cwd, command: ["sleep", "1000000"], binds: ["/run:/made/run", "/etc/hosts:/made/hosts"], tmpfs: [/made/tmp]}
   - {name: no-interpreter, image: keelson/busybox, command: ["/script"], annotations: {keelson.restart: never}}
   - {name: with-crlf, image: keelson/busybox, command: ["/windows"], annotations: {keelson.restart: never}}
   - {name: no-format, image: keelson/busybox, command: ["/plain"], annotations: {keelson.restart: never}}
@@ -78,6 +79,9 @@ services:
 			"linux":{"namespaces":[{"type":"pid"},{"type":"mount"}]}` + more + `}`
 	}
 	const services = "containers/services/"
+	// mkimage makes the place of a bind in an image; other builders do not.
+	noPlace := strings.NewReplacer(`"mounts":[`, `"mounts":[{"destination":"/not/there","type":"bind","source":"/run","options":["rbind"]},`, `"path":"rootfs"`, `"path":"rootfs","readonly":true`).
+		Replace(config(`,"annotations":{"keelson.restart":"never"}`))
 	m := boot(t, setup{yaml: yaml, agent: true, files: []file{
 		folder(services + "bad-config"), folder(services + "bad-config/rootfs"),
 		text(services+"bad-config/config.json", `{"ociVersion": "1.0.2", "process": {`), text(services+"bad-config/runtime.json", `{}`),
@@ -89,6 +93,8 @@ services:
 		folder(services + "odd-annotation"), folder(services + "odd-annotation/rootfs"),
 		text(services+"odd-annotation/config.json", config(`,"annotations":{"keelson.restrat":"always","keelson.stop.timeout":"soon"}`)),
 		text(services+"odd-annotation/runtime.json", `{}`),
+		folder(services + "no-place"), folder(services + "no-place/rootfs"), text(services+"no-place/config.json", noPlace),
+		text(services+"no-place/runtime.json", `{"mounts":[{"source":"/containers/onboot/000-good-first/lower","destination":"/containers/services/no-place/rootfs","options":["bind"]}]}`),
 		// The image of all of them lies where its first user is.
 		{"containers/onboot/000-good-first/lower/script", cpio.TypeReg | 0o755, "#!/bin/bash\n"},
 		{"containers/onboot/000-good-first/lower/windows", cpio.TypeReg | 0o755, "#!/bin/sh\r\necho hello\r\n"},
@@ -129,6 +135,11 @@ services:
 	testNotExecuted(t, m)
 	m.await(`odd-annotation .*warning: .*keelson\.restrat`)
 	m.await(`odd-annotation .*warning: .*keelson\.stop\.timeout`)
+
+	made, err := m.ExecIn(m.ctx, m.service("made-place").PID, "sh", "-c", "ls -d /made/cwd; cat /made/hosts; ls /made/run; touch /made/tmp/x && touch /made/x")
+	if err != nil || !strings.HasPrefix(made.Stdout, "/made/cwd\n127.0.0.1") || !strings.Contains(made.Stdout, "keelson") || !strings.Contains(made.Stderr, "/made/x: Read-only file system") {
+		t.Errorf("what was made in a read-only image: %+v, %v", made, err)
+	}
 
 	services1 := m.pids("good", "zulu", "twin", "agent")
 	all := m.processes()
@@ -248,7 +259,7 @@ init:
 // A kernel without overlay: containers that write to their root cannot be, and those that do not, run.
 func TestNoOverlay(t *testing.T) {
 	t.Parallel()
-	m := boot(t, setup{agent: true, yaml: `
+	m := boot(t, setup{agent: true, faulty: true, yaml: `
 kernel:
   image: keelson/kernel-no-overlay
   cmdline: "console=ttyS0 quiet"
@@ -310,12 +321,12 @@ services:
 `
 	t.Run("tmpfs", func(t *testing.T) {
 		// The kernel gives such a root half of the memory, loses the rest and goes on.
-		m := boot(t, setup{yaml: fmt.Sprintf(yaml, " rootfstype=tmpfs"), Config: qemu.Config{MemoryMB: 320}})
+		m := boot(t, setup{yaml: fmt.Sprintf(yaml, " rootfstype=tmpfs"), faulty: true, Config: qemu.Config{MemoryMB: 320}})
 		m.await(`init .*ERROR: .*root is incomplete`)
 		m.await(`init .*ERROR: .*RAM`)
 	})
 	t.Run("128 MiB", func(t *testing.T) {
-		m := boot(t, setup{yaml: fmt.Sprintf(yaml, ""), Config: qemu.Config{MemoryMB: 128}})
+		m := boot(t, setup{yaml: fmt.Sprintf(yaml, ""), faulty: true, Config: qemu.Config{MemoryMB: 128}})
 		m.await(`root is incomplete|System is deadlocked on memory`)
 		m.lacks("boot complete")
 	})

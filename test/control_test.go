@@ -59,7 +59,7 @@ func TestService(t *testing.T) {
 		t.Fatal(err)
 	}
 	yaml := strings.Replace(string(data), "\nfiles:\n", moreServices+"\nfiles:\n", 1)
-	m := boot(t, setup{yaml: yaml, agent: true, Config: qemu.Config{MemoryMB: 512}})
+	m := boot(t, setup{yaml: yaml, agent: true, faulty: true, Config: qemu.Config{MemoryMB: 512}})
 	m.await(`web .*ready`)
 	if err := m.AwaitAgent(m.ctx); err != nil {
 		t.Fatal(err)

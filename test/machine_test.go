@@ -54,6 +54,9 @@ type setup struct {
 	dir   string            // where the tarballs are that the image names, if it names any
 	agent bool              // add the agent
 	files []file            // put over the root that mkimage made
+	// faulty: something in it cannot work, which mkimage is not to refuse. With files it may
+	// need what they bring.
+	faulty bool
 	qemu.Config
 }
 
@@ -124,7 +127,11 @@ func image(t *testing.T, s setup) qemu.Config {
 	if err := os.WriteFile(source, []byte(s.yaml), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if output, err := mkimage(t, "build", "-o", dir, "--name", "image", source); err != nil {
+	arguments := []string{"build", "-o", dir, "--name", "image", source}
+	if s.faulty || len(s.files) > 0 {
+		arguments = append(arguments, "--lenient")
+	}
+	if output, err := mkimage(t, arguments...); err != nil {
 		t.Fatalf("mkimage: %v\n%s", err, output)
 	}
 	config, err := qemu.Load(filepath.Join(dir, "image"))

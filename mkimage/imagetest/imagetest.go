@@ -24,6 +24,13 @@ func File(name, body string) Entry {
 	return Entry{tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: 0o644, Size: int64(len(body))}, body}
 }
 
+// Executable returns a regular file that anybody may execute.
+func Executable(name, body string) Entry {
+	e := File(name, body)
+	e.Mode = 0o755
+	return e
+}
+
 // Dir returns a folder.
 func Dir(name string) Entry {
 	return Entry{Header: tar.Header{Typeflag: tar.TypeDir, Name: name + "/", Mode: 0o755}}
