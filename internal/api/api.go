@@ -161,8 +161,19 @@ type Machine struct {
 	Services int           `json:"services"`
 	Ready    int           `json:"ready"`
 	Failed   int           `json:"failed"`
+	// Parts are the processes that the machine runs by: containerd and the shims.
+	Parts []Part `json:"parts,omitempty"`
 	// Containers is what all containers together may take; nil where nothing limits them.
 	Containers *Ceiling `json:"containers,omitempty"`
+}
+
+// Part is a process that the machine runs by.
+type Part struct {
+	Name    string        `json:"name"`  // containerd, shim
+	State   string        `json:"state"` // answering, silent, aborted, killed
+	Since   time.Duration `json:"since"`
+	PID     int           `json:"pid"`
+	Members []string      `json:"members,omitempty"` // of a shim: its containers, NAMESPACE/ID
 }
 
 // Ceiling is what all containers together take and may take; 0 is no limit.
