@@ -2,8 +2,10 @@
 // others have bound by name, and the read ends of pipes that others write to.
 //
 // They are kept as messages on their way through a socket pair. PID 1 made the
-// pair, gives both ends to each supervisor and never looks at it; as long as it
-// has them, the kernel keeps what is on the way, and the next supervisor finds it.
+// pair, gives both ends to each supervisor and never takes what goes from the first to
+// the second; as long as it has them, the kernel keeps what is on the way, and the next
+// supervisor finds it. What goes the other way are beats, by which a supervisor shows
+// PID 1 that it goes round.
 //
 // It promises that a file is closed for good only when it was dropped, and that a
 // supervisor without such a pair (started by hand) works all the same and keeps
@@ -78,6 +80,38 @@ func Pair() (in, out int, err error) {
 
 // ErrNone is returned by Put where there is nothing to hold files with.
 var ErrNone = errors.New("PID 1 gave no pair to hold files with")
+
+// Beat shows PID 1 that the supervisor goes round. Where PID 1 has not looked for long it
+// does nothing: there is a beat already.
+func (h *Hold) Beat() error {
+	if h == nil {
+		return nil // nobody looks
+	}
+	err := unix.Sendmsg(h.out, []byte{1}, nil, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
+	if err == unix.EAGAIN || err == unix.EINTR {
+		return nil
+	}
+	return err
+}
+
+// beatsTaken bounds how many beats are taken at once.
+const beatsTaken = 1024
+
+// Beaten takes the beats that have come to the first end of a pair, and reports whether
+// there were any.
+func Beaten(in int) (any bool) {
+	for range beatsTaken {
+		n, _, _, _, err := unix.Recvmsg(in, make([]byte, 1), nil, unix.MSG_DONTWAIT|unix.MSG_CMSG_CLOEXEC)
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil || n == 0 {
+			break
+		}
+		any = true
+	}
+	return any
+}
 
 // Put holds a copy of a descriptor under a name.
 func (h *Hold) Put(name string, fd int) error {

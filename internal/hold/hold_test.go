@@ -40,6 +40,37 @@ func names(t *testing.T, h *Hold) []string {
 	return names
 }
 
+// Beats go the other way, and leave what is held alone.
+func TestBeats(t *testing.T) {
+	first, second := pair(t)
+	if Beaten(first.in) {
+		t.Error("a beat before the first one")
+	}
+	if err := first.Put("log", 0); err != nil {
+		t.Fatal(err)
+	}
+	for range 100000 { // PID 1 does not look: none is too many
+		if err := first.Beat(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for rounds := 0; Beaten(first.in); rounds++ {
+		if rounds > 1000 {
+			t.Fatal("there is no end of them")
+		}
+	}
+	if err := second.Beat(); err != nil || !Beaten(first.in) || Beaten(first.in) {
+		t.Errorf("one beat is not one: %v", err)
+	}
+	if got := names(t, second); !slices.Equal(got, []string{"log"}) {
+		t.Errorf("it holds %q", got)
+	}
+	var none *Hold
+	if err := none.Beat(); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestPipeOutlivesItsReader(t *testing.T) {
 	first, second := pair(t)
 	r, w, err := os.Pipe()

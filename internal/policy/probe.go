@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"errors"
 	"regexp"
 	"slices"
 	"strconv"
@@ -21,6 +22,10 @@ const (
 	ProbeFile    ProbeKind = "file"    // a path in the container exists
 	ProbeLog     ProbeKind = "log"     // a line of its output matches
 )
+
+// ErrUnknown says that a probe has found nothing out: it did not come to run, or nobody
+// reported what came of it.
+var ErrUnknown = errors.New("not known")
 
 // Probe is one way to find out how a service is.
 type Probe struct {

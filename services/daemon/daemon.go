@@ -5,7 +5,7 @@
 // time is up, or with a reason when it cannot be had; that a containerd which an
 // earlier supervisor started in the same boot is taken over, not replaced; and
 // that whoever must look at things before containerd comes back is asked first.
-// It must never kill a containerd that works.
+// It must never kill a containerd that works; whether one hangs is package parts' to find out.
 package daemon
 
 import (
@@ -49,6 +49,8 @@ type Config struct {
 	// BeforeStart is called each time before it is started: what an earlier one
 	// left is still there.
 	BeforeStart func()
+	// Answers is told of each containerd that answers, so that it is watched; nil is nobody.
+	Answers func(pid int)
 	// Info and Warn write a line for people.
 	Info, Warn func(format string, a ...any)
 }
@@ -108,6 +110,9 @@ func (k *Keeper) Run(ctx context.Context) {
 				k.cfg.Info("ready in %s (pid %d)", millis(time.Since(began)), process.PID)
 			}
 			k.setUp()
+			if k.cfg.Answers != nil {
+				k.cfg.Answers(process.PID)
+			}
 			_ = process.Wait(ctx)
 		} else if ctx.Err() == nil && !process.Ended() {
 			// It runs and never answered: nothing can be lost by ending it.

@@ -35,7 +35,7 @@ type Target struct {
 }
 
 // Check looks once. It returns nil if the service is well, or what a person
-// should read of why it is not. Probes that are no looks (started, notify, log)
+// should read of why it is not; policy.ErrUnknown is no word about the service. Probes that are no looks (started, notify, log)
 // are an error.
 func Check(ctx context.Context, p policy.Probe, t Target) error {
 	began := time.Now()
@@ -53,8 +53,8 @@ func Check(ctx context.Context, p policy.Probe, t Target) error {
 		return fmt.Errorf("%s cannot be looked at", p)
 	}
 	switch {
-	case err == nil:
-		return nil
+	case err == nil, errors.Is(err, policy.ErrUnknown):
+		return err
 	case errors.Is(ctx.Err(), context.DeadlineExceeded):
 		return fmt.Errorf("%s: no answer within %v: %w", subject(p), roughly(time.Since(began)), context.DeadlineExceeded)
 	case ctx.Err() != nil:

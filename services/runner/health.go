@@ -32,7 +32,9 @@ func (s *Service) healthy() {
 		was = p.health
 		p.health = api.Health{State: healthHealthy, At: now}
 		p.sick = false
-		if was.State != healthHealthy || was.Failures > 0 {
+		// What was not known for a while is no reason to doubt it.
+		stillWell := was.State == healthHealthy || was.State == healthUnknown && p.wellSince > 0
+		if !stillWell || was.Failures > 0 {
 			p.wellSince = now
 		}
 	})
@@ -41,9 +43,25 @@ func (s *Service) healthy() {
 	}
 	s.save()
 	s.cfg.publish(api.Event{Kind: "health", Service: s.name, From: was.State, To: healthHealthy})
-	if was.Failures > 0 {
+	if was.Failures > 0 || was.State == healthUnknown {
 		s.cfg.Console.Line(s.name, "healthy again")
 	}
+}
+
+// nothingKnown notes a check that found nothing out: it counts neither for the service nor
+// against it.
+func (s *Service) nothingKnown(why string) {
+	var was api.Health
+	s.set(func(p *public) {
+		was = p.health
+		p.health.State, p.health.At, p.health.Reason = healthUnknown, s.cfg.Now(), why
+	})
+	if was.State == healthUnknown {
+		return
+	}
+	s.cfg.publish(api.Event{Kind: "health", Service: s.name, From: was.State, To: healthUnknown, Cause: why})
+	s.cfg.Console.Warn(s.name, "health unknown: %s", why)
+	s.save()
 }
 
 // unwell notes a check that failed.

@@ -302,6 +302,10 @@ func (s *Service) step(ctx context.Context) bool {
 		s.again = nil
 		s.signalStop()
 	case <-s.died:
+		if s.task != nil && s.task.Identity() == (pidfd.Identity{}) {
+			s.died = s.cfg.After(killBound) // it has exited; how is about to be known
+			break
+		}
 		s.died = nil
 		s.stuckFor("cannot be killed: its processes are stuck in the kernel")
 		return !s.leaving

@@ -5,10 +5,12 @@ import (
 	"errors"
 	"runtime"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"keelson/internal/pidfd"
 	"keelson/internal/policy"
 	"keelson/services/lifecycle"
 	"keelson/services/task"
@@ -397,5 +399,37 @@ func TestRestartsLeaveNothingBehind(t *testing.T) {
 		l.svc.Leave()
 		<-l.svc.Over()
 		l.cancel()
+	})
+}
+
+// exiting is a task that has exited once it is killed, and whose exit is reported late.
+type exiting struct {
+	*tasktest.Task
+	exited atomic.Bool
+}
+
+func (e *exiting) Identity() pidfd.Identity {
+	if e.exited.Load() {
+		return pidfd.Identity{}
+	}
+	return e.Task.Identity()
+}
+
+// What has exited is not stuck in the kernel, however late it becomes known how.
+func TestALateExitIsNotStuck(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLife(t, nil)
+		e := &exiting{Task: tasktest.New(101)}
+		e.OnStop = func(*tasktest.Task) bool { return false }
+		e.OnKill = func(*tasktest.Task) {
+			e.exited.Store(true)
+			go func() { time.Sleep(12 * time.Second); e.Ends(137) }()
+		}
+		l.onStart = func(context.Context, int) (task.Task, error) { return e, nil }
+		l.run()
+		l.until(2 * time.Second)
+		l.svc.Leave()
+		l.ends(14 * time.Second)
+		l.said("0s web: running (pid 101), started in 0.000s", "14s web: stopped in 12.000s (killed by SIGKILL, as it has no handler for SIGTERM)")
 	})
 }

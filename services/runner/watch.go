@@ -2,6 +2,7 @@ package runner
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -16,6 +17,8 @@ const (
 	readyMax = time.Second
 	// readyCheck bounds one look.
 	readyCheck = 5 * time.Second
+	// cutBound is how long a check that was cut may take to tell what it found out.
+	cutBound = time.Second
 )
 
 // watch is how a running service is looked at: for its readiness, then for its
@@ -30,6 +33,8 @@ type watch struct {
 	endCheck context.CancelFunc // of the check that is under way
 	results  chan error         // its result; a new one for each
 	cut      <-chan time.Time   // it has taken too long
+	wasCut   bool               // and was told to end
+	unsure   time.Duration      // since when nothing is known: the begin of a check, or the end of one that found nothing out
 	next     <-chan time.Time   // the next check
 	limit    <-chan time.Time   // it is not ready in time
 	matched  chan struct{}      // a line of its output matched
@@ -151,6 +156,16 @@ func (s *Service) isReady() {
 	})
 }
 
+// moreTimeToBeReady gives a service back the time in which nobody could find out whether it
+// is ready.
+func (s *Service) moreTimeToBeReady(lost time.Duration) {
+	if s.watch.limit == nil {
+		return
+	}
+	s.set(func(p *public) { p.readyBy += lost })
+	s.watch.limit = s.cfg.After(max(s.readyBy()-s.cfg.Now(), 0))
+}
+
 // notReadyInTime ends a service as a failed start.
 func (s *Service) notReadyInTime() {
 	s.mu.Lock()
@@ -182,22 +197,50 @@ func (s *Service) checkNow() {
 	ctx, cancel := context.WithCancel(w.ctx)
 	results := make(chan error, 1)
 	w.results, w.endCheck = results, cancel
+	if w.unsure == 0 {
+		w.unsure = s.cfg.Now()
+	}
 	w.cut = s.cfg.After(w.bound)
 	p, t := w.probe, s.task
 	go func() { results <- s.cfg.Probe(ctx, p, t) }()
 }
 
-// cutCheck ends a check that has taken too long.
-func (s *Service) cutCheck() { s.checked(fmt.Errorf("no answer within %v", s.watch.bound)) }
+// cutCheck ends a check that has taken too long. The result of a command tells whether
+// that says anything of the service.
+func (s *Service) cutCheck() {
+	w := &s.watch
+	first := !w.wasCut
+	w.wasCut = true
+	if !first || w.probe.Kind != policy.ProbeExec {
+		s.checked(context.Canceled)
+		return
+	}
+	w.endCheck()
+	w.cut = s.cfg.After(cutBound)
+}
 
 // checked deals with the result of a check.
 func (s *Service) checked(err error) {
 	w := &s.watch
+	unknown := errors.Is(err, policy.ErrUnknown)
+	if w.wasCut && err != nil && !unknown {
+		err = fmt.Errorf("no answer within %v", w.bound)
+	}
 	if w.endCheck != nil {
 		w.endCheck()
 	}
-	w.endCheck, w.results, w.cut = nil, nil, nil
+	w.endCheck, w.results, w.cut, w.wasCut = nil, nil, nil, false
+	now := s.cfg.Now()
+	if unknown && !w.health {
+		s.moreTimeToBeReady(now - w.unsure)
+	}
+	if w.unsure = 0; unknown {
+		w.unsure = now
+	}
 	switch {
+	case w.health && unknown:
+		w.next = s.cfg.After(s.b.Service.Health.Interval)
+		s.nothingKnown(err.Error())
 	case w.health && err == nil:
 		w.next = s.cfg.After(s.b.Service.Health.Interval)
 		s.healthy()

@@ -3,6 +3,7 @@ package runner
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -132,6 +133,78 @@ func TestWhatCouldNotHearIsSaidOfItAlone(t *testing.T) {
 		if last := lines[len(lines)-1]; last != "15s web: stopped in 0.000s (killed by SIGTERM)" {
 			t.Errorf("its stop is told as %q", last)
 		}
+	})
+}
+
+// A command that did not come to run counts neither for the service nor against it.
+func TestAHealthCheckThatDoesNotRunIsUnknown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLife(t, map[string]string{
+			"keelson.health": "exec:true", "keelson.health.interval": "10s", "keelson.health.timeout": "2s", "keelson.health.retries": "2",
+		})
+		notRun := fmt.Errorf("true: it did not start: %w", policy.ErrUnknown)
+		var found atomic.Pointer[func(ctx context.Context) error]
+		finds := func(f func(ctx context.Context) error) { found.Store(&f) }
+		l.cfg.Probe = func(ctx context.Context, _ policy.Probe, _ task.Task) error { return (*found.Load())(ctx) }
+		finds(func(context.Context) error { return nil })
+		l.run()
+		l.until(11 * time.Second)
+		finds(func(ctx context.Context) error { // nobody answers in time
+			<-ctx.Done()
+			return notRun
+		})
+		l.until(31 * time.Second)
+		finds(func(context.Context) error { return notRun }) // or at all
+		l.until(200 * time.Second)
+		l.is(lifecycle.Ready, 1)
+		if i := l.svc.Info(); i.Health.State != "unknown" || i.Health.Failures != 0 || i.Health.Reason != notRun.Error() {
+			t.Errorf("its health is %+v", i.Health)
+		}
+		finds(func(context.Context) error { return nil })
+		l.until(211 * time.Second)
+		if m := l.remembers(); m.WellSince != 10*time.Second || m.Health.State != "healthy" {
+			t.Errorf("remembered is %+v", m)
+		}
+		finds(func(ctx context.Context) error { // it runs, and does not end
+			<-ctx.Done()
+			return ctx.Err()
+		})
+		l.until(230 * time.Second)
+		l.said(
+			"0s web: running (pid 101), started in 0.000s",
+			"22s web: warning: health unknown: true: it did not start: not known",
+			"3m22s web: healthy again",
+			"3m34s web: warning: health check 1 of 2 failed: no answer within 2s",
+			"3m46s web: ERROR: unhealthy: exec:true failed twice, the last time: no answer within 2s",
+			"3m46s web: ERROR: killed by SIGTERM after 226.0s, for it was unhealthy; restart 1 in 0s",
+			"3m46s web: | last words",
+			"3m46s web: running (pid 102), started in 0.000s",
+		)
+		l.svc.Leave()
+		l.ends(l.now())
+	})
+}
+
+// The time in which nobody could find out whether it is ready is not the service's.
+func TestAReadinessCheckThatDoesNotRunTakesNoTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLife(t, map[string]string{"keelson.ready": "exec:true", "keelson.ready.timeout": "10s"})
+		var answers atomic.Bool
+		l.cfg.Probe = func(ctx context.Context, _ policy.Probe, _ task.Task) error {
+			if answers.Load() {
+				return nil
+			}
+			<-ctx.Done()
+			return policy.ErrUnknown
+		}
+		l.run()
+		l.until(40 * time.Second)
+		l.is(lifecycle.Running, 1)
+		answers.Store(true)
+		l.until(50 * time.Second)
+		l.is(lifecycle.Ready, 1)
+		l.svc.Leave()
+		l.ends(l.now())
 	})
 }
 

@@ -105,7 +105,7 @@ func (s *Supervisor) tail(name string, lines int) []string {
 }
 
 func (s *Supervisor) machine() api.Machine {
-	m := api.Machine{Version: version(), Now: console.Now(), State: "booting", Containers: s.containersMayTake()}
+	m := api.Machine{Version: version(), Now: console.Now(), State: "booting", Containers: s.containersMayTake(), Parts: s.parts.Status()}
 	if !s.cfg.Container {
 		m.Watchdog = s.dog.String()
 		m.Modules = s.modulesState()

@@ -39,6 +39,7 @@ import (
 	"keelson/services/daemon"
 	"keelson/services/events"
 	"keelson/services/logs"
+	"keelson/services/parts"
 	"keelson/services/resources"
 	"keelson/services/roster"
 	"keelson/services/runner"
@@ -121,6 +122,7 @@ type Supervisor struct {
 	ceiling  ceiling.Limits // what all containers together may take
 	dog      *watchdog.Dog
 	tasks    *task.Runtime
+	parts    *parts.Set // containerd and the shims
 	keeper   *daemon.Keeper
 	progress *progress
 	roster   *roster.Roster // every service; nil until the boot has come to them
@@ -130,6 +132,9 @@ type Supervisor struct {
 	events   *uevent.Listener // nil where the kernel's device events cannot be had
 	failed   map[string]bool  // scripts of the image that could not be run, or failed
 	buttons  *power.Buttons   // open before anybody is told that the boot is complete; nil in a container
+
+	rounds  chan struct{} // received from by the supervisor's own goroutine, each time it comes round
+	leaving chan struct{} // closed when that does so no more, as the machine goes down
 
 	mu    sync.Mutex
 	acted bool // a machine action was asked for, guarded by mu
@@ -161,7 +166,8 @@ func Run(cfg Config) int {
 	_ = rtsignal.Default() // PID 1 ignores them, and that is inherited
 	lean := hugepages.Refuse()
 
-	s := &Supervisor{cfg: cfg, con: console.New(consoles(cfg)...), hub: events.New(console.Now), failed: map[string]bool{}}
+	s := &Supervisor{cfg: cfg, con: console.New(consoles(cfg)...), hub: events.New(console.Now), failed: map[string]bool{},
+		rounds: make(chan struct{}), leaving: make(chan struct{})}
 	s.routeLog()
 	if lean != nil {
 		s.con.Warn("keelson", "the supervisor takes more memory than it needs: %v", lean)
@@ -171,6 +177,7 @@ func Run(cfg Config) int {
 		s.con.Warn("keelson", "%v", err)
 	}
 	s.startLogging()
+	go s.beat()
 	s.progress = openProgress(filepath.Join(cfg.RunDir, "boot.json"),
 		func(format string, a ...any) { s.con.Warn("keelson", format, a...) })
 	s.know()
@@ -215,6 +222,7 @@ func Run(cfg Config) int {
 	if cfg.StopKind == "" {
 		s.watch(ctx, signals)
 	}
+	close(s.leaving)
 	s.known.stopping.Store(true)
 	s.hub.Publish(api.Event{Kind: "machine", To: "stopping"})
 	stopBoot()
@@ -237,6 +245,7 @@ func (s *Supervisor) watch(ctx context.Context, stop <-chan os.Signal) {
 		case <-stop:
 			return
 		case <-s.dog.Beats():
+		case <-s.rounds:
 		}
 	}
 }
@@ -248,7 +257,8 @@ func (s *Supervisor) startContainerd(ctx context.Context) error {
 		dirs, err := bundle.List(s.cfg.Containers, section)
 		needed = needed || err != nil || len(dirs) > 0
 	}
-	client, err := task.Dial(containerdSocket)
+	s.watchParts(ctx)
+	client, err := task.Dial(containerdSocket, s.parts.Doubt)
 	if err != nil {
 		return err
 	}
@@ -272,6 +282,7 @@ func (s *Supervisor) startContainerd(ctx context.Context) error {
 		PIDFile:   filepath.Join(s.cfg.RunDir, "containerd.json"),
 		Stdout:    stdout, Stderr: stderr,
 		BeforeStart: func() { s.tasks.SaveExits() },
+		Answers:     func(pid int) { s.watchContainerd(ctx, pid) },
 		Info:        func(format string, a ...any) { s.con.Line("containerd", format, a...) },
 		Warn:        func(format string, a ...any) { s.con.Warn("containerd", format, a...) },
 	})
@@ -288,6 +299,7 @@ func (s *Supervisor) startContainerd(ctx context.Context) error {
 			defer cancel()
 			return s.keeper.Ready(ctx)
 		},
+		Answering: s.parts.Answering,
 		Writers:   sync.OnceValue(s.writers),
 		Prepare:   s.loadFor,
 		NotifyDir: filepath.Join(s.cfg.RunDir, "notify"), ExecDir: filepath.Join(s.cfg.RunDir, "probes"),

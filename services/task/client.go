@@ -11,6 +11,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"strings"
 	"time"
 
 	containersapi "github.com/containerd/containerd/api/services/containers/v1"
@@ -20,7 +21,11 @@ import (
 	"github.com/containerd/errdefs/pkg/errgrpc"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/status"
+
+	"keelson/internal/bundle"
 )
 
 // Bounds of single calls to containerd. They are generous: they are there to
@@ -37,11 +42,21 @@ type Client struct {
 	tasks      tasksapi.TasksClient
 }
 
+// slowCall is after how long a call that has no answer yet is worth a question.
+const slowCall = 5 * time.Second
+
 // Dial makes a client of the daemon behind a unix socket. It does not wait for
-// the daemon, and finds it again within 100 ms of its coming back.
-func Dial(socket string) (*Client, error) {
+// the daemon, and finds it again within 100 ms of its coming back. slow is told of
+// each call that is not answered within slowCall.
+func Dial(socket string, slow func()) (*Client, error) {
 	conn, err := grpc.NewClient("passthrough:///"+socket,
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithUnaryInterceptor(func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+			if ctx.Value(asking{}) == nil && !strings.HasSuffix(method, "/Wait") {
+				defer time.AfterFunc(slowCall, slow).Stop()
+			}
+			return invoke(ctx, method, req, reply, cc, opts...)
+		}),
 		grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) {
 			var d net.Dialer
 			return d.DialContext(ctx, "unix", addr)
@@ -61,15 +76,40 @@ func Dial(socket string) (*Client, error) {
 	}, nil
 }
 
+// asking marks the context of a call that is made for nothing but its answer.
+type asking struct{}
+
+// Ask returns nil if the daemon answers a call, whatever the answer. It asks for a task
+// that there is not, for which the daemon looks at its metadata and its list of tasks.
+func (c *Client) Ask(ctx context.Context) error {
+	ctx = context.WithValue(namespaces.WithNamespace(ctx, bundle.DefaultNamespace), asking{}, true)
+	_, err := c.tasks.Get(ctx, &tasksapi.GetRequest{ContainerID: "keelson.is-it-alive"})
+	switch status.Code(err) {
+	case codes.Unavailable, codes.DeadlineExceeded, codes.Canceled:
+		return native(err)
+	}
+	return nil
+}
+
 // call bounds a call and puts it into a containerd namespace.
 func call(ctx context.Context, namespace string, bound time.Duration) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(namespaces.WithNamespace(ctx, namespace), bound)
 }
 
+// errShimGone is in the chain of an error for a call that a shim did not answer because it
+// has exited.
+var errShimGone = fmt.Errorf("the shim has exited: %w", errdefs.ErrUnavailable)
+
+// shimGone is containerd's word for that, which has no code of its own.
+const shimGone = "ttrpc: closed"
+
 // native turns a gRPC error into one that errdefs knows, with containerd's words.
 func native(err error) error {
 	if err == nil {
 		return nil
+	}
+	if strings.HasSuffix(err.Error(), shimGone) {
+		return errShimGone
 	}
 	if err = errgrpc.ToNative(err); errdefs.IsDeadlineExceeded(err) {
 		return fmt.Errorf("containerd does not answer: %w", context.DeadlineExceeded)

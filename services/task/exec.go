@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -15,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"keelson/internal/pidfd"
+	"keelson/internal/policy"
 )
 
 // Execer is a Task in whose container commands can be run.
@@ -22,7 +24,9 @@ type Execer interface {
 	// Exec runs a command in the container, as its first process is run: with its
 	// environment, folder, user and rights. It returns the exit code, 128+N for a
 	// signal N, and the end of what it wrote. When ctx ends the command is killed, and
-	// Exec does not wait for that. What it started ends with it in any case.
+	// Exec does not wait for that. What it started ends with it in any case. The error is
+	// policy.ErrUnknown where the command did not come to run or its exit was not
+	// reported, for want of an answer of containerd or the shim.
 	Exec(ctx context.Context, argv []string) (code int, output string, err error)
 }
 
@@ -32,6 +36,8 @@ const (
 	// probeID begins the ID of a command: our shim ends one of such a name with all that
 	// it has started, whatever that has done to become independent.
 	probeID = "keelson-probe-"
+	// leftBound is how long a command is kept in mind that nobody answers for.
+	leftBound = 3 * time.Minute
 	// execPause is how long to wait for containerd that went away under a command.
 	execPause = 20 * time.Millisecond
 )
@@ -40,19 +46,16 @@ const (
 // where it goes away under the command, the command is run again.
 func (t *running) Exec(ctx context.Context, argv []string) (code int, output string, err error) {
 	for {
-		if err := t.runtime.Ready(ctx); err != nil {
-			return 0, "", err
+		if err := t.runtime.answers(ctx, t.bundle); err != nil {
+			return 0, "", &unknown{err.Error(), err}
 		}
 		code, output, err = t.exec(ctx, argv)
-		if ctx.Err() != nil {
-			return 0, "", ctx.Err()
-		}
 		if !errdefs.IsUnavailable(err) {
 			return code, output, err
 		}
 		select {
 		case <-ctx.Done():
-			return 0, "", ctx.Err()
+			return 0, "", &unknown{err.Error(), err}
 		case <-time.After(execPause):
 		}
 	}
@@ -93,10 +96,14 @@ func (t *running) exec(ctx context.Context, argv []string) (code int, output str
 	}()
 	select {
 	case <-ctx.Done():
+		err := x.cut(ctx.Err())
 		go kill()
-		return 0, "", ctx.Err()
+		return 0, "", err
 	case e := <-ended:
 		if e.err != nil {
+			if ctx.Err() != nil {
+				e.err = x.cut(ctx.Err())
+			}
 			go kill()
 			return 0, "", e.err
 		}
@@ -144,6 +151,28 @@ func (t *running) newCommand() (*command, error) {
 	return x, nil
 }
 
+// unknown is the error of a command of which nobody can say what it would have found out.
+type unknown struct {
+	why   string
+	cause error
+}
+
+func (u *unknown) Error() string   { return u.why }
+func (u *unknown) Unwrap() []error { return []error{policy.ErrUnknown, u.cause} }
+
+// cut is the error for a command that was given up because of err.
+func (x *command) cut(err error) error {
+	select {
+	case <-x.started:
+	default:
+		return &unknown{"its start is not answered by containerd or the shim", err}
+	}
+	if x.process == nil || x.process.Ended() {
+		return &unknown{"its exit is not reported by containerd or the shim", err}
+	}
+	return err
+}
+
 // run starts it and waits for its end.
 func (x *command) run(ctx, wait context.Context, p *specs.Process) (code int, err error) {
 	pid, err := x.start(ctx, p, pipes{stdout: x.pipe, stderr: x.pipe})
@@ -156,6 +185,8 @@ func (x *command) run(ctx, wait context.Context, p *specs.Process) (code int, er
 	switch {
 	case errors.Is(err, ErrNoProgram), errors.Is(err, ErrNotExecutable):
 		return 0, err
+	case errors.Is(err, context.DeadlineExceeded):
+		return 0, &unknown{err.Error(), err}
 	case err != nil:
 		return 0, fmt.Errorf("run it in the container: %w", err)
 	}
@@ -216,8 +247,31 @@ func (x *command) kill() {
 		// It leads a session: with it goes what it started.
 		_ = unix.Kill(-x.process.PID, unix.SIGKILL)
 	}
-	if err := x.end(); err != nil {
+	if err := x.endWhenAnswered(); err != nil {
 		slog.Warn("a command that was run in the container is left behind: "+err.Error(), "container", x.container)
+	}
+}
+
+// endWhenAnswered is end, and again while nobody answers: who hangs is about to be started
+// again.
+func (x *command) endWhenAnswered() error {
+	ctx, cancel := context.WithTimeout(context.Background(), leftBound)
+	defer cancel()
+	for {
+		err := x.end()
+		if !errors.Is(err, context.DeadlineExceeded) || x.runtime.Answering == nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(time.Second):
+		}
+		if x.runtime.Answering(ctx, func(containers []string) bool {
+			return slices.Contains(containers, x.namespace+"/"+x.container)
+		}) != nil {
+			return err
+		}
 	}
 }
 

@@ -24,6 +24,7 @@ import (
 
 	"keelson/internal/bundle"
 	"keelson/internal/pidfd"
+	"keelson/internal/policy"
 )
 
 // execs is as much of containerd as Exec needs, on this machine.
@@ -39,9 +40,14 @@ type execs struct {
 	hungUp  int                                     // waits that were given up before the end; guarded by mu
 	last    specs.Process                           // guarded by mu
 	slow    func()                                  // before a start is answered; nil is nothing
+	gone    bool                                    // starts fail, as the shim has exited
+	late    chan struct{}                           // closed when exits are reported; nil is at once
 }
 
 func (e *execs) unavailable() error {
+	if e.gone {
+		return status.Error(codes.Unknown, "ttrpc: closed")
+	}
 	if e.away > 0 {
 		e.away--
 		return status.Error(codes.Unavailable, "connection refused")
@@ -100,6 +106,9 @@ func (e *execs) Wait(ctx context.Context, r *tasksapi.WaitRequest, _ ...grpc.Cal
 	}
 	select {
 	case <-ended:
+		if e.late != nil {
+			<-e.late
+		}
 		return &tasksapi.WaitResponse{ExitStatus: uint32(cmd.ProcessState.ExitCode())}, nil
 	case <-ctx.Done():
 		e.mu.Lock()
@@ -304,4 +313,49 @@ func TestCommandsOfAnEarlierSupervisorAreRemoved(t *testing.T) {
 		t.Error("the command still runs")
 	}
 	x.close()
+}
+
+// Of a command whose start or exit nobody reports nothing is known; of one that runs on it is known that it does.
+func TestExecIsUnknownWhereNobodyAnswers(t *testing.T) {
+	for name, tc := range map[string]struct {
+		argv    []string
+		prepare func(e *execs, task *running, end chan struct{})
+		unknown bool
+	}{
+		"containerd is away":  {[]string{"true"}, func(e *execs, _ *running, _ chan struct{}) { e.away = 1 << 30 }, true},
+		"the shim has exited": {[]string{"true"}, func(e *execs, _ *running, _ chan struct{}) { e.gone = true }, true},
+		"containerd cannot be had": {[]string{"true"}, func(_ *execs, task *running, _ chan struct{}) {
+			task.runtime.Ready = func(context.Context) error { return errors.New("containerd is not running") }
+		}, true},
+		"the shim does not answer": {[]string{"true"}, func(_ *execs, task *running, _ chan struct{}) {
+			task.runtime.Answering = func(ctx context.Context, needs func([]string) bool) error {
+				if !needs([]string{task.bundle.Namespace() + "/web"}) || needs([]string{"other/web"}) {
+					return nil
+				}
+				<-ctx.Done()
+				return ctx.Err()
+			}
+		}, true},
+		"its start is not answered": {[]string{"true"}, func(e *execs, _ *running, end chan struct{}) { e.slow = func() { <-end } }, true},
+		"its exit is not reported":  {[]string{"true"}, func(e *execs, _ *running, end chan struct{}) { e.late = end }, true},
+		"it runs on":                {[]string{"sleep", "1000"}, func(*execs, *running, chan struct{}) {}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			e, task := inContainer(t)
+			task.bundle.Service.OwnShim = true
+			end := make(chan struct{})
+			tc.prepare(e, task, end)
+			ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+			defer cancel()
+			_, _, err := task.Exec(ctx, tc.argv)
+			if err == nil || errors.Is(err, policy.ErrUnknown) != tc.unknown {
+				t.Errorf("got %v", err)
+			}
+			e.mu.Lock()
+			e.away, e.gone = 0, false
+			e.mu.Unlock()
+			close(end)
+			gone(t, e, task)
+		})
+	}
 }

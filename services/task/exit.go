@@ -19,14 +19,14 @@ type exitFile struct {
 	ExitedAt   time.Time `json:"exited_at"`
 }
 
-// taskDir is where containerd has its tasks' folders, NAMESPACE/ID, below its
+// Dir is where containerd has its tasks' folders, NAMESPACE/ID, below its
 // state folder.
-const taskDir = "io.containerd.runtime.v2.task"
+const Dir = "io.containerd.runtime.v2.task"
 
 // readExit returns the exit of a container's task as its shim wrote it down, or
 // as SaveExits kept it; with a process number only that of the task that had it.
 func (r *Runtime) readExit(b *bundle.Bundle, pid int) (Exit, bool) {
-	if e, ok := readExitFile(filepath.Join(r.StateDir, taskDir, key(b), "exit.json"), b.ID); ok {
+	if e, ok := readExitFile(filepath.Join(r.StateDir, Dir, key(b), "exit.json"), b.ID); ok {
 		return e, pid == 0 || e.PID == pid
 	}
 	r.mu.Lock()
@@ -38,7 +38,7 @@ func (r *Runtime) readExit(b *bundle.Bundle, pid int) (Exit, bool) {
 // SaveExits keeps what shims wrote of tasks that ended. It is to be called
 // before containerd is started: it removes the folders of such tasks.
 func (r *Runtime) SaveExits() {
-	files, _ := filepath.Glob(filepath.Join(r.StateDir, taskDir, "*", "*", "exit.json"))
+	files, _ := filepath.Glob(filepath.Join(r.StateDir, Dir, "*", "*", "exit.json"))
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.exits == nil {

@@ -54,7 +54,7 @@ func (r *Runtime) clearRemains(b *bundle.Bundle, err error) bool {
 	if errdefs.IsAlreadyExists(err) || strings.Contains(err.Error(), "container with given ID already exists") {
 		return true
 	}
-	dir := filepath.Join(r.StateDir, taskDir, key(b))
+	dir := filepath.Join(r.StateDir, Dir, key(b))
 	if !strings.Contains(err.Error(), dir+": file exists") {
 		return false
 	}
@@ -78,7 +78,7 @@ func (r *Runtime) removeTask(b *bundle.Bundle) error {
 		return err
 	}
 	defer state.Close()
-	dir := filepath.Join(taskDir, key(b))
+	dir := filepath.Join(Dir, key(b))
 	// Something may be mounted here, which is not to be removed through it.
 	if err := state.Remove(filepath.Join(dir, "rootfs")); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err

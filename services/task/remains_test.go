@@ -16,7 +16,7 @@ import (
 func TestRemainsOfAForgottenTaskAreCleared(t *testing.T) {
 	r := &Runtime{StateDir: t.TempDir()}
 	b := &bundle.Bundle{Name: "web", ID: "web"}
-	dir := filepath.Join(r.StateDir, taskDir, bundle.DefaultNamespace, "web")
+	dir := filepath.Join(r.StateDir, Dir, bundle.DefaultNamespace, "web")
 	if err := os.MkdirAll(filepath.Join(dir, "rootfs"), 0o700); err != nil {
 		t.Fatal(err)
 	}
@@ -61,7 +61,7 @@ func TestRemainsBehindALink(t *testing.T) {
 	r := &Runtime{StateDir: t.TempDir()}
 	b := &bundle.Bundle{Name: "web", ID: "web"}
 	outside := t.TempDir()
-	of := filepath.Join(r.StateDir, taskDir, bundle.DefaultNamespace)
+	of := filepath.Join(r.StateDir, Dir, bundle.DefaultNamespace)
 	if err := errors.Join(os.MkdirAll(filepath.Dir(of), 0o700), os.MkdirAll(filepath.Join(outside, "web/rootfs"), 0o700), os.Symlink(outside, of)); err != nil {
 		t.Fatal(err)
 	}

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strconv"
 	"time"
 
 	tasksapi "github.com/containerd/containerd/api/services/tasks/v1"
@@ -135,12 +136,16 @@ func (t *running) Identity() pidfd.Identity {
 // Wait waits for the task's first process to end and says how it did. The
 // error is the context's.
 func (t *running) Wait(ctx context.Context) (Exit, error) {
+	was := t.Identity()
 	if err := t.process.Wait(ctx); err != nil {
 		return Exit{}, err
 	}
 	// It has ended, even if the caller's time is up meanwhile.
 	ending := t.watch.End() // now, while it has its cgroup
 	e := t.runtime.status(context.WithoutCancel(ctx), t.bundle, t.PID())
+	if !e.Known {
+		e = unreaped(was)
+	}
 	e.Ending = ending
 	if t.runtime.OnEnd != nil {
 		t.runtime.OnEnd(t.bundle, e)
@@ -152,25 +157,51 @@ func (t *running) Wait(ctx context.Context) (Exit, error) {
 // ended; after that it counts as lost.
 const exitBound = 5 * time.Second
 
-// status finds out how a task, whose first process was pid and has ended, did so:
-// from the shim's file, or from containerd.
+// The shim's file is looked for after fileMin, doubling up to fileMax.
+const (
+	fileMin = 2 * time.Millisecond
+	fileMax = 100 * time.Millisecond
+)
+
+// status finds out how a task, whose first process was pid and has exited, did so: from
+// the shim's file or from containerd, whichever tells first.
 func (r *Runtime) status(ctx context.Context, b *bundle.Bundle, pid int) Exit {
+	if e, ok := r.readExit(b, pid); ok {
+		return e
+	}
 	ctx, cancel := call(ctx, b.Namespace(), exitBound)
-	defer cancel()
-	for {
+	answer := make(chan Exit, 1)
+	go func() {
+		// It is not cut when the file has come: containerd would report an answer that
+		// nobody takes as an error.
+		defer cancel()
+		answer <- r.askStatus(ctx, b, pid)
+	}()
+	for look := fileMin; ; look = min(2*look, fileMax) {
+		var answered *Exit
+		select {
+		case e := <-answer:
+			answered = &e
+		case <-time.After(look):
+		}
 		if e, ok := r.readExit(b, pid); ok {
 			return e
 		}
-		// The wait is cut where containerd dies; then it is asked anew, or the
-		// file has come.
+		if answered != nil {
+			return *answered
+		}
+	}
+}
+
+// askStatus is status by containerd's word alone, within ctx.
+func (r *Runtime) askStatus(ctx context.Context, b *bundle.Bundle, pid int) Exit {
+	for {
+		// The wait is cut where containerd dies; then it is asked anew.
 		w, err := r.Client.tasks.Wait(ctx, &tasksapi.WaitRequest{ContainerID: b.ID})
 		if err == nil {
 			return Exit{Status: int(w.ExitStatus), Known: true, PID: pid, At: w.ExitedAt.AsTime()}
 		}
-		if e, ok := r.readExit(b, pid); ok {
-			return e
-		}
-		if err := native(err); !errdefs.IsUnavailable(err) {
+		if err := native(err); !errdefs.IsUnavailable(err) || errors.Is(err, errShimGone) {
 			return Exit{} // not found: containerd came back and has forgotten it
 		}
 		select {
@@ -179,6 +210,26 @@ func (r *Runtime) status(ctx context.Context, b *bundle.Bundle, pid int) Exit {
 		case <-time.After(10 * time.Millisecond):
 		}
 	}
+}
+
+// unreaped is how a process exited by the kernel's word, which is there as long as nobody
+// has taken it: the shim hangs.
+func unreaped(id pidfd.Identity) Exit {
+	read := func(field int) uint64 {
+		text, _ := pidfd.Stat(id.PID, field)
+		n, _ := strconv.ParseUint(text, 10, 64)
+		return n
+	}
+	state, _ := pidfd.Stat(id.PID, 3)
+	if state != "Z" || id.PID == 0 || read(22) != id.Start {
+		return Exit{}
+	}
+	status := unix.WaitStatus(read(52))
+	code := status.ExitStatus()
+	if status.Signaled() {
+		code = 128 + int(status.Signal())
+	}
+	return Exit{Status: code, Known: true, PID: id.PID, At: time.Now()}
 }
 
 // Signal sends a signal to the first process.

@@ -45,7 +45,7 @@ func TestTheEndOfAStockShimIsWaitedFor(t *testing.T) {
 		}
 	}
 	write(7, 8)
-	before := r.shims()
+	before := r.Shims()
 	done := make(chan struct{})
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()

@@ -44,6 +44,9 @@ type Runtime struct {
 	// Ready returns nil as soon as containerd answers, or an error when it
 	// cannot be waited for any longer.
 	Ready func(ctx context.Context) error
+	// Answering waits until containerd and those shims answer of whose containers, named
+	// NAMESPACE/ID, needs says so. Nil waits for nothing.
+	Answering func(ctx context.Context, needs func(containers []string) bool) error
 
 	// ShimCgroup is where shims live, below CgroupRoot; empty for where
 	// containerd does.
@@ -91,15 +94,15 @@ type Runtime struct {
 	options []string // of the machine's cgroup2 file system, guarded by mu
 }
 
-// startTries is how often a start is tried while containerd goes away under it,
-// which is no failure of the container's.
+// startTries is how often a start is tried while containerd goes away under it, or it or
+// the shim hangs, which is no failure of the container's.
 const startTries = 3
 
 // Start makes and starts the task of a container folder. What stands in its way
 // from before is removed first; what a failure leaves behind is removed too.
 func (r *Runtime) Start(ctx context.Context, b *bundle.Bundle, io Streams) (Task, error) {
 	for try := 1; ; try++ {
-		if err := r.Ready(ctx); err != nil {
+		if err := r.answers(ctx, b); err != nil {
 			return nil, err
 		}
 		if fi, err := os.Stat(filepath.Dir(b.Rootfs())); err != nil || !fi.IsDir() {
@@ -117,9 +120,10 @@ func (r *Runtime) Start(ctx context.Context, b *bundle.Bundle, io Streams) (Task
 		if err == nil {
 			return t, nil
 		}
+		hangs := r.hangs(b) // before the removal, which takes a while
 		// The caller's time may be over; tidying up has its own bounds.
 		r.Remove(context.WithoutCancel(ctx), b)
-		if !errdefs.IsUnavailable(err) || ctx.Err() != nil || try == startTries {
+		if !errdefs.IsUnavailable(err) && !hangs || ctx.Err() != nil || try == startTries {
 			return nil, explain(b, err)
 		}
 	}
@@ -316,6 +320,40 @@ func (r *Runtime) groupRuns(b *bundle.Bundle) bool {
 	return false
 }
 
+// answers waits until containerd and the shim of a container answer.
+func (r *Runtime) answers(ctx context.Context, b *bundle.Bundle) error {
+	if err := r.Ready(ctx); err != nil || r.Answering == nil {
+		return err
+	}
+	return r.Answering(ctx, func(containers []string) bool { return r.shares(b, containers) })
+}
+
+// hangs reports whether containerd or the shim of a container does not answer now.
+func (r *Runtime) hangs(b *bundle.Bundle) bool {
+	if r.Answering == nil {
+		return false
+	}
+	now, cancel := context.WithCancel(context.Background())
+	cancel()
+	return r.Answering(now, func(containers []string) bool { return r.shares(b, containers) }) != nil
+}
+
+// shares reports whether a container is, or is going to be, in the shim of others.
+func (r *Runtime) shares(b *bundle.Bundle, others []string) bool {
+	if slices.Contains(others, key(b)) {
+		return true
+	}
+	if !r.grouped(b) {
+		return false
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.ContainsFunc(others, func(name string) bool {
+		t := r.tasks[name]
+		return t != nil && r.grouped(t.bundle) && t.bundle.Namespace() == b.Namespace()
+	})
+}
+
 func key(b *bundle.Bundle) string { return b.Namespace() + "/" + b.ID }
 
 // Adopt takes over a task that an earlier supervisor started. It returns a nil
@@ -408,7 +446,7 @@ func (r *Runtime) Remove(ctx context.Context, b *bundle.Bundle) {
 	ctx, cancel := context.WithTimeout(ctx, removeBound)
 	defer cancel()
 	ready, cancelReady := context.WithTimeout(ctx, removeReady)
-	err := r.Ready(ready)
+	err := r.answers(ready, b)
 	cancelReady()
 	if err == nil {
 		r.forget(ctx, b)
@@ -458,7 +496,7 @@ func (r *Runtime) delete(ctx context.Context, b *bundle.Bundle) error {
 	last := r.grouped(b) && !r.ShimLingers && !r.groupRuns(b)
 	var before []int
 	if last {
-		before = r.shims()
+		before = r.Shims()
 	}
 	_, err = r.Client.tasks.Delete(ctx, &tasksapi.DeleteTaskRequest{ContainerID: b.ID}, grpc.WaitForReady(true))
 	if err == nil && last {
@@ -470,8 +508,8 @@ func (r *Runtime) delete(ctx context.Context, b *bundle.Bundle) error {
 // shimEndBound is how long the end of a stock shim is waited for.
 const shimEndBound = 500 * time.Millisecond
 
-// shims returns the processes of the shims.
-func (r *Runtime) shims() []int {
+// Shims returns the processes of the shims, none where they have no cgroup of their own.
+func (r *Runtime) Shims() []int {
 	if r.CgroupRoot == "" || r.ShimCgroup == "" {
 		return nil
 	}
@@ -484,7 +522,7 @@ func (r *Runtime) awaitShimEnd(ctx context.Context, before []int) {
 	ctx, cancel := context.WithTimeout(ctx, shimEndBound)
 	defer cancel()
 	for len(before) > 0 {
-		now := r.shims()
+		now := r.Shims()
 		for _, pid := range before {
 			if !slices.Contains(now, pid) {
 				return
