@@ -19,6 +19,7 @@ import (
 	"keelson/init/shutdown"
 	"keelson/init/watchdog"
 	"keelson/internal/console"
+	"keelson/internal/cputime"
 	"keelson/internal/hold"
 )
 
@@ -40,12 +41,13 @@ type pid1 struct {
 	dog     *watchdog.Holder
 	pause   func(time.Duration) // after a panic
 
-	started  time.Duration // of PID 1, since the kernel's start
-	launched time.Duration // of the first supervisor
-	settle   time.Time     // when to do what can wait; zero once done
-	look     time.Time     // when to look at the supervisor
-	dying    int           // the supervisor that was about to end at the last look
-	hold     []int         // the pair that keeps the supervisor's open files; empty if it cannot be had
+	started  time.Duration  // of PID 1, since the kernel's start
+	launched time.Duration  // of the first supervisor
+	settle   time.Time      // when to do what can wait; zero once done
+	look     time.Time      // when to look at the supervisor
+	dying    int            // the supervisor that was about to end at the last look
+	busy     cputime.Sample // what the supervisor had had of the processors at the last look
+	hold     []int          // the pair that keeps the supervisor's open files and brings its beats; empty if it cannot be had
 }
 
 // run supervises until the machine ends. It returns in a container, and where
@@ -126,6 +128,7 @@ func (p *pid1) lookAtSupervisor(now time.Time) {
 	if now.Before(p.look) {
 		return
 	}
+	late := now.Sub(p.look) > lookEvery/2
 	p.look = now.Add(lookEvery)
 	if p.boot.Cgroup != "" && cgroups.Restore(p.kernel) {
 		p.console.Warn(name, "a container mounted cgroup2 and so took options of it away from the whole machine: put back")
@@ -133,7 +136,11 @@ func (p *pid1) lookAtSupervisor(now time.Time) {
 	was := p.dying
 	p.dying = 0
 	pid := p.machine.Pid()
-	if pid == 0 || p.machine.Kind() != lifecycle.None {
+	if pid == 0 {
+		return
+	}
+	p.feelPulse(pid, late)
+	if p.machine.Kind() != lifecycle.None || p.machine.Pid() != pid {
 		return
 	}
 	status, err := p.kernel.ReadFile("/proc/" + strconv.Itoa(pid) + "/status")
@@ -144,6 +151,21 @@ func (p *pid1) lookAtSupervisor(now time.Time) {
 	default:
 		p.dying = pid
 	}
+}
+
+// feelPulse looks whether the supervisor has shown that it goes round. A look that comes
+// late says nothing: the machine was paused, or has no time even for PID 1.
+func (p *pid1) feelPulse(pid int, late bool) {
+	if len(p.hold) == 0 {
+		return
+	}
+	beat := hold.Beaten(p.hold[0])
+	before := p.busy
+	var err error
+	if p.busy, err = cputime.Of(p.kernel, pid); err != nil || late && !beat {
+		return
+	}
+	p.handle(lifecycle.Look{Beat: beat, Worked: cputime.Worked(before, p.busy, lookEvery), Since: lookEvery})
 }
 
 // settleAfter puts what can wait behind the machine's start.
@@ -198,10 +220,19 @@ func (p *pid1) handle(e lifecycle.Event) {
 	case lifecycle.Launch:
 		p.handle(p.launch())
 	case lifecycle.Terminate:
-		if err := p.kernel.Kill(p.machine.Pid(), syscall.SIGTERM); err != nil {
-			p.console.Error(name, "SIGTERM to the supervisor: %v", err)
-		}
+		p.signalSupervisor(syscall.SIGTERM)
+	case lifecycle.Abort:
+		p.signalSupervisor(syscall.SIGABRT)
+		p.signalSupervisor(syscall.SIGCONT)
+	case lifecycle.Kill:
+		p.signalSupervisor(syscall.SIGKILL)
 	case lifecycle.Nothing, lifecycle.Finish: // run sees to the end
+	}
+}
+
+func (p *pid1) signalSupervisor(sig syscall.Signal) {
+	if err := p.kernel.Kill(p.machine.Pid(), sig); err != nil {
+		p.console.Error(name, "%s to the supervisor: %v", lifecycle.SignalName(sig), err)
 	}
 }
 

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"slices"
 	"strconv"
 	"strings"
@@ -11,6 +12,7 @@ import (
 	"keelson/init/lifecycle"
 	"keelson/init/watchdog"
 	"keelson/internal/console"
+	"keelson/internal/hold"
 )
 
 // onPaper is PID 1 on a system of the test's, without a console.
@@ -79,6 +81,68 @@ func TestSupervisorThatCannotEnd(t *testing.T) {
 	}
 	if p.machine.State() != lifecycle.Running || p.machine.Pid() == 0 {
 		t.Errorf("state is %s after %q", p.machine.State(), k.Calls())
+	}
+}
+
+// What PID 1 makes of the beats of a real pair, and of what the kernel says of the supervisor.
+func TestSupervisorThatHangs(t *testing.T) {
+	k := kerneltest.New()
+	p := onPaper(k)
+	p.guarded(func() { p.handle(lifecycle.Boot{}) })
+	if len(p.hold) != 2 {
+		t.Fatalf("there is no pair: %v", p.hold)
+	}
+	supervisor, err := hold.New(p.hold[0], p.hold[1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	pid := p.machine.Pid()
+	task := "/proc/" + strconv.Itoa(pid) + "/task"
+	k.Dir(task, "7")
+	runs := func(state string, wanted time.Duration) {
+		k.File(task+"/7/stat", "7 (service) "+state+strings.Repeat(" 0", 40))
+		k.File(task+"/7/schedstat", "0 "+strconv.FormatInt(int64(wanted), 10)+" 1\n")
+	}
+	runs("S", time.Second)
+	now := p.look
+	look := func(late time.Duration) lifecycle.State {
+		now = now.Add(late)
+		p.lookAtSupervisor(now)
+		now = now.Add(lookEvery)
+		return p.machine.State()
+	}
+	p.lookAtSupervisor(now) // the first one has nothing to compare with
+	now = now.Add(lookEvery)
+	for range 10 {
+		if err := supervisor.Beat(); err != nil {
+			t.Fatal(err)
+		}
+		if s := look(0); s != lifecycle.Running {
+			t.Fatalf("one that beats hangs: %s", s)
+		}
+	}
+	for i := range 10 { // slow
+		runs("S", time.Second+time.Duration(i+1)*lookEvery/5)
+		if s := look(0); s != lifecycle.Running {
+			t.Fatalf("one that works hangs: %s", s)
+		}
+	}
+	for range 10 { // the machine is paused, or has no time
+		if s := look(lookEvery); s != lifecycle.Running {
+			t.Fatalf("one that could not beat hangs: %s", s)
+		}
+	}
+	runs("T", time.Second+2*lookEvery)
+	for range 2 {
+		if s := look(0); s != lifecycle.Running {
+			t.Fatalf("one that misses a beat hangs: %s", s)
+		}
+	}
+	if s := look(0); s != lifecycle.Aborting || !k.Did(fmt.Sprintf("kill %d 6", pid)) || !k.Did(fmt.Sprintf("kill %d 18", pid)) {
+		t.Fatalf("state is %s after %q", s, k.Calls())
+	}
+	if look(0); !k.Did(fmt.Sprintf("kill %d 9", pid)) {
+		t.Errorf("it was not killed: %q", k.Calls())
 	}
 }
 

@@ -3,9 +3,10 @@
 //
 //	          Boot                Started             Ended, Lost
 //	Booting ────────▶ Launching ──────────▶ Running ──────────────▶ Waiting
-//	                    ▲  │ StartFailed                               ▲ │ Tick
-//	                    │  └───────────────────────────────────────────┘ │
-//	                    └────────────────────────────────────────────────┘
+//	                    ▲  │ StartFailed      │ Look: hangs            ▲ ▲ │ Tick
+//	                    │  │                  └────▶ Aborting ─────────┘ │ │
+//	                    │  └───────────────────────── Ended, Lost ───────┘ │
+//	                    └──────────────────────────────────────────────────┘
 //	any ──(stopping, and: ended with 0 | out of time | hopeless | impatient)──▶ Done
 //
 // A stop asked for does not leave these states: it sets Kind, which says what
@@ -32,12 +33,13 @@ const (
 	Booting   State = iota // nothing has been started
 	Launching              // the caller is starting the supervisor
 	Running                // the supervisor lives
+	Aborting               // it hangs, and is being ended for that
 	Waiting                // it has ended and will be started again
 	Done                   // the caller is ending the machine; nothing leaves this state
 )
 
 func (s State) String() string {
-	return [...]string{"booting", "launching", "running", "waiting", "done"}[s]
+	return [...]string{"booting", "launching", "running", "aborting", "waiting", "done"}[s]
 }
 
 // Kind is how the machine ends.
@@ -76,6 +78,10 @@ const (
 	// sayEvery start that fails in the same way at the longest delay is told:
 	// one a minute.
 	sayEvery = 12
+	// A supervisor hangs that has shown no beat for hungIdle and done nothing meanwhile, or
+	// for hungBusy whatever it did.
+	hungIdle = 30 * time.Second
+	hungBusy = 5 * time.Minute
 	// Impatient stop signals within impatience of each other end the wait.
 	impatient  = 3
 	impatience = 5 * time.Second
@@ -95,6 +101,13 @@ type (
 	Ended struct{ Status syscall.WaitStatus }
 	// Lost: the supervisor has been killed, and the kernel does not let it end.
 	Lost struct{}
+	// Look: PID 1 has looked at the supervisor, on time. Beat says that it has shown since
+	// the last look that it goes round, Worked that it ran or waited for a processor, and
+	// Since how long ago that look was.
+	Look struct {
+		Beat, Worked bool
+		Since        time.Duration
+	}
 	// Tick: time has passed; due at Machine.Wake, harmless at any other time.
 	Tick struct{}
 	// Stop: somebody sent a stop signal.
@@ -106,6 +119,7 @@ func (Started) event()     {}
 func (StartFailed) event() {}
 func (Ended) event()       {}
 func (Lost) event()        {}
+func (Look) event()        {}
 func (Tick) event()        {}
 func (Stop) event()        {}
 
@@ -116,6 +130,8 @@ const (
 	Nothing   Order = iota
 	Launch          // start the supervisor, with KEELSON_STOP if Kind is set; then Started or StartFailed
 	Terminate       // send the supervisor SIGTERM
+	Abort           // send it SIGABRT, for its stacks, and SIGCONT so that a stopped one gets that
+	Kill            // send it SIGKILL
 	Finish          // end the machine as Kind says
 )
 
@@ -142,6 +158,8 @@ type Machine struct {
 	timeout     time.Duration // for a stop
 	pid         int
 	since       time.Time     // start of the running supervisor
+	idle        time.Duration // it has neither beaten nor done anything
+	silent      time.Duration // it has not beaten
 	delay       time.Duration // before the next start
 	due         time.Time     // of the next start, in Waiting
 	restarts    int
@@ -199,11 +217,15 @@ func (m *Machine) Next(e Event, now time.Time) (Step, error) {
 			return m.startFailed(e.Err, now), nil
 		}
 	case Ended:
-		if m.state == Running {
+		if m.alive() {
 			return m.ended(e.Status, now), nil
 		}
+	case Look:
+		if m.alive() {
+			return m.look(e), nil
+		}
 	case Lost:
-		if m.state == Running {
+		if m.alive() {
 			lived := now.Sub(m.since)
 			m.pid = 0
 			return m.again(fmt.Sprintf("supervisor was killed and does not end, as one of its threads waits in the kernel, after %s", short(lived)), now), nil
@@ -218,6 +240,36 @@ func (m *Machine) Next(e Event, now time.Time) (Step, error) {
 	return Step{}, fmt.Errorf("%w: %T while %s", ErrImpossible, e, m.state)
 }
 
+// alive reports whether there is a supervisor.
+func (m *Machine) alive() bool { return m.state == Running || m.state == Aborting }
+
+// look finds out whether the supervisor hangs. A stop that is under way changes nothing:
+// another one that goes round is started to go on with it.
+func (m *Machine) look(e Look) Step {
+	if m.state == Aborting {
+		s := Step{Order: Kill}
+		if m.silent += e.Since; m.silent == e.Since {
+			s.Level, s.Say = Warning, fmt.Sprintf("supervisor has not ended %s after SIGABRT: SIGKILL", e.Since)
+		}
+		return s
+	}
+	if e.Beat {
+		m.idle, m.silent = 0, 0
+		return Step{}
+	}
+	m.silent += e.Since
+	m.idle += e.Since
+	if e.Worked {
+		m.idle = 0 // it is slow
+	}
+	if m.idle < hungIdle && m.silent < hungBusy {
+		return Step{}
+	}
+	s := Step{Abort, Error, fmt.Sprintf("supervisor (pid %d) hangs: no sign of life for %s; SIGABRT for its stacks, then it is started again", m.pid, m.silent)}
+	m.state, m.silent = Aborting, 0
+	return s
+}
+
 func (m *Machine) launch() Step {
 	m.state = Launching
 	m.told = m.kind != None
@@ -226,6 +278,7 @@ func (m *Machine) launch() Step {
 
 func (m *Machine) started(pid int, now time.Time) Step {
 	m.state, m.pid, m.since = Running, pid, now
+	m.idle, m.silent = 0, 0
 	s := Step{}
 	if m.restarts > 0 {
 		s.Say = fmt.Sprintf("supervisor started again, pid %d", pid)
@@ -318,7 +371,7 @@ func (m *Machine) stop(k Kind, now time.Time) Step {
 			s.Order = Terminate
 		case Waiting:
 			s.Order = m.launch().Order
-		case Booting, Launching, Done: // Boot or Started sees to it
+		case Booting, Launching, Aborting, Done: // Boot or Started sees to it
 		}
 		return s
 	}

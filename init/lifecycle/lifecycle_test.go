@@ -88,6 +88,83 @@ func TestLost(t *testing.T) {
 	p.do(Started{Pid: 101}, Nothing, Running, "supervisor started again, pid 101")
 }
 
+// The looks of a life, by a letter each.
+var looks = map[rune]Look{
+	'b': {Beat: true, Since: 10 * time.Second},
+	'-': {Since: 10 * time.Second},
+	'w': {Worked: true, Since: 10 * time.Second}, // slow
+}
+
+func TestHangs(t *testing.T) {
+	for _, tc := range []struct{ life, want string }{
+		{"bbbb", "...."},
+		{"---", "..A"},
+		{"-----", "..AKK"},
+		{"--b--b---", "........A"},
+		{strings.Repeat("w", 29) + "b---", strings.Repeat(".", 29) + "...A"},
+		{strings.Repeat("w", 30), strings.Repeat(".", 29) + "A"}, // it works and never comes round
+		{"--w--w--w--", "..........."},
+	} {
+		p := start(t)
+		p.running()
+		var got strings.Builder
+		said := 0
+		for _, letter := range tc.life {
+			s, err := p.m.Next(looks[letter], p.now)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if s.Say != "" {
+				said++
+			}
+			got.WriteString(map[Order]string{Nothing: ".", Abort: "A", Kill: "K"}[s.Order])
+		}
+		if got.String() != tc.want || said > 2 {
+			t.Errorf("%s: %s, want %s; %d lines", tc.life, got.String(), tc.want, said)
+		}
+	}
+}
+
+func TestOneThatHangsIsStartedAgain(t *testing.T) {
+	p := start(t)
+	p.running()
+	p.now = p.now.Add(time.Minute)
+	for range 2 {
+		p.do(looks['-'], Nothing, Running, "")
+	}
+	p.do(looks['-'], Abort, Aborting, "supervisor (pid 100) hangs: no sign of life for 30s")
+	p.do(looks['b'], Kill, Aborting, "supervisor has not ended 10s after SIGABRT: SIGKILL") // too late
+	p.do(Ended{killed(syscall.SIGKILL)}, Nothing, Waiting, "supervisor killed by SIGKILL after 1m0s; restart 1 in 100ms")
+	p.wake()
+	p.do(Tick{}, Launch, Launching, "")
+	p.do(Started{Pid: 101}, Nothing, Running, "supervisor started again, pid 101")
+	p.do(looks['-'], Nothing, Running, "") // it has all of its time again
+}
+
+// A supervisor that hangs while the machine stops is replaced by one that goes on with it.
+func TestHangsWhileStopping(t *testing.T) {
+	p := start(t)
+	p.running()
+	p.do(looks['-'], Nothing, Running, "")
+	p.do(looks['-'], Nothing, Running, "")
+	p.do(Stop{syscall.SIGUSR2}, Terminate, Running, "poweroff asked for")
+	p.do(looks['-'], Abort, Aborting, "hangs")
+	p.do(Ended{killed(syscall.SIGABRT)}, Nothing, Waiting, "killed by SIGABRT")
+	p.wake()
+	p.do(Tick{}, Launch, Launching, "")
+	p.do(Started{Pid: 101}, Nothing, Running, "")
+	p.do(Ended{exited(0)}, Finish, Done, "")
+	// And a stop that comes while it is being ended is left to its successor.
+	p = start(t)
+	p.running()
+	for range 2 {
+		p.do(looks['-'], Nothing, Running, "")
+	}
+	p.do(looks['-'], Abort, Aborting, "")
+	p.do(Stop{syscall.SIGTERM}, Nothing, Aborting, "reboot asked for")
+	p.do(Lost{}, Nothing, Waiting, "does not end")
+}
+
 func TestForkFailuresNeverEndIt(t *testing.T) {
 	p := start(t)
 	p.do(Boot{}, Launch, Launching, "")
@@ -244,7 +321,14 @@ func TestEveryEventInEveryState(t *testing.T) {
 		Booting:   func(*play) {},
 		Launching: func(p *play) { p.do(Boot{}, Launch, Launching, "") },
 		Running:   func(p *play) { p.running() },
-		Waiting:   func(p *play) { p.running(); p.do(Ended{exited(1)}, Nothing, Waiting, "") },
+		Aborting: func(p *play) {
+			p.running()
+			for range 2 {
+				p.do(looks['-'], Nothing, Running, "")
+			}
+			p.do(looks['-'], Abort, Aborting, "")
+		},
+		Waiting: func(p *play) { p.running(); p.do(Ended{exited(1)}, Nothing, Waiting, "") },
 		Done: func(p *play) {
 			p.running()
 			p.do(Stop{syscall.SIGINT}, Terminate, Running, "")
@@ -252,11 +336,11 @@ func TestEveryEventInEveryState(t *testing.T) {
 		},
 	}
 	possible := map[State]string{
-		Booting: "Boot Tick Stop", Launching: "Started StartFailed Tick Stop", Running: "Ended Lost Tick Stop",
-		Waiting: "Tick Stop", Done: "Tick Stop",
+		Booting: "Boot Tick Stop", Launching: "Started StartFailed Tick Stop", Running: "Ended Lost Look Tick Stop",
+		Aborting: "Ended Lost Look Tick Stop", Waiting: "Tick Stop", Done: "Tick Stop",
 	}
 	for state, get := range reach {
-		for _, e := range []Event{Boot{}, Started{Pid: 5}, StartFailed{errors.New("x")}, Ended{}, Lost{}, Tick{}, Stop{syscall.SIGUSR1}} {
+		for _, e := range []Event{Boot{}, Started{Pid: 5}, StartFailed{errors.New("x")}, Ended{}, Lost{}, Look{}, Tick{}, Stop{syscall.SIGUSR1}} {
 			p := start(t)
 			get(p)
 			before := *p.m
