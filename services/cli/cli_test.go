@@ -441,6 +441,57 @@ func TestAQuestionThatADyingSupervisorTook(t *testing.T) {
 	}
 }
 
+// A supervisor that hangs is told from one that takes its time.
+func TestASupervisorThatHangs(t *testing.T) {
+	for _, goesRound := range []bool{false, true} {
+		socket := filepath.Join(t.TempDir(), "control.sock")
+		l, err := net.Listen("unix", socket)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		var easy atomic.Int32
+		go func() {
+			for {
+				conn, err := l.Accept()
+				if err != nil {
+					return
+				}
+				go func() {
+					defer conn.Close()
+					r, err := http.ReadRequest(bufio.NewReader(conn))
+					if err != nil {
+						return
+					}
+					if r.URL.Path == "/v1/machine" && goesRound {
+						easy.Add(1)
+						_, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+					} else if goesRound {
+						for easy.Load() < 2 {
+							time.Sleep(time.Millisecond)
+						}
+						_, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n[]")
+					}
+					_, _ = io.Copy(io.Discard, conn)
+				}()
+			}
+		}()
+		var out, errs bytes.Buffer
+		bound := 50 * time.Millisecond
+		if goesRound {
+			bound = time.Minute
+		}
+		a := &app{ctx: t.Context(), out: &out, err: &errs, client: &client{socket: socket, patience: 50 * time.Millisecond, easyBound: bound}}
+		code := a.main([]string{"list"})
+		switch {
+		case goesRound && (code != 0 || !strings.Contains(out.String(), "The image has no services")):
+			t.Errorf("one that takes its time: %d, %q, %q", code, out.String(), errs.String())
+		case !goesRound && (code != 4 || !strings.Contains(errs.String(), "takes connections but does not answer")):
+			t.Errorf("one that hangs: %d, %q", code, errs.String())
+		}
+	}
+}
+
 func TestNobodyThere(t *testing.T) {
 	m := &machine{socket: filepath.Join(t.TempDir(), "missing/control.sock")}
 	code, _, errs := m.run(t, "list")

@@ -3,6 +3,7 @@ package cli
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -30,9 +31,24 @@ const reachBound = 3 * time.Second
 // maxAnswer bounds an answer that is read as a whole.
 const maxAnswer = 64 << 20
 
+// An answer may take as long as what was asked for. A supervisor that has not answered for
+// patience is asked something easy, and again after twice as long each time; if that is not
+// answered within easyBound it hangs.
+const (
+	patience  = 10 * time.Second
+	easyBound = 20 * time.Second
+)
+
+// errHangs says that somebody listens who does not answer.
+var errHangs = errors.New("it takes connections but does not answer; PID 1 ends a supervisor that hangs, within a minute, and starts another one")
+
 // client asks the supervisor. The client of net/http would bring TLS along, some
 // two megabytes of a program that every machine holds in memory.
-type client struct{ socket string }
+type client struct {
+	socket string
+	// patience and easyBound, where they are not the usual ones.
+	patience, easyBound time.Duration
+}
 
 // unreachable says that nobody answers on the socket.
 type unreachable struct {
@@ -167,7 +183,11 @@ func (c *client) exchange(ctx context.Context, method string, u url.URL, header 
 		return nil, nil, err
 	}
 	conn := &connection{Conn: socket, stop: context.AfterFunc(ctx, func() { _ = socket.Close() })}
+	hangs := c.watch(conn)
 	answer, err := conn.ask(method, u, header, body)
+	if hangs() {
+		err = errHangs
+	}
 	if err == nil {
 		return answer, conn, nil
 	}
@@ -176,6 +196,59 @@ func (c *client) exchange(ctx context.Context, method string, u url.URL, header 
 		return nil, nil, ctx.Err()
 	}
 	return nil, nil, &unreachable{c.socket, err}
+}
+
+// watch closes a connection as soon as the supervisor hangs, until the function that it
+// returns is called, which reports whether it did.
+func (c *client) watch(conn net.Conn) (hung func() bool) {
+	done, over := make(chan struct{}), make(chan struct{})
+	hangs := false
+	go func() {
+		defer close(over)
+		for wait := cmp.Or(c.patience, patience); ; wait *= 2 {
+			timer := time.NewTimer(wait)
+			select {
+			case <-done:
+				timer.Stop()
+				return
+			case <-timer.C:
+			}
+			if errors.Is(c.easy(done), os.ErrDeadlineExceeded) {
+				hangs = true
+				_ = conn.Close()
+				return
+			}
+		}
+	}()
+	return func() bool {
+		close(done)
+		<-over
+		return hangs
+	}
+}
+
+// easy asks what every supervisor can answer at once, unless done is closed first.
+func (c *client) easy(done <-chan struct{}) error {
+	bound := cmp.Or(c.easyBound, easyBound)
+	ctx, cancel := context.WithTimeout(context.Background(), bound)
+	defer cancel()
+	var d net.Dialer
+	socket, err := d.DialContext(ctx, "unix", c.socket)
+	if err != nil {
+		return err // what is asked for meanwhile is about to see that too
+	}
+	asked := make(chan struct{})
+	defer close(asked)
+	go func() {
+		select {
+		case <-asked:
+		case <-done:
+		}
+		_ = socket.Close()
+	}()
+	_ = socket.SetDeadline(time.Now().Add(bound))
+	_, err = (&connection{Conn: socket, stop: func() bool { return true }}).ask(http.MethodGet, address("/machine"), nil, nil)
+	return err
 }
 
 // connection is one to the supervisor, with what was read of it already.
@@ -236,7 +309,12 @@ func (c *client) ask(ctx context.Context, method, path string, query url.Values,
 		return err
 	}
 	defer answer.Body.Close()
-	if err := json.NewDecoder(io.LimitReader(answer.Body, maxAnswer)).Decode(v); err != nil {
+	hangs := c.watch(answer.Body.(*answerBody).conn)
+	err = json.NewDecoder(io.LimitReader(answer.Body, maxAnswer)).Decode(v)
+	if hangs() {
+		err = errHangs
+	}
+	if err != nil {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}

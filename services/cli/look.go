@@ -225,6 +225,9 @@ func (a *app) machineStatus(m api.Machine, format string) int {
 	if c := m.Containers; c != nil {
 		line("Containers", fmt.Sprintf("%d of %d MiB of memory, %d of %d processes and threads (service top)", c.MemoryUsed>>20, c.Memory>>20, c.PidsUsed, c.Pids))
 	}
+	for _, p := range m.Parts {
+		line(p.Name, partText(p, m.Now))
+	}
 	if m.Watchdog != "" {
 		line("Watchdog", m.Watchdog)
 	}
@@ -233,6 +236,17 @@ func (a *app) machineStatus(m api.Machine, format string) int {
 	}
 	line("Version", m.Version)
 	return codeOK
+}
+
+// partText is a part of the machine in words.
+func partText(p api.Part, now time.Duration) string {
+	text := fmt.Sprintf("%s for %s, process %d", p.State, ago(now-p.Since), p.PID)
+	if n := len(p.Members); n == 1 {
+		text += ", 1 container"
+	} else if n > 1 {
+		text += fmt.Sprintf(", %d containers", n)
+	}
+	return text
 }
 
 // statusOf shows all of one service.
@@ -270,6 +284,9 @@ func (a *app) statusOf(s api.Service, now time.Duration) {
 		text := fmt.Sprintf("%s by %s", h.State, h.Check)
 		if h.At > 0 {
 			text += fmt.Sprintf(", looked at %s ago", ago(now-h.At))
+		}
+		if h.State == "unknown" && h.Reason != "" {
+			text += ": " + h.Reason
 		}
 		if h.Failures > 0 {
 			text += fmt.Sprintf(", failed %d times: %s", h.Failures, h.Reason)
