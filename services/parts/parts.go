@@ -33,7 +33,7 @@ const (
 	roundEvery = time.Minute
 	roundPart  = 10 * time.Second
 	// doubtEvery is how often doubts are followed.
-	doubtEvery = time.Second
+	doubtEvery = 5 * time.Second
 )
 
 // Containerd and Shim are how long each may be silent. Containers go on without

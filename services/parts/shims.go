@@ -29,7 +29,8 @@ type Shims struct {
 	// Processes are those that may be shims; nil, or none, is every process.
 	Processes func() []int
 
-	mu sync.Mutex // one scan at a time
+	mu    sync.Mutex     // one scan at a time
+	known map[string]int // their processes by the inode of the socket; guarded by mu
 }
 
 // bootstrap is what containerd notes of a task's shim.
@@ -60,20 +61,26 @@ func (s *Shims) Scan(ctx context.Context) {
 		members[socket] = append(members[socket], filepath.Base(filepath.Dir(task))+"/"+filepath.Base(task))
 		versions[socket] = b.Version
 	}
-	listening := listeners()
+	listening, known := listeners(), map[string]int{}
 	for socket, names := range members {
 		slices.Sort(names)
-		if pid := s.holder(listening[socket]); pid != 0 && !s.Set.Has(pid, names) {
-			s.watch(ctx, pid, socket, versions[socket], names)
+		inode := listening[socket]
+		pid := s.known[inode]
+		if pid == 0 {
+			pid = s.holder(inode)
+		}
+		if pid != 0 && (s.Set.Has(pid, names) || s.watch(ctx, pid, socket, versions[socket], names)) {
+			known[inode] = pid
 		}
 	}
+	s.known = known
 }
 
-// watch has a shim watched.
-func (s *Shims) watch(ctx context.Context, pid int, socket string, version int, members []string) {
+// watch has a shim watched, unless it has just exited.
+func (s *Shims) watch(ctx context.Context, pid int, socket string, version int, members []string) bool {
 	process, err := pidfd.Open(pid)
 	if err != nil {
-		return // it has just exited
+		return false
 	}
 	exited := make(chan struct{})
 	c := &shimClient{socket: socket, version: version, member: members[0]}
@@ -87,6 +94,7 @@ func (s *Shims) watch(ctx context.Context, pid int, socket string, version int, 
 		Name: "shim", PID: pid, Members: members, Limits: Shim,
 		Ask: c.ask, Signal: process.Signal, Exited: exited,
 	})
+	return true
 }
 
 // listeners returns the inodes of the sockets that somebody listens on, by their paths.
