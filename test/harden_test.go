@@ -3,9 +3,13 @@
 package test
 
 import (
+	"cmp"
+	"encoding/json"
 	"strconv"
 	"strings"
 	"testing"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
 // What steers the machine, and who may open it for writing.
@@ -127,9 +131,29 @@ func TestHardening(t *testing.T) {
 	})
 	t.Run("limit", func(t *testing.T) {
 		m := m.in(t)
-		got := m.read("/sys/fs/cgroup/services/plain/pids.max")
-		if n, err := strconv.Atoi(strings.TrimSpace(got)); err != nil || n > 4096 { // less where all together have less
-			t.Errorf("pids.max is %q", got)
+		limit := func(name string) (spec, cgroup int64) {
+			var s specs.Spec
+			if err := json.Unmarshal([]byte(m.read("/run/containerd/state/io.containerd.runtime.v2.task/services.linuxkit/"+name+"/config.json")), &s); err != nil {
+				t.Fatal(err)
+			}
+			if r := s.Linux.Resources; r != nil && r.Pids != nil && r.Pids.Limit != nil {
+				spec = *r.Pids.Limit
+			}
+			cgroup, err := strconv.ParseInt(strings.TrimSpace(m.read("/sys/fs/cgroup/services/"+name+"/pids.max")), 10, 64)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return spec, cgroup
+		}
+		_, half := limit("asbefore") // of what all containers may have, which may be less than 4096
+		for name, want := range map[string]int64{"plain": 4096, "netadmin": 4096, "logged": 4096, "asbefore": 0, "admin": 0} {
+			spec, cgroup := limit(name)
+			if spec != want {
+				t.Errorf("%s is created with a limit of %d processes, want %d", name, spec, want)
+			}
+			if want = min(cmp.Or(want, half), half); cgroup != want {
+				t.Errorf("%s may have %d processes, want %d", name, cgroup, want)
+			}
 		}
 	})
 	t.Run("exec", func(t *testing.T) {
