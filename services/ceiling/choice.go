@@ -1,6 +1,7 @@
 package ceiling
 
 import (
+	"io"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -17,7 +18,7 @@ type container struct {
 	making bool   // a process is being made in it
 
 	used   uint64 // bytes that the kernel cannot take back
-	files  uint64 // of these, in file systems in memory
+	files  uint64 // of these, at most what is in files in memory
 	root   uint64 // of these, in its own root
 	shares bool   // it sees a file system in memory that stays when it is killed
 }
@@ -121,7 +122,7 @@ func (g *Guard) container(dir string, shared []shared) (c container, alive bool)
 	}
 	var st unix.Statfs_t
 	if unix.Statfs(filepath.Join(g.Containers, section, name, "tmp"), &st) == nil && st.Type == unix.TMPFS_MAGIC {
-		c.root = (st.Blocks - st.Bfree) * uint64(st.Bsize)
+		c.root = (st.Blocks-st.Bfree)*uint64(st.Bsize) + (st.Files-st.Ffree)*fileCost
 	}
 	procs, _ := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
 	pid, _, ok := strings.Cut(string(procs), "\n")
@@ -131,14 +132,27 @@ func (g *Guard) container(dir string, shared []shared) (c container, alive bool)
 	}
 	text, _ := os.ReadFile(filepath.Join(g.Proc, pid, "oom_score_adj"))
 	c.adj, _ = strconv.Atoi(strings.TrimSpace(string(text)))
-	table, err := os.ReadFile(filepath.Join(g.Proc, pid, "mountinfo"))
-	c.shares = err != nil || sees(string(table), shared)
+	c.shares = sees(filepath.Join(g.Proc, pid, "mountinfo"), shared)
 	return c, true
 }
 
-// sees reports whether a table of mounts has one of these file systems.
-func sees(table string, shared []shared) bool {
-	for line := range strings.Lines(table) {
+// maxTable is how much is read of a table of mounts, which may be as long as its
+// container likes.
+const maxTable = 256 * kib
+
+// sees reports whether a process sees one of these file systems, by its table of mounts.
+// One whose table cannot be read may.
+func sees(path string, shared []shared) bool {
+	f, err := os.Open(path)
+	if err != nil {
+		return true
+	}
+	defer f.Close()
+	table, err := io.ReadAll(io.LimitReader(f, maxTable))
+	if err != nil || len(table) == maxTable {
+		return true
+	}
+	for line := range strings.Lines(string(table)) {
 		f := strings.Fields(line)
 		for _, s := range shared {
 			if len(f) > 2 && f[2] == s.device {

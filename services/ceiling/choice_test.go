@@ -67,7 +67,7 @@ func TestContainers(t *testing.T) {
 	files := map[string]string{"services/cgroup.kill": "", "services/.onboot/cgroup.kill": ""}
 	for name, pid := range map[string]string{"services/web": "1\n", "services/sees": "2\n", "services/.onboot/000-fills": "3\n", "services/gone": "", "services/nested": ""} {
 		for file, text := range map[string]string{
-			"cgroup.kill": "", "memory.current": "9000000\n", "memory.stat": "anon 1\nactive_file 500000\nshmem 4000000\n", "cgroup.procs": pid, "memory.oom.group": "1\n", "pids.current": "0\n",
+			"cgroup.kill": "", "memory.current": "9000000\n", "memory.stat": "anon 1\nactive_file 500000\nshmem 3000000\nslab_unreclaimable 1000000\n", "cgroup.procs": pid, "memory.oom.group": "1\n", "pids.current": "0\n",
 		} {
 			files[name+"/"+file] = text
 		}

@@ -235,7 +235,7 @@ func (g *Guard) warn(err error) {
 type use struct {
 	current uint64
 	used    uint64 // of it, what the kernel cannot take back
-	files   uint64 // of that, files in memory
+	files   uint64 // of that, at most what is in files in memory
 }
 
 func usage(dir string) use {
@@ -248,8 +248,8 @@ func usage(dir string) use {
 		switch name {
 		case "active_file", "inactive_file", "slab_reclaimable":
 			cache += n
-		case "shmem":
-			u.files = n
+		case "shmem", "slab_unreclaimable": // their contents, and their inodes
+			u.files += n
 		}
 	}
 	u.used = u.current - min(cache, u.current)
