@@ -8,6 +8,7 @@ import (
 
 	"keelson/internal/visible"
 	"keelson/mkimage/images"
+	"keelson/mkimage/sizes"
 )
 
 func lsCommand() *cobra.Command {
@@ -28,7 +29,7 @@ func lsCommand() *cobra.Command {
 			tw := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
 			fmt.Fprintln(tw, "IMAGE\tDIGEST\tSIZE")
 			for _, i := range list {
-				fmt.Fprintf(tw, "%s\t%.19s\t%s\n", visible.Text(i.Name), i.Digest, humanSize(i.Size))
+				fmt.Fprintf(tw, "%s\t%.19s\t%s\n", visible.Text(i.Name), i.Digest, sizes.Human(i.Size))
 			}
 			return tw.Flush()
 		},

@@ -46,8 +46,15 @@ func main() {
 	if errors.As(err, &exit) {
 		os.Exit(exit.Code)
 	}
-	fmt.Fprintln(os.Stderr, visible.Lines(err.Error()))
-	os.Exit(1)
+	code := 1
+	var status *exitError
+	if errors.As(err, &status) {
+		code = status.code
+	}
+	if status == nil || status.err != nil {
+		fmt.Fprintln(os.Stderr, visible.Lines(err.Error()))
+	}
+	os.Exit(code)
 }
 
 // grace is how long a command may take to stop; machineGrace is that of QEMU, which
@@ -87,6 +94,7 @@ from a local store that "mkimage import" fills, from tarballs, or from a registr
   mkimage build image.yml                   image-kernel, image-initrd.img, image-cmdline
   mkimage run image.yml                     build it and boot it in QEMU
   mkimage size image.yml                    what takes room in it
+  mkimage diff old/image build/image        how two builds differ
   mkimage lint image.yml                    what of it cannot work
   mkimage audit image.yml                   what each of its containers could do`,
 		SilenceUsage:  true,
@@ -95,7 +103,7 @@ from a local store that "mkimage import" fills, from tarballs, or from a registr
 	cmd.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return fmt.Errorf("%w; see %s --help", err, cmd.CommandPath())
 	})
-	cmd.AddCommand(buildCommand(), importCommand(), lsCommand(), runCommand(), sizeCommand(), lintCommand(), auditCommand())
+	cmd.AddCommand(buildCommand(), importCommand(), lsCommand(), runCommand(), sizeCommand(), diffCommand(), lintCommand(), auditCommand())
 	return cmd
 }
 

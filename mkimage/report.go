@@ -11,6 +11,7 @@ import (
 	"golang.org/x/term"
 
 	"keelson/internal/visible"
+	"keelson/mkimage/sizes"
 )
 
 // reporter tells of steps: one line each, and on a terminal a bar that is drawn over
@@ -89,7 +90,7 @@ func (r *reporter) bar(what string, total int64) (count func(n int), done func()
 	}
 	if !r.term {
 		if total > 0 {
-			what = fmt.Sprintf("%s (%s)", what, humanSize(total))
+			what = fmt.Sprintf("%s (%s)", what, sizes.Human(total))
 		}
 		r.line("%s", what)
 		return func(int) {}, func() {}
@@ -139,14 +140,14 @@ func (s *step) drawing(columns int, now time.Time) string {
 	case s.total > 0:
 		done := min(float64(s.sum)/float64(s.total), 1)
 		to = int(done * barWidth)
-		size, part = humanSize(s.total), fmt.Sprintf("%.0f%%", done*100)
+		size, part = sizes.Human(s.total), fmt.Sprintf("%.0f%%", done*100)
 	case !last: // something moves as long as bytes come
 		from = int(s.sum>>20) % (barWidth - 2)
 		to = from + 3
 		fallthrough
 	default:
 		if s.sum > 0 {
-			size = humanSize(s.sum)
+			size = sizes.Human(s.sum)
 		}
 	}
 	bar := strings.Repeat(" ", from) + strings.Repeat("#", to-from) + strings.Repeat(" ", barWidth-to)
@@ -157,17 +158,4 @@ func (s *step) drawing(columns int, now time.Time) string {
 		name = string([]rune(name)[:min(len([]rune(name)), room)])
 	}
 	return fmt.Sprintf("\r\x1b[K%-*s%s", pad, name, state)
-}
-
-// humanSize gives bytes in the unit a person reads.
-func humanSize(n int64) string {
-	switch {
-	case n >= 1e9:
-		return fmt.Sprintf("%.1f GB", float64(n)/1e9)
-	case n >= 1e6:
-		return fmt.Sprintf("%.1f MB", float64(n)/1e6)
-	case n >= 1e3:
-		return fmt.Sprintf("%.1f kB", float64(n)/1e3)
-	}
-	return fmt.Sprintf("%d B", n)
 }

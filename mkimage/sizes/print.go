@@ -45,7 +45,7 @@ func (t Table) Print(w io.Writer, parts, files int) error {
 		if p.Of != "" {
 			note = "  the files of " + visible.Text(p.Of)
 		}
-		row(visible.Text(p.Name), strconv.Itoa(p.Files), human(p.Size), human(p.Packed), note)
+		row(visible.Text(p.Name), strconv.Itoa(p.Files), orDash(p.Size), orDash(p.Packed), note)
 	}
 	row("PART", "FILES", head, "COMPRESSED", "")
 	for _, p := range t.Parts[:cut] {
@@ -66,7 +66,7 @@ func (t Table) Print(w io.Writer, parts, files int) error {
 	if largest := t.Largest[:max(min(len(t.Largest), files), 0)]; len(largest) > 0 {
 		fmt.Fprintln(w, "\nLARGEST FILES")
 		for _, f := range largest {
-			fmt.Fprintf(w, "%8s  /%s\n", human(f.Size), visible.Text(f.Path))
+			fmt.Fprintf(w, "%8s  /%s\n", Human(f.Size), visible.Text(f.Path))
 		}
 	}
 	return nil
@@ -78,11 +78,9 @@ func sum(to *Part, p Part) {
 	to.Packed += p.Packed
 }
 
-// human gives bytes in the unit a person reads; nothing for none.
-func human(n int64) string {
+// Human gives bytes in the unit a person reads.
+func Human(n int64) string {
 	switch {
-	case n == 0:
-		return "-"
 	case n >= 1e9:
 		return fmt.Sprintf("%.1f GB", float64(n)/1e9)
 	case n >= 1e6:
@@ -91,4 +89,12 @@ func human(n int64) string {
 		return fmt.Sprintf("%.1f kB", float64(n)/1e3)
 	}
 	return fmt.Sprintf("%d B", n)
+}
+
+// orDash is Human, and a dash for nothing.
+func orDash(n int64) string {
+	if n == 0 {
+		return "-"
+	}
+	return Human(n)
 }
