@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 
 	"keelson/mkimage/assemble"
 	"keelson/mkimage/output"
@@ -62,6 +63,8 @@ func writeEFI(ctx context.Context, ui *reporter, res *assemble.Result, out *outp
 			return nil, err
 		}
 	}
+	_, done := ui.bar("write "+filepath.Base(name), 0)
+	defer done()
 	return []string{name}, out.Write(name, func(w *os.File) error {
 		if disk, ok := diskFormats[format]; ok {
 			return output.EFIDiskFile(w, once.program, disk)
@@ -84,7 +87,7 @@ func (s *shared) makeProgram(ctx context.Context, ui *reporter, res *assemble.Re
 		return err
 	}
 	var initrd bytes.Buffer
-	if err := writeInitrd(ctx, ui, res, name, flags.compress, &initrd, s); err != nil {
+	if err := writeInitrd(ctx, ui, res, "EFI program", flags.compress, &initrd, s); err != nil {
 		return fmt.Errorf("write %s: %w", name, err)
 	}
 	kernel, err := readAll(res.Kernel)

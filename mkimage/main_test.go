@@ -567,10 +567,10 @@ func TestReporterOnATerminal(t *testing.T) {
 		b.Reset()
 	}
 	count, done := r.bar("pull", 1000)
-	drawn(redraw + "pull                                       [            ]   0%   1.0 kB   0.0s")
+	drawn(redraw + "pull                                        [            ]   0%   1.0 kB   0.0s")
 	now = now.Add(time.Second)
 	count(500)
-	drawn(redraw + "pull                                       [######      ]  50%   1.0 kB   1.0s")
+	drawn(redraw + "pull                                        [######      ]  50%   1.0 kB   1.0s")
 	count(1) // too soon to draw
 	r.line("a grant")
 	r.warn("a warning")
@@ -579,7 +579,7 @@ func TestReporterOnATerminal(t *testing.T) {
 	count(499)
 	b.Reset()
 	done()
-	drawn(redraw + "pull                                       [############] 100%   1.0 kB   2.5s\na grant\nwarning: a warning\n")
+	drawn(redraw + "pull                                        [############] 100%   1.0 kB   2.5s\na grant\nwarning: a warning\n")
 	now = now.Add(time.Second)
 	count(1)
 	r.line("after")
@@ -604,7 +604,7 @@ func TestReporterOnATerminal(t *testing.T) {
 	_, done = r.bar("nothing to read", 0)
 	b.Reset()
 	done()
-	drawn(redraw + "nothing to read                            [############]                 0.0s\n")
+	drawn(redraw + "nothing to read         [############]                 0.0s\n")
 	r.width = func() int { return 3 }
 	r.bar("narrow", 5)
 }
@@ -624,6 +624,10 @@ func TestBuildTellsOfItsSteps(t *testing.T) {
 		if !strings.Contains(errs, want) || strings.Contains(out, want) {
 			t.Errorf("%q is not told, or on the standard output:\n%s", want, errs)
 		}
+	}
+	_, errs, err = mkimage(t, append(args, "--efi-stub", stub(t, dir), "--format", "raw-efi,qcow2")...)
+	if err != nil || !regexp.MustCompile(`write EFI program \(.*\)\nwrite t-efi.img\nwrite t-efi.qcow2\nPART `).MatchString(errs) {
+		t.Errorf("of several formats: %v\n%s", err, errs)
 	}
 	if out, errs, err := mkimage(t, append(args, "-q")...); err != nil || errs != "" || len(strings.Fields(out)) != 3 {
 		t.Errorf("-q: got %q, %q, %v", out, errs, err)

@@ -99,7 +99,7 @@ func (r *reporter) bar(what string, total int64) (count func(n int), done func()
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.step = s
-	fmt.Fprint(r.w, s.drawing(r.width(), s.begun))
+	fmt.Fprint(r.w, s.drawing(r.width(), s.begun, false))
 	count = func(n int) {
 		r.mu.Lock()
 		defer r.mu.Unlock()
@@ -109,13 +109,13 @@ func (r *reporter) bar(what string, total int64) (count func(n int), done func()
 		s.sum += int64(n)
 		if now := r.now(); now.Sub(s.drawn) > 100*time.Millisecond {
 			s.drawn = now
-			fmt.Fprint(r.w, s.drawing(r.width(), now))
+			fmt.Fprint(r.w, s.drawing(r.width(), now, false))
 		}
 	}
 	done = func() {
 		r.mu.Lock()
 		defer r.mu.Unlock()
-		fmt.Fprintln(r.w, s.drawing(0, r.now()))
+		fmt.Fprintln(r.w, s.drawing(r.width(), r.now(), true))
 		r.step = nil
 		for _, text := range r.pending {
 			fmt.Fprintln(r.w, text)
@@ -127,13 +127,12 @@ func (r *reporter) bar(what string, total int64) (count func(n int), done func()
 
 const (
 	barWidth  = 12
-	nameWidth = 42 // so that all of a line fits 80 columns
+	nameWidth = 60 // at most, where the terminal has room for it
 )
 
-// drawing is the step's line, drawn over what was there. One that is drawn over again
-// has to fit into so many columns; 0 is for the last one.
-func (s *step) drawing(columns int, now time.Time) string {
-	last := columns == 0
+// drawing is the step's line, drawn over what was there, on a terminal of so many
+// columns. All but the last one have to fit into a row, to be drawn over again.
+func (s *step) drawing(columns int, now time.Time, last bool) string {
 	from, to := 0, barWidth
 	size, part := "", ""
 	switch {
@@ -152,10 +151,9 @@ func (s *step) drawing(columns int, now time.Time) string {
 	}
 	bar := strings.Repeat(" ", from) + strings.Repeat("#", to-from) + strings.Repeat(" ", barWidth-to)
 	state := fmt.Sprintf(" [%s] %4s %8s %5.1fs", bar, part, size, now.Sub(s.begun).Seconds())
-	name, pad := s.what, nameWidth
-	if room := max(columns-1-len(state), 0); !last {
-		pad = min(pad, room)
-		name = string([]rune(name)[:min(len([]rune(name)), room)])
+	name, room := s.what, max(columns-1-len(state), 0)
+	if runes := []rune(name); !last && len(runes) > room {
+		name = string(runes[:room])
 	}
-	return fmt.Sprintf("\r\x1b[K%-*s%s", pad, name, state)
+	return fmt.Sprintf("\r\x1b[K%-*s%s", min(nameWidth, room), name, state)
 }
