@@ -175,6 +175,10 @@ services:
 	m.lean(m.supervisor(0))
 
 	was := m.service("web")
+	// It knows no profile by its name, and is given the profile.
+	if status := m.read(fmt.Sprintf("/proc/%d/status", was.PID)); !strings.Contains(status, "Seccomp:\t2\n") {
+		t.Errorf("its containers have no filter:\n%s", status)
+	}
 	from := m.Console.Len()
 	m.kill(was.PID, syscall.SIGKILL)
 	m.awaitFrom(from, `web .*SIGKILL.* restart 1 in \d`)

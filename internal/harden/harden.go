@@ -15,6 +15,7 @@ package harden
 
 import (
 	"fmt"
+	"maps"
 	"path"
 	"slices"
 	"strings"
@@ -46,6 +47,9 @@ type Options struct {
 	// NoSeccomp and NoPids say that the kernel has no seccomp filters, or no limit of
 	// processes, so that a container that asks for them could not start.
 	NoSeccomp, NoPids bool
+	// ByName puts the name of the seccomp profile in place of the profile: the runtime
+	// is one that knows Named. With any other the container would not run.
+	ByName bool
 }
 
 // Added is one thing that was added, in words: "/sys read-only".
@@ -153,7 +157,16 @@ func (h *hardening) seccomp() {
 	if h.linux.Seccomp != nil || h.exempt || h.options.NoSeccomp {
 		return
 	}
-	h.linux.Seccomp = Profile(h.caps, !h.strict, h.options.LogOnly)
+	if h.options.ByName {
+		h.linux.Seccomp = Placeholder()
+		h.spec.Annotations = maps.Clone(h.spec.Annotations)
+		if h.spec.Annotations == nil {
+			h.spec.Annotations = map[string]string{}
+		}
+		h.spec.Annotations[SeccompAnnotation] = Name(h.caps, !h.strict, h.options.LogOnly)
+	} else {
+		h.linux.Seccomp = Profile(h.caps, !h.strict, h.options.LogOnly)
+	}
 	switch {
 	case h.options.LogOnly:
 		h.add("seccomp: default profile, logging only")

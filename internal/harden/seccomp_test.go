@@ -1,6 +1,7 @@
 package harden
 
 import (
+	"reflect"
 	"slices"
 	"testing"
 
@@ -110,5 +111,49 @@ func TestGranting(t *testing.T) {
 	}
 	if !Allowed("read") || Allowed("mount") || Allowed("clone") {
 		t.Error("what is always allowed")
+	}
+}
+
+// A profile is the same by its name, which is the same for all containers with the
+// same profile.
+func TestNamedProfile(t *testing.T) {
+	for _, capabilities := range [][]string{nil, {"CAP_CHOWN"}, {"CAP_SYS_TIME", "CAP_CHOWN", "CAP_SYS_CHROOT"}, {"CAP_SYS_ADMIN"}} {
+		for _, rare := range []bool{true, false} {
+			for _, logOnly := range []bool{true, false} {
+				name := Name(capabilities, rare, logOnly)
+				got, err := Named(name)
+				if want := Profile(capabilities, rare, logOnly); err != nil || !reflect.DeepEqual(got, want) {
+					t.Errorf("%q: %v\n%+v, want\n%+v", name, err, got, want)
+				}
+			}
+		}
+	}
+	if a, b := Name(nil, true, false), Name([]string{"CAP_CHOWN"}, true, false); a != b {
+		t.Errorf("%q and %q are the same profile", a, b)
+	}
+	for _, wrong := range []string{"", "default ", "strict", "default CAP_CHOWN", "no-rare"} {
+		if p, err := Named(wrong); err == nil {
+			t.Errorf("%q is a profile: %v", wrong, p)
+		}
+	}
+}
+
+// Whoever does not know the annotation does not let the container do anything.
+func TestProfileByName(t *testing.T) {
+	s := &specs.Spec{Process: &specs.Process{}, Linux: &specs.Linux{}, Annotations: map[string]string{"a": "b", SeccompAnnotation: "forged"}}
+	got, _ := Apply(s, Strict, Options{ByName: true, LogOnly: true})
+	if got.Annotations[SeccompAnnotation] != "default no-rare log-only" || got.Annotations["a"] != "b" || s.Annotations[SeccompAnnotation] != "forged" {
+		t.Errorf("annotations %v, and of the given one %v", got.Annotations, s.Annotations)
+	}
+	p := got.Linux.Seccomp
+	if !IsPlaceholder(p) || p.DefaultAction != specs.ActKillProcess || len(p.Syscalls) > 0 {
+		t.Errorf("the placeholder is %+v", p)
+	}
+	if IsPlaceholder(nil) || IsPlaceholder(Profile(nil, true, false)) || IsPlaceholder(&specs.LinuxSeccomp{DefaultAction: specs.ActKillProcess}) {
+		t.Error("another profile is taken for the placeholder")
+	}
+	s.Linux = &specs.Linux{Seccomp: &specs.LinuxSeccomp{DefaultAction: specs.ActAllow}}
+	if got, _ := Apply(s, Auto, Options{ByName: true}); got.Linux.Seccomp != s.Linux.Seccomp {
+		t.Errorf("its own profile became %+v", got.Linux.Seccomp)
 	}
 }

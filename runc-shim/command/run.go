@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/opencontainers/runc/libcontainer"
+	"github.com/opencontainers/runc/libcontainer/configs"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
@@ -183,22 +184,10 @@ func doExec(g *globals, l *launch, o *execOptions, cgPaths []string, args []stri
 // made; nil for others.
 func program(c *libcontainer.Container) (*os.File, error) {
 	config := c.Config()
-	if !seccomp.Replaced(config.Labels) {
-		return nil, nil
+	if p := config.Seccomp; p == nil || p.DefaultAction != configs.KillProcess || len(p.Syscalls) > 0 {
+		return nil, nil // no placeholder
 	}
-	bundle, ok := oci.Bundle(c)
-	if !ok {
-		return nil, errors.New("bundle not found in labels")
-	}
-	spec, err := oci.LoadSpec(bundle)
-	if err != nil {
-		return nil, err
-	}
-	f, err := seccomp.Replace(spec)
-	if f == nil && err == nil {
-		err = fmt.Errorf("%s: no seccomp profile that can be compiled, as the container's was", bundle)
-	}
-	return f, err
+	return seccomp.ProgramOf(config.Labels)
 }
 
 // do starts the process and, unless detached, waits for its end.

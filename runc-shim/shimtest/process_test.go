@@ -359,10 +359,15 @@ func TestSeccomp(t *testing.T) {
 func TestDefaultSeccompProfile(t *testing.T) {
 	const look = `grep -c '^Seccomp:.2$' /proc/self/status; unshare -U true 2>/dev/null && echo open || echo refused; sh -c 'ls /proc/self/fd | wc -l'`
 	const want = "1\nrefused\n4\n" // the fourth is of the directory that is listed
-	for _, noNewPrivileges := range []bool{true, false} {
+	for _, tc := range []struct{ noNewPrivileges, byName bool }{{true, true}, {false, true}, {true, false}, {false, false}} {
+		noNewPrivileges := tc.noNewPrivileges
 		e := newEnv(t)
 		s := e.spec("sh", "-c", look+"; exec sleep 1000")
 		s.Linux.Seccomp = harden.Profile(nil, true, false)
+		if tc.byName {
+			s.Linux.Seccomp = harden.Placeholder()
+			s.Annotations = map[string]string{harden.SeccompAnnotation: harden.Name(nil, true, false)}
+		}
 		s.Process.NoNewPrivileges = noNewPrivileges
 		change, read := e.output("x")
 		c := e.create("x", s, change)
@@ -387,6 +392,32 @@ func TestDefaultSeccompProfile(t *testing.T) {
 			t.Errorf("no new privileges %v: %q, want %q", noNewPrivileges, got, want)
 		}
 		e.remove(c, "x", "")
+	}
+}
+
+// A container does not run without the filter that its configuration asks for: not where the name of the profile is
+// missing or not known, nor where the runtime does not know of names.
+func TestNoSeccompProfileNoContainer(t *testing.T) {
+	for name, annotations := range map[string]map[string]string{
+		"no name": nil, "another name": {harden.SeccompAnnotation: "other"},
+	} {
+		e := newEnv(t)
+		s := e.spec("true")
+		s.Linux.Seccomp, s.Annotations = harden.Placeholder(), annotations
+		if _, _, err := e.tryCreate("x", s); err == nil || !strings.Contains(err.Error(), "seccomp") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	e := newEnv(t)
+	s := e.spec("true")
+	s.Linux.Seccomp = harden.Placeholder()
+	s.Linux.Seccomp.DefaultErrnoRet = nil // so that nobody takes it for a placeholder
+	c, _, err := e.tryCreate("x", s)
+	if err == nil {
+		_, err = c.Start(e.ctx, &taskapi.StartRequest{ID: "x"})
+	}
+	if err == nil && e.wait(c, "x", "") == 0 {
+		t.Error("a runtime that does not know of names ran the container")
 	}
 }
 

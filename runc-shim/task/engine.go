@@ -69,7 +69,7 @@ type local struct {
 }
 
 func newLocal(o oci.Options, spec *specs.Spec) (engine, error) {
-	program, err := seccomp.Replace(spec)
+	program, err := seccomp.Program(spec)
 	if err != nil {
 		return nil, fmt.Errorf("seccomp profile: %w", err)
 	}

@@ -12,7 +12,7 @@ func Spec(b *bundle.Bundle, walls Walls, notifyDir string) ([]byte, error) {
 	if Notifies(b.Service) {
 		folder = (&Runtime{NotifyDir: notifyDir}).NotifyFolder(b)
 	}
-	hardened, err := walls.hardened(b)
+	hardened, err := walls.hardened(b, false)
 	if err != nil {
 		return nil, err
 	}

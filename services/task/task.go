@@ -51,10 +51,10 @@ type Runtime struct {
 	// ShimCgroup is where shims live, below CgroupRoot; empty for where
 	// containerd does.
 	ShimCgroup string
-	// ShimLingers says that the shim is ours, which stays for a while when its
-	// last member is gone, and whose next start waits for its end. A stock one
-	// removes its socket at some time after its last delete, even if a new shim
-	// of the group has taken its place.
+	// ShimLingers says that the shim is ours, which knows the seccomp profile by its
+	// name, stays for a while when its last member is gone, and whose next start waits
+	// for its end. A stock one removes its socket at some time after its last delete,
+	// even if a new shim of the group has taken its place.
 	ShimLingers bool
 
 	// Writers are the directories that services can write, asked for when the first
@@ -150,7 +150,7 @@ func (r *Runtime) start(ctx context.Context, b *bundle.Bundle, paths *safepath.R
 			return nil, fmt.Errorf("make the folder of its notify socket: %w", err)
 		}
 	}
-	hardened, err := r.Walls.hardened(b)
+	hardened, err := r.Walls.hardened(b, r.ShimLingers)
 	if err != nil {
 		return nil, err
 	}

@@ -65,18 +65,26 @@ func (w Walls) Level(p policy.Walls) harden.Level {
 // Harden returns a container's configuration with what is added to it here, and
 // what that is. It fails where the container lacks what its level demands.
 func (w Walls) Harden(b *bundle.Bundle) (*specs.Spec, []harden.Added, error) {
+	return w.harden(b, false)
+}
+
+// harden does what Harden does; byName is harden.Options.ByName.
+func (w Walls) harden(b *bundle.Bundle, byName bool) (*specs.Spec, []harden.Added, error) {
 	p := b.Walls()
 	level := w.Level(p)
-	s, added := harden.Apply(b.Spec, level, harden.Options{LogOnly: p.SeccompLog, Masked: w.Masked, NoSeccomp: w.NoSeccomp, NoPids: w.NoPids})
+	s, added := harden.Apply(b.Spec, level, harden.Options{
+		LogOnly: p.SeccompLog, Masked: w.Masked, NoSeccomp: w.NoSeccomp, NoPids: w.NoPids, ByName: byName,
+	})
 	for _, d := range harden.Check(b.Spec, level) {
 		return s, added, fmt.Errorf("%s: %s", filepath.Join(b.Dir, "config.json"), d.Text)
 	}
 	return s, added, nil
 }
 
-// hardened is a container with its configuration hardened.
-func (w Walls) hardened(b *bundle.Bundle) (*bundle.Bundle, error) {
-	s, _, err := w.Harden(b)
+// hardened is a container with its configuration hardened; byName is
+// harden.Options.ByName.
+func (w Walls) hardened(b *bundle.Bundle, byName bool) (*bundle.Bundle, error) {
+	s, _, err := w.harden(b, byName)
 	if err != nil {
 		return nil, err
 	}

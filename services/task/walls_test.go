@@ -83,7 +83,7 @@ func TestSpecIsHardened(t *testing.T) {
 			b = hardened(nil)
 		}
 		b.Section = tc.section
-		h, err := tc.walls.hardened(b)
+		h, err := tc.walls.hardened(b, false)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -111,7 +111,7 @@ func TestSpecIsHardened(t *testing.T) {
 func TestStrictThatCannotBeIsNotStarted(t *testing.T) {
 	b := hardened(map[string]string{"keelson.harden": "strict"})
 	const want = "/containers/services/web/config.json: keelson.harden: strict wants a user other than 0, or a user namespace: write uid: 1000"
-	if _, err := (Walls{}).hardened(b); err == nil || !strings.HasPrefix(err.Error(), want) {
+	if _, err := (Walls{}).hardened(b, false); err == nil || !strings.HasPrefix(err.Error(), want) {
 		t.Errorf("got %v, want %s", err, want)
 	}
 	b.Spec.Process.User.UID = 7
@@ -121,5 +121,30 @@ func TestStrictThatCannotBeIsNotStarted(t *testing.T) {
 	}
 	if level := (Walls{}).Level(b.Walls()); level != harden.Strict {
 		t.Errorf("level %s", level)
+	}
+}
+
+// Our shim is given the profile's name; any other, and people who ask, the profile.
+func TestProfileByName(t *testing.T) {
+	w := Walls{}
+	for _, byName := range []bool{true, false} {
+		h, err := w.hardened(hardened(nil), byName)
+		if err != nil {
+			t.Fatal(err)
+		}
+		encoded, err := spec(h, false, "", nil, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var s specs.Spec
+		if err := json.Unmarshal(encoded.Value, &s); err != nil {
+			t.Fatal(err)
+		}
+		if got := harden.IsPlaceholder(s.Linux.Seccomp); got != byName || (s.Annotations[harden.SeccompAnnotation] == "default") != byName {
+			t.Errorf("by name %v: a placeholder: %v, annotations %v", byName, got, s.Annotations)
+		}
+		if !byName && len(s.Linux.Seccomp.Syscalls) == 0 {
+			t.Error("a shim that does not know the name has no profile")
+		}
 	}
 }
