@@ -45,7 +45,7 @@ func (b *builder) targets() error {
 			maps.Copy(made, inImage)
 		}
 		if len(made) > 0 {
-			b.Log("%11s made where the machine cannot: %s", "", strings.Join(slices.Sorted(maps.Keys(made)), ", "))
+			b.Log("%-11s %s  made, as the machine cannot: %s", c.Bundle.Section, c.Bundle.Name, strings.Join(slices.Sorted(maps.Keys(made)), ", "))
 		}
 	}
 	return nil

@@ -52,11 +52,13 @@ func (o *one) checkProgram(key, name string) {
 	if view.Has(o.Bundle, "CAP_DAC_OVERRIDE") {
 		user = nil
 	}
-	f, ok := o.lookUp(key, name, user)
+	dirs, known := searchPath(p)
+	in := place{o.view.Find, user, dirs}
+	f, ok := o.lookUp(key, name, in, known)
 	if !ok {
 		return
 	}
-	why, err := o.cannotRun(f, o.view.Find, user)
+	why, err := o.cannotRun(f, in)
 	if err != nil {
 		o.errs = append(o.errs, err)
 		return
@@ -86,44 +88,28 @@ func (o *one) checkFormat(key, name string, f view.Found) {
 }
 
 // lookUp finds a program as the runtime does; ok is false if it is reported, or not known.
-func (o *one) lookUp(key, name string, user *specs.User) (f view.Found, ok bool) {
-	p := o.Bundle.Spec.Process
+func (o *one) lookUp(key, name string, in place, known bool) (f view.Found, ok bool) {
 	if strings.Contains(name, "/") {
 		if !path.IsAbs(name) {
-			name = path.Join("/", p.Cwd, name)
+			name = path.Join("/", o.Bundle.Spec.Process.Cwd, name)
 		}
 		if f = o.view.Find(name); f.State == view.Missing {
-			o.error(key, "%s is not in the image%s: name a program that is there, or put it there", name, o.boundTo(f))
+			o.error(key, "%s is not in the image%s: name a program that is there, or put it there", name, boundTo(f))
 		}
 		return f, f.State == view.There
 	}
-	dirs, known := searchPath(p)
 	if !known {
 		o.error(key, "%s has no slash, and there is no PATH in env to find it by: give its whole path, or env: [PATH=/usr/bin:/bin]", name)
 		return f, false
 	}
-	var mode view.Found
-	for _, dir := range dirs {
-		if !path.IsAbs(dir) {
-			continue
-		}
-		f = o.view.Find(path.Join(dir, name))
-		if f.State == view.Unknown || f.State == view.There && !f.Dir && (!f.Regular() || executable(f, user)) {
-			return f, f.State == view.There
-		}
-		if f.State == view.There && !f.Dir {
-			mode = f
-		}
+	if f = in.search(name); f.State == view.Missing {
+		o.error(key, "%s is in no directory of the container's PATH (%s): name a program that is there, or put it into the image", name, strings.Join(in.path, ":"))
 	}
-	if mode.File != nil {
-		return mode, true // reported as not executable
-	}
-	o.error(key, "%s is in no directory of the container's PATH (%s): name a program that is there, or put it into the image", name, strings.Join(dirs, ":"))
-	return f, false
+	return f, f.State == view.There
 }
 
 // boundTo tells for an error that a path leads out of the image.
-func (o *one) boundTo(f view.Found) string {
+func boundTo(f view.Found) string {
 	if f.Place == view.Root || f.Place == view.Area {
 		return ", nor on the machine, where it is bound from"
 	}

@@ -72,6 +72,7 @@ func Check(image Image) ([]Finding, error) {
 	}
 	c.kernel = readKernel(c.root, image.Kernel)
 	c.stray()
+	c.files()
 	if err := c.init(); err != nil {
 		return nil, err
 	}
@@ -116,6 +117,15 @@ func (c *checker) stray() {
 	}
 }
 
+// files warns of files that nobody sees.
+func (c *checker) files() {
+	for i, f := range c.Config.Files {
+		if area := view.AreaOf(f.Path); area != "" && !f.Directory {
+			c.add(true, c.Config.Problem(index("files", i)+".path", "%s is hidden in the machine, where %s is empty at each boot: put it elsewhere, such as /etc", f.Path, area))
+		}
+	}
+}
+
 // init checks what the kernel starts. A root without it is reported where it is put together.
 func (c *checker) init() error {
 	if len(c.Config.Init) == 0 {
@@ -126,7 +136,7 @@ func (c *checker) init() error {
 	if f.State != view.There {
 		return nil
 	}
-	why, err := c.cannotRun(f, in, nil)
+	why, err := c.cannotRun(f, place{find: in})
 	if err != nil || why == "" {
 		return err
 	}

@@ -21,6 +21,12 @@ func exec(name, body string, mode int64) imagetest.Entry {
 	return e
 }
 
+// owned gives a file an owner and a group.
+func owned(e imagetest.Entry, uid, gid int) imagetest.Entry {
+	e.Uid, e.Gid = uid, gid
+	return e
+}
+
 // elf is a 64-bit binary for a machine, whose interpreter is named at an offset; none without a name.
 func elf(machine uint16, interpreter string, offset int) string {
 	b := make([]byte, 64+56)
@@ -55,8 +61,10 @@ func app(t *testing.T) v1.Image {
 	return imagetest.Image(t, v1.Config{Env: []string{"PATH=/usr/bin:/bin"}, Cmd: []string{"/bin/app"}}, []imagetest.Entry{
 		exec("bin/app", elf(native, "", 0), 0o755), imagetest.Symlink("bin/alias", "/bin/app"), imagetest.Symlink("bin/dangling", "nothing"),
 		exec("bin/script", "#! /bin/app -x\n", 0o755), exec("bin/noscript", "#!/bin/bash\n", 0o755), exec("bin/nested", "#!/bin/noscript\n", 0o755),
+		exec("bin/windows", "#!/bin/app\r\necho\r\n", 0o755), exec("bin/env", elf(native, "", 0), 0o755), exec("bin/envapp", "#!/bin/env app\n", 0o755), exec("bin/envbash", "#!/bin/env -S A=b bash -e\n", 0o755),
 		exec("bin/plain", "echo hello\n", 0o755), exec("bin/data", elf(native, "", 0), 0o644), exec("bin/mine", elf(native, "", 0), 0o700),
 		exec("bin/glibc", elf(native, "/lib64/ld-linux-x86-64.so.2", 300), 0o755), exec("bin/musl", elf(native, "/lib/ld-musl.so.1", 200_000), 0o755),
+		exec("bin/far", elf(native, "/lib/nosuch.so", 200_000), 0o755), owned(exec("bin/theirs", elf(native, "", 0), 0o070), 1000, 2000),
 		exec("bin/arm", elf(183, "", 0), 0o755), exec("lib/ld-musl.so.1", elf(native, "", 0), 0o755),
 		imagetest.Dir("data"), imagetest.File("etc/conf", "x"), imagetest.Symlink("var/run", "../run"), imagetest.Dir("run"),
 	})
@@ -165,11 +173,19 @@ func TestProcess(t *testing.T) {
 		{"mode, by PATH", service(`command: [data]`), at + "command: data is not executable (mode 0644)"},
 		{"another's", service(`command: [/bin/mine], uid: 1000`), at + "command: /bin/mine is not executable (mode 0700)"},
 		{"another's, with the capability", service(`command: [/bin/mine], uid: 1000, capabilities: [CAP_DAC_OVERRIDE]`), ""},
+		{"the owner's", service(`command: [/bin/theirs], uid: 1000, gid: 2000`), at + "command: /bin/theirs is not executable (mode 0070)"},
+		{"the group's", service(`command: [/bin/theirs], uid: 1001, gid: 2000`), ""},
+		{"another group's", service(`command: [/bin/theirs], uid: 1001, gid: 1000`), at + "command: /bin/theirs is not executable (mode 0070)"},
+		{"an additional group's", service(`command: [/bin/theirs], uid: 1001, gid: 1000, additionalGids: [2000]`), ""},
 		{"script", service(`command: [script]`), ""},
 		{"script without its interpreter", service(`command: [noscript]`), at + "command: noscript needs /bin/bash, which is not there: put it into the image, or name a command that does not need it"},
 		{"script of a script", service(`command: [nested]`), at + "command: nested needs /bin/bash, which is not there"},
+		{"script with carriage returns", service(`command: [windows]`), at + "command: windows needs an interpreter whose name ends with a carriage return, as its lines end as on Windows"},
+		{"env", service(`command: [envapp]`), ""},
+		{"env without what it finds", service(`command: [envbash]`), at + "command: envbash needs bash, which is in no directory of PATH: put it into the image"},
 		{"binary without its interpreter", service(`command: [glibc]`), at + "command: glibc needs /lib64/ld-linux-x86-64.so.2, which is not there"},
 		{"interpreter far behind", service(`command: [musl]`), ""},
+		{"missing interpreter far behind", service(`command: [far]`), at + "command: far needs /lib/nosuch.so, which is not there"},
 		{"interpreter bound", service(`command: [glibc], binds: ["/usr/bin/ctr:/lib64/ld-linux-x86-64.so.2"]`), ""},
 		{"another machine's", service(`command: [arm]`), "warning: t.yml:3: services[0].command: arm is a binary for ARM (aarch64): the kernel runs it only where a container sets up binfmt_misc for it"},
 		{"neither binary nor script", service(`command: [plain]`), "warning: t.yml:3: services[0].command: plain is neither a binary nor a script"},
@@ -207,7 +223,7 @@ func TestBinds(t *testing.T) {
 		{"files:", service(nosuch) + "files: [{path: usr/bin/nosuch, contents: x}]\n", ""},
 		{"a volume", service(`binds: ["v:/v", "/containers/volumes/v/merged/sub:/sub"]`) + "volumes: [{name: v}]\n", ""},
 		{"empty at each boot", service(made), at + "binds[0]: nothing makes /var/lib/x: /var is empty at each boot; to make a directory add runtime: {mkdir: [/var/lib/x]}"},
-		{"hidden at each boot", service(made) + "files: [{path: var/lib/x/y, contents: z}]\n", at + "binds[0]: /var/lib/x is not there in the machine: /var is empty at each boot, and hides what the image has there"},
+		{"hidden at each boot", service(made) + "files: [{path: var/lib/x, directory: true}]\n", at + "binds[0]: /var/lib/x is not there in the machine: /var is empty at each boot, and hides what the image has there"},
 		{"its own mkdir", service(made + `, runtime: {mkdir: [/var/lib/x]}`), ""},
 		{"another's mkdir", onboot(`runtime: {mkdir: [/var/lib/x]}`, made), ""},
 		{"another's mount", onboot(`runtime: {mounts: [{type: ext4, source: /dev/sda, destination: /var/lib/x}]}`, `binds: ["/var/lib/x/sub:/x"]`), ""},
@@ -228,6 +244,10 @@ func TestBinds(t *testing.T) {
 		{"below what is bound", service(`binds: ["/usr:/x", "/root:/x/nosuch"]`), at + "binds[1]: cannot be mounted at /x/nosuch: that lies in what is bound of the machine's read-only root"},
 		{"a device elsewhere", service(`readonly: true, devices: [{path: /x, type: c, major: 1, minor: 3, mode: "0666"}]`), at + "devices[0]: /x would be made in the image, which is readonly: name a path in /dev"},
 		{"devices", service(`readonly: true, devices: [{path: /dev/x, type: c, major: 1, minor: 3, mode: "0666"}]`), ""},
+		{"users mapped in a tmpfs", service(`mounts: [{type: tmpfs, source: t, destination: /x, uidmappings: [{hostID: 1, containerID: 0, size: 1}]}]`), at + "mounts[0]: users can be mapped in a bind only"},
+		{"groups not mapped", service(`mounts: [{type: bind, source: /usr, destination: /x, options: [bind], uidmappings: [{hostID: 1, containerID: 0, size: 1}]}]`), at + "mounts[0]: users are mapped and groups are not"},
+		{"no init", "services: [{name: s, image: app, " + nosuch + "}]\n", ""},
+		{"a file that is hidden", "init: [init]\nfiles: [{path: var/lib/x, contents: y}, {path: var/lib/d, directory: true}]\n", "warning: t.yml:2: files[0].path: var/lib/x is hidden in the machine, where /var is empty at each boot: put it elsewhere, such as /etc"},
 		{"the runtime's root", service(`runtime: {mkdir: [a/b, /run/c], mounts: [{type: tmpfs, source: tmpfs, destination: extra}]}`), ""},
 		{"relative bindNS", service(`runtime: {bindNS: {net: netns/x}}`), at + `runtime.bindNS.net: "netns/x" is not absolute: name a file, such as /run/netns/s`},
 		{"mount without a type", service(`runtime: {mounts: [{source: x, destination: /run/x}]}`), at + "runtime.mounts[0]: type is empty"},
@@ -295,11 +315,12 @@ func TestLimits(t *testing.T) {
 		{"no user", service(`uid: 4294967295`), at + "uid: 4294967295 stands for no user to the kernel: the last one is 4294967294"},
 		{"no group", service(`gid: 4294967295, additionalGids: [4294967295]`), at + "gid: 4294967295 stands for no group to the kernel: the last one is 4294967294\n" + at + "additionalGids[0]: 4294967295 stands"},
 		{"new capability", cmdline("a", service(`capabilities: [CAP_KILL, CAP_BPF]`)), "warning: t.yml:4: services[0].capabilities[1]: the kernel is 4.19.1, and CAP_BPF came with 5.8: the container runs without it; name CAP_SYS_ADMIN, or take a newer kernel"},
+		{"newer capability", "kernel: {image: newer}\n" + service(`capabilities: [CAP_BPF, CAP_CHECKPOINT_RESTORE]`), "warning: t.yml:4: services[0].capabilities[1]: the kernel is 5.8.0, and CAP_CHECKPOINT_RESTORE came with 5.9"},
 		{"all capabilities", cmdline("a", service(`capabilities: [all]`)), ""},
 		{"stray quote", service(`binds: [/run:/run"]`), at + `binds[0]: ends with a stray ", which YAML takes for a part of it: leave it out, or quote the whole of /run:/run`},
 		{"stray quote in a command", service(`command: [app, x']`), `warning: t.yml:3: services[0].command[1]: ends with a stray '`},
 		{"quotes that are meant", service(`command: [app, it's, 'x"', say "x", "don't'"]`), ""},
-	}, map[string]v1.Image{"kernel": kernelImage(t, "4.19.1", "overlay")})
+	}, map[string]v1.Image{"kernel": kernelImage(t, "4.19.1", "overlay"), "newer": kernelImage(t, "5.8.0", "overlay")})
 }
 
 func TestKernel(t *testing.T) {
@@ -318,12 +339,12 @@ func TestKernel(t *testing.T) {
 		{"file systems that are there", kernel("", ro(`mounts: [{type: ext4, source: /dev/sda, destination: /x}, {type: ext3, source: /dev/sda, destination: /y}, {type: iso9660, source: /dev/sr0, destination: /z}, {type: debugfs, source: d, destination: /d}]`)), ""},
 		{"who loads modules", kernel("", "onboot: [{name: o, image: app, readonly: true, capabilities: [CAP_SYS_MODULE]}]\n"+ro(`mounts: [{type: xfs, source: /dev/sda, destination: /x}]`)), "warning: t.yml:4: services[0].mounts[0]: the kernel has no xfs"},
 		{"interface", kernel("", ro(`net: new, runtime: {interfaces: [{name: a, peer: b}, {name: c, add: dummy}]}`)), s + "runtime.interfaces[0]: the kernel has no interfaces of type veth"},
-		{"nodes", kernel("", ro(`binds: ["/dev/net/tun:/dev/net/tun", "/dev/loop0:/dev/loop0"]`)), w + "binds[0]: /dev/net/tun takes the driver tun, which the kernel image has neither built in nor as a module"},
+		{"nodes", kernel("", ro(`binds: ["/dev/net/tun:/dev/net/tun", "/dev/loop0:/dev/loop0"]`)), w + "binds[1]: /dev/loop0 takes the driver loop, which the kernel image has neither built in nor as a module\n" + w + "binds[0]: /dev/net/tun takes the driver tun"},
 		{"device", kernel("", ro(`devices: [{path: /dev/fuse, type: c, major: 10, minor: 229, mode: "0666"}]`)), w + "devices[0]: /dev/fuse takes the driver fuse"},
 		{"console", kernel("console=tty0 console=ttyS0", ""), "warning: t.yml:1: kernel.cmdline: console=ttyS0: the kernel has no driver for serial lines (8250)"},
 		{"watchdog", kernel("keelson.watchdog=10s", ""), "warning: t.yml:1: kernel.cmdline: keelson.watchdog=10s: the kernel image has no driver of a watchdog"},
 		{"watchdog off", kernel("keelson.watchdog=off", ""), ""},
-	}, map[string]v1.Image{"kernel": kernelImage(t, "6.1.0-1-x", "+ext4", "isofs", "dummy", "loop")})
+	}, map[string]v1.Image{"kernel": kernelImage(t, "6.1.0-1-x", "+ext4", "isofs", "dummy")})
 
 	if got := findings(t, kernel("root=/dev/vda", ""), "root=/dev/vda rootfstype=squashfs", map[string]v1.Image{"kernel": kernelImage(t, "6.1", "virtio-blk")}); got != `warning: t.yml:1: kernel.cmdline: a root on a disk takes virtio_blk built in, and the kernel has it as a module: only an initramfs of yours can mount it
 warning: t.yml:1: kernel.cmdline: a root on a disk takes squashfs built in, and the kernel has it not at all: only an initramfs of yours can mount it` {
@@ -341,6 +362,12 @@ func TestKernelWithoutLists(t *testing.T) {
 		"root=/dev/vda rootfstype=ext4", map[string]v1.Image{"kernel": plain})
 	if got != "" {
 		t.Error(got)
+	}
+	modules := imagetest.Tar(t, imagetest.File("lib/modules/6.1/modules.dep", ""))
+	half := imagetest.Image(t, v1.Config{}, []imagetest.Entry{imagetest.File("kernel", bzImage("6.1")), imagetest.File("kernel.tar", string(modules))})
+	got = findings(t, "kernel: {image: kernel, cmdline: console=ttyS0}\nservices: [{name: s, image: app}]\n", "", map[string]v1.Image{"kernel": half})
+	if got != "" {
+		t.Errorf("without a list of what is built in: %s", got)
 	}
 	inner := imagetest.Tar(t, imagetest.File("lib/modules/5.10/modules.dep", ""), imagetest.File("lib/modules/5.10/modules.builtin", ""))
 	other := imagetest.Image(t, v1.Config{}, []imagetest.Entry{imagetest.File("kernel", bzImage("6.1")), imagetest.File("kernel.tar", string(inner))})

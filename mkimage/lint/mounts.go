@@ -20,6 +20,11 @@ func (o *one) mounts() {
 			o.source(key, m.Source, m.Mount)
 		}
 		o.target(key, m)
+		if mapped := len(m.UIDMappings) + len(m.GIDMappings); mapped > 0 && !m.Bind {
+			o.error(key, "users can be mapped in a bind only: leave out uidmappings and gidmappings")
+		} else if mapped > 0 && (len(m.UIDMappings) == 0 || len(m.GIDMappings) == 0) {
+			o.error(key, "users are mapped and groups are not, or the other way round: give both uidmappings and gidmappings")
+		}
 	}
 	for i, f := range o.view.Devices {
 		if o.Bundle.Spec.Root.Readonly && f.State == view.Missing && f.Place == view.Image {

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+	"path"
 	"strings"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -16,6 +17,7 @@ import (
 type program struct {
 	interpreter string // "" for none
 	script      bool
+	finds       string // what a script has env(1) find in PATH
 	foreign     string // what it is for, if not for this kind of machine
 	unknown     bool   // neither a binary nor a script
 }
@@ -54,16 +56,32 @@ func parseProgram(r io.Reader) (program, error) {
 	}
 	head = head[:n]
 	if words, ok := bytes.CutPrefix(head, []byte("#!")); ok {
-		line, _, _ := strings.Cut(string(words[:min(len(words), 254)]), "\n")
-		if fields := strings.Fields(line); len(fields) > 0 {
-			return program{interpreter: fields[0], script: true}, nil
-		}
-		return program{unknown: true}, nil
+		return parseScript(string(words[:min(len(words), 254)])), nil
 	}
 	if bytes.HasPrefix(head, []byte("\x7fELF")) {
 		return parseELF(head, r)
 	}
 	return program{unknown: true}, nil
+}
+
+// parseScript reads what is behind #!. Blanks part the words, and a carriage return is a
+// letter as any other.
+func parseScript(text string) program {
+	line, _, _ := strings.Cut(text, "\n")
+	words := strings.FieldsFunc(line, func(r rune) bool { return r == ' ' || r == '\t' })
+	if len(words) == 0 {
+		return program{unknown: true}
+	}
+	p := program{interpreter: words[0], script: true}
+	if path.Base(words[0]) == "env" {
+		for _, w := range words[1:] {
+			if !strings.HasPrefix(w, "-") && !strings.Contains(w, "=") {
+				p.finds = w
+				break
+			}
+		}
+	}
+	return p
 }
 
 // elfMachines are the machines of e_machine that people have images for.
@@ -120,25 +138,41 @@ func section(head []byte, r io.Reader, start, length uint64) ([]byte, error) {
 	return part, nil
 }
 
+// place is where and by whom a program is run.
+type place struct {
+	find func(string) view.Found
+	user *specs.User // nil for root
+	path []string    // where programs are looked for; nil: nobody does
+}
+
 // cannotRun returns why the kernel would not run a file that is there, "" if it would or
-// that is not known. in finds paths where it runs; user is who runs it, nil for root.
-func (c *checker) cannotRun(f view.Found, in func(string) view.Found, user *specs.User) (string, error) {
+// that is not known.
+func (c *checker) cannotRun(f view.Found, in place) (string, error) {
 	for range maxScripts {
 		switch {
 		case f.Dir:
 			return "is a directory", nil
 		case !f.Regular():
 			return "", nil
-		case !executable(f, user):
+		case !executable(f, in.user):
 			return fmt.Sprintf("is not executable (mode %04o)", f.File.Mode&0o7777), nil
 		}
 		p, err := c.program(f)
-		if err != nil || p.interpreter == "" {
+		if err != nil || !path.IsAbs(p.interpreter) {
 			return "", err
 		}
-		next := in(p.interpreter)
+		next := in.find(p.interpreter)
 		if next.State == view.Missing {
-			return fmt.Sprintf("needs %s, which is not there", p.interpreter), nil
+			why := fmt.Sprintf("needs %s, which is not there", strings.TrimRight(p.interpreter, "\r"))
+			if strings.HasSuffix(p.interpreter, "\r") {
+				why = "needs an interpreter whose name ends with a carriage return, as its lines end as on Windows"
+			}
+			return why, nil
+		}
+		if p.finds != "" && in.path != nil {
+			if found := in.search(p.finds); found.State == view.Missing {
+				return fmt.Sprintf("needs %s, which is in no directory of PATH", strings.TrimRight(p.finds, "\r")), nil
+			}
 		}
 		if next.State == view.Unknown || !p.script {
 			return "", nil
@@ -146,6 +180,25 @@ func (c *checker) cannotRun(f view.Found, in func(string) view.Found, user *spec
 		f = next
 	}
 	return "", nil
+}
+
+// search finds a program in PATH as execvp(3) does: what is there and cannot be executed
+// only if nothing else is.
+func (p place) search(name string) view.Found {
+	var found view.Found
+	for _, dir := range p.path {
+		if !path.IsAbs(dir) {
+			continue
+		}
+		f := p.find(path.Join(dir, name))
+		if f.State == view.Unknown || f.State == view.There && !f.Dir && (!f.Regular() || executable(f, p.user)) {
+			return f
+		}
+		if f.State == view.There && !f.Dir {
+			found = f
+		}
+	}
+	return found
 }
 
 // executable reports whether a user may execute a file by its mode.

@@ -154,6 +154,16 @@ func (m *Machine) look(name string) node {
 	return inTree(m.root, name, Root)
 }
 
+// AreaOf returns the file system that hides what the image has at a path, "" for none.
+func AreaOf(name string) string {
+	for _, area := range areas {
+		if below(path.Join("/", name), area) {
+			return area
+		}
+	}
+	return ""
+}
+
 // Hidden reports whether the image has a file at a path that is hidden once the machine runs.
 func (m *Machine) Hidden(name string) bool { return m.root.Exists(name) }
 
@@ -175,9 +185,12 @@ const (
 )
 
 // Maker tells whether another container than b, or a script of the image, may make what is
-// missing at run time.
+// missing at run time. Where the image has no /init, who has it brings the root.
 func (m *Machine) Maker(f Found, b *bundle.Bundle) Strength {
 	most := Nobody
+	if m.root.Lookup("init") == nil {
+		return Does
+	}
 	if m.scripts {
 		if most = Might; f.Place == Area {
 			return Does
