@@ -134,17 +134,26 @@ func (m *vm) hungShim(t *testing.T) {
 		t.Errorf("the shim has %s", got)
 	}
 	m.kill(shim.PID, syscall.SIGSTOP)
+	// A millisecond of processor time in a second: that is slow, and nothing but slow.
+	const limit = "/proc/1/root/sys/fs/cgroup/keelson/containerd/cpu.max"
+	m.sh("echo 1000 1000000 >" + limit)
 	m.goes("dies")
 	m.awaitFrom(from, `dies +ERROR: exited with code 7 after`)
 	m.awaitFrom(from, `probed +warning: health unknown: true: its (start is not answered|exit is not reported)`)
 	m.awaitFrom(from, `shim +warning: does not answer and does nothing: it is killed with its containers \(deaf, dies, probed\) in 30s`)
 	m.awaitFrom(from, `shim +ERROR: hangs: it does not answer and was stopped by a signal`)
+	m.sh("echo max >" + limit)
 	for _, name := range []string{"probed", "dies", "deaf"} {
 		m.serviceAfter(name, was[name])
 	}
 	m.healthy("probed")
 	if now := m.shared(); now.PID == shim.PID {
 		t.Errorf("the shim is still %d", now.PID)
+	}
+	for _, line := range m.Console.Lines(from) {
+		if strings.Contains(line, "hangs") && strings.Contains(line, "containerd ") {
+			t.Errorf("one that is slow counts as one that hangs: %s", line)
+		}
 	}
 	if now := m.pids("agent"); now["agent"] != was["agent"] {
 		t.Errorf("what has a shim of its own was started again: %v, was %v", now, was)
@@ -169,6 +178,9 @@ func (m *vm) hungSupervisor(t *testing.T) {
 	m.await(`init +ERROR: supervisor \(pid \d+\) hangs: no sign of life for `)
 	m.await(`init +ERROR: supervisor .* after .*; restart 1 in 100ms`)
 	m.supervisor(supervisor)
+	if stacks := m.read("/run/keelson/stacks.txt"); !strings.Contains(stacks, "supervise.(*Supervisor).watch") {
+		t.Errorf("its stacks are %q", stacks)
+	}
 	m.await(`keelson +supervisor is back; 4 of 4 services running`)
 	m.healthy("probed")
 	if now := m.pids("probed", "dies", "deaf", "agent"); now["probed"] != was["probed"] || now["dies"] != was["dies"] || now["deaf"] != was["deaf"] || now["agent"] != was["agent"] {

@@ -265,7 +265,7 @@ func (m *Machine) look(e Look) Step {
 	if m.idle < hungIdle && m.silent < hungBusy {
 		return Step{}
 	}
-	s := Step{Abort, Error, fmt.Sprintf("supervisor (pid %d) hangs: no sign of life for %s; SIGABRT for its stacks, then it is started again", m.pid, m.silent)}
+	s := Step{Abort, Error, fmt.Sprintf("supervisor (pid %d) hangs: no sign of life for %s; SIGABRT for its stacks (/run/keelson/stacks.txt), then it is started again", m.pid, m.silent)}
 	m.state, m.silent = Aborting, 0
 	return s
 }

@@ -32,6 +32,8 @@ const (
 	// for each of them.
 	roundEvery = time.Minute
 	roundPart  = 10 * time.Second
+	// stuckAfter is how long after SIGKILL it is reported that a part does not exit.
+	stuckAfter = 30 * time.Second
 	// doubtEvery is how often doubts are followed.
 	doubtEvery = 5 * time.Second
 )
@@ -86,7 +88,8 @@ type watched struct {
 	ask  chan struct{}
 
 	machine *Machine // guarded by set.mu
-	warned  bool     // of the watching goroutine
+	warned  bool     // of the watching goroutine, as is stuck
+	stuck   bool
 }
 
 // New returns an empty set. scan, which may be nil, is called before each round.
@@ -318,6 +321,10 @@ func (w *watched) next(e Event) (State, Order) {
 	if limit := w.part.Limits.Idle; state == Silent && idle >= limit/2 && !w.warned {
 		w.warned = true
 		w.set.console.Warn(w.part.Name, "does not answer and does nothing: it is killed%s in %s unless that changes", w.with(), limit-idle)
+	}
+	if state == Killed && !w.stuck && w.set.now()-since >= stuckAfter {
+		w.stuck = true
+		w.set.console.Error(w.part.Name, "cannot be killed: it is stuck in the kernel")
 	}
 	return state, order
 }

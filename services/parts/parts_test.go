@@ -152,6 +152,23 @@ func TestAPartThatHangsIsEnded(t *testing.T) {
 	})
 }
 
+// What the kernel does not let go is reported, once, and nobody waits for it for ever.
+func TestAPartThatCannotBeKilled(t *testing.T) {
+	immortal := func(p *process) { p.silent, p.state, p.diesOf = true, "D", 0 }
+	play(t, immortal, func(ctx context.Context, w *world) {
+		w.set.Doubt()
+		time.Sleep(10 * time.Minute)
+		if n := w.Count("cannot be killed: it is stuck in the kernel"); n != 1 {
+			t.Errorf("console %q", w.Shown())
+		}
+		cut, cancel := context.WithTimeout(ctx, time.Minute)
+		defer cancel()
+		if err := w.set.Answering(cut, func([]string) bool { return true }); err == nil {
+			t.Error("it answers")
+		}
+	})
+}
+
 // A machine that is too slow for an answer within minutes loses no container.
 func TestASlowPartIsLeftAlone(t *testing.T) {
 	starved := func(p *process) { p.delay, p.working, p.state = 50*time.Second, true, "R" }

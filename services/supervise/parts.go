@@ -2,8 +2,13 @@ package supervise
 
 import (
 	"context"
+	"os"
+	"os/signal"
 	"path/filepath"
+	"runtime"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"keelson/internal/console"
 	"keelson/internal/pidfd"
@@ -36,6 +41,27 @@ func (s *Supervisor) watchContainerd(ctx context.Context, pid int) {
 		Name: "containerd", PID: pid, Limits: parts.Containerd,
 		Ask: s.tasks.Client.Ask, Signal: process.Signal, Exited: exited,
 	})
+}
+
+// stacksFile is where a supervisor that hangs leaves its stacks, below RunDir, and
+// stacksBytes how much of them: with many services there are thousands of goroutines.
+const (
+	stacksFile  = "stacks.txt"
+	stacksBytes = 1 << 20
+)
+
+// leaveStacks has PID 1's SIGABRT write the stacks to a file and end the supervisor. The Go
+// runtime would write all of them to the console.
+func leaveStacks(dir string) {
+	abort := make(chan os.Signal, 1)
+	signal.Notify(abort, unix.SIGABRT)
+	go func() {
+		<-abort
+		stacks := make([]byte, stacksBytes)
+		stacks = stacks[:runtime.Stack(stacks, true)]
+		_ = os.WriteFile(filepath.Join(dir, stacksFile), stacks, 0o600)
+		os.Exit(128 + int(unix.SIGABRT))
+	}()
 }
 
 // beatEvery is how often PID 1 is shown that the supervisor goes round.

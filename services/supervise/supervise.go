@@ -177,6 +177,7 @@ func Run(cfg Config) int {
 		s.con.Warn("keelson", "%v", err)
 	}
 	s.startLogging()
+	leaveStacks(cfg.RunDir)
 	go s.beat()
 	s.progress = openProgress(filepath.Join(cfg.RunDir, "boot.json"),
 		func(format string, a ...any) { s.con.Warn("keelson", format, a...) })
@@ -299,7 +300,11 @@ func (s *Supervisor) startContainerd(ctx context.Context) error {
 			defer cancel()
 			return s.keeper.Ready(ctx)
 		},
-		Answering: s.parts.Answering,
+		Answering: func(ctx context.Context, needs func([]string) bool) error {
+			ctx, cancel := context.WithTimeout(ctx, hungBound)
+			defer cancel()
+			return s.parts.Answering(ctx, needs)
+		},
 		Writers:   sync.OnceValue(s.writers),
 		Prepare:   s.loadFor,
 		NotifyDir: filepath.Join(s.cfg.RunDir, "notify"), ExecDir: filepath.Join(s.cfg.RunDir, "probes"),
@@ -341,6 +346,10 @@ func ownShim() bool {
 
 // containerdBound is how long a single start waits for containerd.
 const containerdBound = 60 * time.Second
+
+// hungBound is how long a single start waits for who hangs: longer than it takes to find
+// that out and to start it again, unless the kernel does not let it exit.
+const hungBound = 3 * time.Minute
 
 // ownPipes is where the pipes of what is no container are: no container has a name
 // that begins with a dot.
