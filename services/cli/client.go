@@ -35,8 +35,8 @@ const maxAnswer = 64 << 20
 // patience is asked something easy, and again after twice as long each time; if that is not
 // answered within easyBound it hangs.
 const (
-	patience  = 10 * time.Second
-	easyBound = 20 * time.Second
+	patience  = 5 * time.Second
+	easyBound = 10 * time.Second
 )
 
 // errHangs says that somebody listens who does not answer.
