@@ -112,7 +112,7 @@ func native(err error) error {
 		return errShimGone
 	}
 	if err = errgrpc.ToNative(err); errdefs.IsDeadlineExceeded(err) {
-		return fmt.Errorf("containerd does not answer: %w", context.DeadlineExceeded)
+		return fmt.Errorf("containerd, or the shim behind it, does not answer: %w", context.DeadlineExceeded)
 	}
 	return err
 }
