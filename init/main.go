@@ -64,13 +64,12 @@ func unfit(k kernel.Calls) string {
 	return "" // a container whose PID 1 is a small init such as docker's
 }
 
-// openConsole opens every console= of the kernel command line; a container has
-// its standard output.
+// openConsole opens the machine's consoles; a container has its standard output.
 func openConsole(r boot.Result) *console.Console {
 	if r.Container {
 		return console.New("/proc/self/fd/1")
 	}
-	c := console.New(console.Devices(r.Cmdline)...)
+	c := console.Machine(r.Cmdline)
 	level, _ := console.LevelOf(r.Cmdline) // the supervisor says what is wrong with it
 	c.SetLevel(level)
 	return c

@@ -61,6 +61,9 @@ type Calls interface {
 	Swapoff(path string) error
 	// DetachLoop is ioctl(2) LOOP_CLR_FD on a loop device.
 	DetachLoop(device string) error
+	// RemoveMapping is ioctl(2) DM_DEV_REMOVE of a device-mapper device, which
+	// fails with EBUSY while it is used.
+	RemoveMapping(name string) error
 	// Drain waits until a terminal has sent what was written to it, as
 	// tcdrain(3). A terminal that is stopped makes it wait for ever.
 	Drain(terminal string) error

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"syscall"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -154,6 +155,28 @@ func (Linux) DetachLoop(device string) error {
 	}
 	defer unix.Close(fd)
 	return unix.IoctlSetInt(fd, unix.LOOP_CLR_FD, 0)
+}
+
+// RemoveMapping sends a struct dm_ioctl (linux/dm-ioctl.h).
+func (Linux) RemoveMapping(name string) error {
+	const (
+		size, nameAt, nameSize = 312, 48, 128
+		remove                 = 0xc138fd04 // _IOWR(0xfd, 4, struct dm_ioctl)
+	)
+	if len(name) >= nameSize {
+		return unix.ENAMETOOLONG
+	}
+	fd, err := open("/dev/mapper/control", unix.O_RDWR)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	request := [size / 4]uint32{4, 0, 0, size, size} // version, data size and start
+	copy(unsafe.Slice((*byte)(unsafe.Pointer(&request)), size)[nameAt:], name)
+	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), remove, uintptr(unsafe.Pointer(&request))); errno != 0 {
+		return errno
+	}
+	return nil
 }
 
 func (Linux) Drain(terminal string) error {

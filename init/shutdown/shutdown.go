@@ -1,6 +1,6 @@
 // Package shutdown is the end of the machine, after the supervisor has stopped
-// what it knew of or has run out of time: kill what is left, reap it, unmount,
-// sync, reboot(2).
+// what it knew of or has run out of time: ask what is left to end, kill it, reap
+// it, unmount, sync, reboot(2).
 //
 // It promises that every step has a bound and that the next one follows
 // whatever came of it, so that the last call is always reached; that what does
@@ -28,8 +28,10 @@ import (
 
 // Bounds of the steps.
 const (
+	TermBound    = 5 * time.Second
 	KillBound    = 5 * time.Second
 	SwapBound    = 10 * time.Second
+	DeviceBound  = 2 * time.Second  // for the removal of one device
 	UnmountBound = 45 * time.Second // for all together
 	DiskBound    = 30 * time.Second // for one on this machine
 	NetworkBound = 2 * time.Second  // for one that waits for another machine
@@ -70,6 +72,8 @@ type End struct {
 	StopWatchdog func() error
 	// Children gets something whenever a child may have ended.
 	Children <-chan os.Signal
+
+	hung map[string]bool // devices whose removal does not end
 }
 
 const name = "init"
@@ -77,6 +81,7 @@ const name = "init"
 // Run ends the machine. It returns inside a container, where the caller exits,
 // and where the kernel refuses to end.
 func (e *End) Run() {
+	e.terminate()
 	e.kill()
 	if e.Container {
 		e.Console.Line(name, "%s: everything stopped, leaving the container", e.Kind)

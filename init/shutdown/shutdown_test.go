@@ -86,7 +86,7 @@ func only(calls []string, prefix string) []string {
 func TestOrder(t *testing.T) {
 	k := machine()
 	p := run(k, nil)
-	want := []string{"write /sys/fs/cgroup/keelson/cgroup.kill 1", "write /sys/fs/cgroup/services/cgroup.kill 1", "kill -1 9", "swapoff /data/swap",
+	want := []string{"lstat /sys/fs/cgroup/keelson", "kill 9 15", "write /sys/fs/cgroup/keelson/cgroup.kill 1", "write /sys/fs/cgroup/services/cgroup.kill 1", "kill -1 9", "swapoff /data/swap",
 		"unmount /data/more room 0x8", "unmount /containers/a/rootfs 0x8", "unmount /data 0x8", "unmount /run 0x8", "sync", "drain /dev/ttyS0", "reboot 0x4321fedc"}
 	got := slices.DeleteFunc(k.Calls(), func(c string) bool {
 		return strings.HasPrefix(c, "read") || c == "wait"
@@ -96,6 +96,43 @@ func TestOrder(t *testing.T) {
 	}
 	if p.String() != "unmounted 4 file systems, powering off" {
 		t.Errorf("said %q", p)
+	}
+}
+
+// What belongs to no service is asked to end, and waited for as long as it may hear that.
+func TestTerminate(t *testing.T) {
+	status := func(nspid, ignored, caught string) string {
+		return "Name:\tx\nNSpid:\t" + nspid + "\nSigIgn:\t" + ignored + "\nSigCgt:\t" + caught + "\n"
+	}
+	const none, term = "0000000000000000", "0000000000004000"
+	// others is a machine with one of each kind beside the process that is given.
+	others := func(stat, status, cgroup string) *kerneltest.Kernel {
+		return machine().Dir("/sys/fs/cgroup/keelson", "containerd", "supervisor").Dir("/proc", "1", "2", "20").
+			File("/proc/20/stat", stat).File("/proc/20/status", status).File("/proc/20/cgroup", cgroup)
+	}
+	for name, tc := range map[string]struct {
+		k    *kerneltest.Kernel
+		kill []string
+		said string
+	}{
+		"it ends": {others("20 (sleep) S 1", status("20", none, none), "0::/keelson/supervisor\n").Obeying(), []string{"kill 20 15"}, "SIGTERM to what belongs to no service: 20 (sleep)"},
+		"it stays": {others("20 (sleep) S 1", status("20", none, term), "0::/kubepods/x\n"), []string{"kill 20 15"},
+			"warning: still there 5s after SIGTERM, killed: 20 (sleep)"},
+		"it ignores that":          {others("20 (sleep) S 1", status("20", term, none), "0::/x\n"), []string{"kill 20 15"}, ""},
+		"a pod that does not hear": {others("20 (pause) S 1", status("20 1", none, none), "0::/x\n"), []string{"kill 20 15"}, ""},
+		"a pod that hears":         {others("20 (pause) S 1", status("20 1", none, term), "0::/x\n").Obeying(), []string{"kill 20 15"}, "SIGTERM to what"},
+		"it is stopped":            {others("20 (sleep) T 1", status("20", none, none), "0::/x\n").Obeying(), []string{"kill 20 15", "kill 20 18"}, ""},
+		"a zombie":                 {others("20 (sleep) Z 1", "", "0::/x\n"), nil, ""},
+		"a shim":                   {others("20 (containerd-shim) S 1", status("20", none, term), "0::/keelson/shim\n"), nil, ""},
+		"somebody's containerd":    {others("20 (containerd) S 1", status("20", none, term), "0::/x\n").Obeying(), []string{"kill 20 15"}, "SIGTERM to what"},
+		"containerd on cgroup v1": {machine().Dir("/proc", "1", "2", "20").File("/proc/20/stat", "20 (containerd) S 1").
+			File("/proc/20/status", status("20", none, term)), nil, ""},
+	} {
+		p := run(tc.k, nil)
+		asked := slices.DeleteFunc(only(tc.k.Calls(), "kill"), func(c string) bool { return c == "kill -1 9" })
+		if !slices.Equal(asked, tc.kill) || !strings.Contains(p.String(), tc.said) || tc.said == "" && strings.Contains(p.String(), "SIGTERM to") != (name == "it is stopped") {
+			t.Errorf("%s: %q, said %q", name, asked, p)
+		}
 	}
 }
 
@@ -222,6 +259,65 @@ func TestLoopDeviceIsDetached(t *testing.T) {
 	}
 }
 
+// A loop device that a container has set up holds no mount of the machine's, but a file system.
+func TestLoopDeviceOfAContainer(t *testing.T) {
+	k := machine().Dir("/sys/block", "loop0", "loop1", "dm-0").File("/sys/block/loop0/loop/backing_file", "/data/disk.img\n").File("/sys/block/dm-0/dm/name", "a\n")
+	p := run(k, nil)
+	if !k.Did("detach /dev/loop0") || k.Did("detach /dev/loop1") || !k.Did("remove mapping a") || p.String() != "unmounted 4 file systems, powering off" {
+		t.Errorf("%q, said %q", only(k.Calls(), "detach"), p)
+	}
+}
+
+// What is made of a loop device goes before it: a mapping on an array on another mapping.
+func TestMappedDevicesAreRemoved(t *testing.T) {
+	k := machine().Busy("/data").Dir("/sys/block", "vda", "loop0", "dm-0", "dm-1", "md7", "md8").Dir("/sys/block/loop0/holders", "dm-0").
+		File("/sys/block/loop0/loop/backing_file", "/data/disk.img\n").
+		File("/sys/block/dm-0/dm/name", "a\n").File("/sys/block/dm-1/dm/name", "b\n").
+		File("/sys/block/md7/md/array_state", "clean\n").File("/sys/block/md8/md/array_state", "clear\n")
+	gone := map[string]bool{}
+	k.Fail = func(_ int, call string) error {
+		switch {
+		case call == "remove mapping a" && !gone["array"], strings.HasPrefix(call, "write /sys/block/md7") && !gone["b"], call == "detach /dev/loop0" && !gone["a"]:
+			return syscall.EBUSY
+		case call == "remove mapping b" && gone["b"], call == "remove mapping a" && gone["a"], strings.HasPrefix(call, "write /sys/block/md7") && gone["array"]:
+			return syscall.ENXIO
+		case strings.HasPrefix(call, "unmount /data ") && !gone["loop"]:
+			return syscall.EBUSY
+		}
+		switch call {
+		case "remove mapping a":
+			gone["a"] = true
+		case "remove mapping b":
+			gone["b"] = true
+		case "write /sys/block/md7/md/array_state clear":
+			gone["array"] = true
+		case "detach /dev/loop0":
+			gone["loop"] = true
+		}
+		return nil
+	}
+	p := run(k, nil)
+	if len(gone) != 4 || slices.Contains(k.Targets(), "/data") || len(only(k.Calls(), "write /sys/block/md8")) > 0 {
+		t.Errorf("gone %v, left %q, said %q", gone, k.Targets(), p)
+	}
+
+	// One that does not answer is tried once, and named with what it holds.
+	k = machine().Busy("/data").Dir("/sys/block", "loop0", "dm-0").Dir("/sys/block/loop0/holders", "dm-0").
+		File("/sys/block/loop0/loop/backing_file", "/data/disk.img\n").File("/sys/block/dm-0/dm/name", "a\n")
+	k.Hang = "remove mapping"
+	k.Fail = func(_ int, call string) error {
+		if strings.HasPrefix(call, "unmount /data ") || strings.HasPrefix(call, "detach") {
+			return syscall.EBUSY
+		}
+		return nil
+	}
+	p = run(k, nil)
+	if n := len(only(k.Calls(), "remove mapping")); n != 1 || !strings.Contains(p.String(), "the removal of /dev/dm-0 did not end within 2s") ||
+		!strings.Contains(p.String(), "/dev/loop0 with /data/disk.img below /dev/dm-0") || !k.Did("reboot 0x4321fedc") {
+		t.Errorf("tried %d times, said %q", n, p)
+	}
+}
+
 // A mount may hide a swap file until it is gone itself.
 func TestHiddenSwap(t *testing.T) {
 	k := machine().Busy("/data")
@@ -282,7 +378,7 @@ func TestNotPID1KillsItsOwnOnly(t *testing.T) {
 	k := machine().Pid(50).Dir("/proc", "1", "50", "60", "70").
 		File("/proc/50/stat", "50 (init) S 1").File("/proc/60/stat", "60 (mine) S 50").File("/proc/70/stat", "70 (other) S 1")
 	run(k, func(e *End) { e.Machine, e.Container = false, true })
-	if got := only(k.Calls(), "kill"); !slices.Equal(got, []string{"kill 60 9"}) {
+	if got := only(k.Calls(), "kill"); !slices.Equal(got, []string{"kill 60 15", "kill 60 9"}) {
 		t.Errorf("killed %q", got)
 	}
 }

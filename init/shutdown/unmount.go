@@ -37,17 +37,22 @@ func (e *End) unmount() string {
 			continue
 		}
 		// Only what the kernel itself holds is left: swap, which a mount may
-		// have hidden until now, loop devices, and for a moment what it has not
-		// taken back yet from the processes that were killed.
+		// have hidden until now, loop devices and what is made of them, and for a
+		// moment what it has not taken back yet from the processes that were killed.
+		// A container that set up a loop device had a mount of its own below it: the
+		// machine's is unmounted, and the file system is in use all the same.
+		if e.Machine {
+			mapped := e.removeMapped()
+			if mapped || !freed {
+				freed = true
+				swap, loop := len(busy) > 0 && e.swapOff(), e.detachLoops()
+				if mapped || swap || loop {
+					continue
+				}
+			}
+		}
 		if len(busy) == 0 {
 			break
-		}
-		if e.Machine && !freed {
-			freed = true
-			swap, loop := e.swapOff(), e.detachLoops(busy)
-			if swap || loop {
-				continue
-			}
 		}
 		if settle == 0 || !anyBusy(busy) {
 			break
@@ -163,45 +168,10 @@ func (e *End) readOnly(limit time.Time) {
 	}
 }
 
-// detachLoops frees the loop devices whose files lie on a busy mount, and tells
-// whether there was one.
-func (e *End) detachLoops(busy map[string]error) bool {
-	any := false
-	for device, file := range e.loops() {
-		for target := range busy {
-			if under(file, target) && e.Kernel.DetachLoop("/dev/"+device) == nil {
-				any = true
-			}
-		}
-	}
-	return any
-}
-
-// loops returns the loop devices in use and the file behind each.
-func (e *End) loops() map[string]string {
-	names, err := e.Kernel.ReadDir("/sys/block")
-	if err != nil {
-		return nil
-	}
-	list := map[string]string{}
-	for _, n := range names {
-		if strings.HasPrefix(n, "loop") {
-			if file, err := e.Kernel.ReadFile("/sys/block/" + n + "/loop/backing_file"); err == nil {
-				list[n] = strings.TrimSpace(string(file))
-			}
-		}
-	}
-	return list
-}
-
 // heldBy names what keeps a mount busy.
 func (e *End) heldBy(target string) string {
 	holders := holders(e.Kernel, target)
-	for device, file := range e.loops() {
-		if under(file, target) {
-			holders = append(holders, fmt.Sprintf("/dev/%s with %s", device, file))
-		}
-	}
+	holders = append(holders, e.loopHolders(target)...)
 	for _, file := range e.swaps() {
 		if under(file, target) {
 			holders = append(holders, "swap on "+file)

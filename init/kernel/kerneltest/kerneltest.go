@@ -5,6 +5,7 @@ package kerneltest
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -37,6 +38,7 @@ type Kernel struct {
 	pid      int
 	children int // alive
 	immortal bool
+	obeying  bool
 	zombies  []int
 	sent     []int // descriptors that wait in a socket
 }
@@ -90,6 +92,9 @@ func (k *Kernel) Children(n int) *Kernel { k.children = n; return k }
 
 // Immortal makes the children outlive SIGKILL, as one in state D does.
 func (k *Kernel) Immortal() *Kernel { k.immortal = true; return k }
+
+// Obeying makes SIGTERM end processes.
+func (k *Kernel) Obeying() *Kernel { k.obeying = true; return k }
 
 // Calls returns what has been called, in order.
 func (k *Kernel) Calls() []string {
@@ -256,6 +261,17 @@ func (k *Kernel) DetachLoop(device string) error {
 	return nil
 }
 
+// RemoveMapping frees whatever was busy.
+func (k *Kernel) RemoveMapping(name string) error {
+	if err := k.call("remove mapping %s", name); err != nil {
+		return err
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	clear(k.busy)
+	return nil
+}
+
 func (k *Kernel) KernelLog(word string) ([]string, error) {
 	if err := k.call("klog %s", word); err != nil {
 		return nil, err
@@ -272,6 +288,9 @@ func (k *Kernel) Kill(pid int, sig syscall.Signal) error {
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	if sig == syscall.SIGTERM {
+		k.dirs["/proc"] = slices.DeleteFunc(slices.Clone(k.dirs["/proc"]), func(n string) bool { return n == strconv.Itoa(pid) && k.obeying })
+	}
 	if sig == syscall.SIGKILL && !k.immortal {
 		for ; k.children > 0; k.children-- {
 			k.zombies = append(k.zombies, 100+k.children)

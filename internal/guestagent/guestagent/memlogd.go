@@ -50,6 +50,8 @@ func tool(args []string) (code int, ok bool) {
 		err = cut(args[2], args[3], args[4], args[5])
 	case len(args) == 5 && args[1] == "http":
 		err = request(args[2], args[3], args[4])
+	case len(args) == 4 && args[1] == "linear":
+		err = linear(args[2], args[3])
 	case len(args) > 2 && args[1] == "calls":
 		err = calls(args[2:])
 	default:
