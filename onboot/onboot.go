@@ -73,6 +73,12 @@ type Runner struct {
 }
 
 const (
+	// startBound ends a start that hangs in containerd or the runtime, also of a
+	// one-shot without a timeout.
+	startBound = 3 * time.Minute
+	// removeBound is how long the removal of one that is over is waited for.
+	removeBound = 30 * time.Second
+
 	stopGrace  = 2 * time.Second // from SIGTERM to SIGKILL when a one-shot's time is up
 	tailLines  = 10
 	retryDelay = 100 * time.Millisecond
@@ -122,7 +128,7 @@ func (r *Runner) one(ctx context.Context, b *bundle.Bundle, loadErr error, place
 			return policy.ActionContinue, nil, nil
 		case ctx.Err() != nil:
 			return policy.ActionContinue, nil, ctx.Err()
-		case b.OneShot.OnFailure == policy.ActionRetry && try < b.OneShot.Retries && loadErr == nil:
+		case b.OneShot.OnFailure == policy.ActionRetry && try < b.OneShot.Retries && loadErr == nil && !errors.Is(failed, errStartHangs):
 			r.Console.Error(b.Label(), "%s: %v; try %d of %d in %s", place, failed, try+2, b.OneShot.Retries+1, delay)
 			r.show(b, tail)
 			select {
@@ -175,15 +181,18 @@ func (r *Runner) once(ctx context.Context, b *bundle.Bundle, place string) (tail
 	}
 	if t == nil && exit == nil {
 		stdout, stderr := output.Paths()
-		if t, err = r.Tasks.Start(ctx, b, task.Streams{Stdout: stdout, Stderr: stderr}); err != nil {
-			return nil, fmt.Errorf("could not be started: %s", strings.TrimPrefix(err.Error(), b.Name+": "))
+		quiet := r.sayStill(b, place, "being started")
+		t, err = r.start(ctx, b, task.Streams{Stdout: stdout, Stderr: stderr})
+		quiet()
+		if err != nil {
+			return nil, err
 		}
 	}
 	timedOut := false
 	if exit == nil {
 		var e task.Exit
-		quiet := r.sayStillRunning(b, place)
-		e, timedOut, err = r.await(ctx, b, t)
+		quiet := r.sayStill(b, place, "running")
+		e, timedOut, err = r.await(ctx, b, t, b.OneShot.Timeout-(r.Now()-began))
 		quiet()
 		if err != nil {
 			return nil, err
@@ -192,7 +201,7 @@ func (r *Runner) once(ctx context.Context, b *bundle.Bundle, place string) (tail
 	}
 	took := r.Now() - began
 	// Removing the task waits until the shim has copied its last output.
-	r.Tasks.Remove(context.WithoutCancel(ctx), b)
+	r.remove(ctx, b)
 	output.Drain()
 	if !timedOut && exit.Success() {
 		r.Console.Line(b.Label(), "%s: done in %.3fs", place, took.Seconds())
@@ -205,6 +214,94 @@ func (r *Runner) once(ctx context.Context, b *bundle.Bundle, place string) (tail
 		return tail, fmt.Errorf("not done after %v (keelson.timeout), %v", b.OneShot.Timeout, exit)
 	}
 	return tail, fmt.Errorf("%v after %.3fs", exit, took.Seconds())
+}
+
+// errStartHangs is a start that is stuck in the kernel: another try would join it there.
+var errStartHangs = errors.New("its start hangs: a mount, a device or the runtime does not answer")
+
+// start starts a one-shot. Its time goes on meanwhile: what a start mounts may be a disk
+// that does not answer. A start that has been given up is undone when it comes to an end
+// after all.
+func (r *Runner) start(ctx context.Context, b *bundle.Bundle, io task.Streams) (task.Task, error) {
+	bound := startBound
+	if b.OneShot.Timeout > 0 {
+		bound = min(bound, b.OneShot.Timeout)
+	}
+	sctx, cancel := context.WithTimeout(ctx, bound)
+	defer cancel()
+	type start struct {
+		task task.Task
+		err  error
+	}
+	starts := make(chan start, 1)
+	go func() {
+		t, err := r.Tasks.Start(sctx, b, io)
+		starts <- start{t, err}
+	}()
+	over := func() error {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if bound == b.OneShot.Timeout {
+			return fmt.Errorf("not done after %v (keelson.timeout), it was still being started", bound)
+		}
+		return fmt.Errorf("not started after %v", bound)
+	}
+	select {
+	case s := <-starts:
+		switch {
+		case s.err == nil:
+			return s.task, nil
+		case errors.Is(sctx.Err(), context.DeadlineExceeded) || ctx.Err() != nil:
+			return nil, over()
+		}
+		return nil, fmt.Errorf("could not be started: %s", strings.TrimPrefix(s.err.Error(), b.Name+": "))
+	case <-sctx.Done():
+	}
+	// Most starts notice that their time is over.
+	select {
+	case s := <-starts:
+		if s.err == nil {
+			r.undo(ctx, b, s.task)
+		}
+		return nil, over()
+	case <-time.After(stopGrace):
+	}
+	go func() {
+		if s := <-starts; s.err == nil {
+			r.undo(ctx, b, s.task)
+		}
+	}()
+	if ctx.Err() != nil {
+		return nil, ctx.Err()
+	}
+	return nil, fmt.Errorf("%w: %w", over(), errStartHangs)
+}
+
+// undo ends a task whose start took too long.
+func (r *Runner) undo(ctx context.Context, b *bundle.Bundle, t task.Task) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopGrace)
+	defer cancel()
+	if err := t.Kill(); err == nil {
+		_, _ = t.Wait(ctx)
+	}
+	r.remove(ctx, b)
+}
+
+// remove removes what is left of a one-shot. What hangs there holds nobody up.
+func (r *Runner) remove(ctx context.Context, b *bundle.Bundle) {
+	removed := make(chan struct{})
+	go func() {
+		defer close(removed)
+		r.Tasks.Remove(context.WithoutCancel(ctx), b)
+	}()
+	bound := time.NewTimer(removeBound)
+	defer bound.Stop()
+	select {
+	case <-removed:
+	case <-bound.C:
+		r.Console.Error(b.Label(), "its removal hangs: a mount, a device or the runtime does not answer; going on")
+	}
 }
 
 // adopt looks for the task that an earlier supervisor may have left, until that
@@ -228,9 +325,9 @@ func (r *Runner) adopt(ctx context.Context, b *bundle.Bundle) (task.Task, *task.
 	}
 }
 
-// sayStillRunning tells people what the machine is waiting for, every now and then
+// sayStill tells people what the machine is waiting for, every now and then
 // until the returned function is called.
-func (r *Runner) sayStillRunning(b *bundle.Bundle, place string) (quiet func()) {
+func (r *Runner) sayStill(b *bundle.Bundle, place, what string) (quiet func()) {
 	began, done, over := r.Now(), make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(over)
@@ -242,7 +339,7 @@ func (r *Runner) sayStillRunning(b *bundle.Bundle, place string) (quiet func()) 
 			case <-done:
 				return
 			case <-t.C:
-				r.Console.Line(b.Label(), "%s: still running after %s", place, (r.Now() - began).Round(time.Second))
+				r.Console.Line(b.Label(), "%s: still %s after %s", place, what, (r.Now() - began).Round(time.Second))
 				wait *= 2
 				t.Reset(wait)
 			}
@@ -252,10 +349,11 @@ func (r *Runner) sayStillRunning(b *bundle.Bundle, place string) (quiet func()) 
 }
 
 // await waits for the task to end, or ends it when its time or the caller's is up.
-func (r *Runner) await(ctx context.Context, b *bundle.Bundle, t task.Task) (e task.Exit, timedOut bool, err error) {
+// left is what there is left of its time, if it has one.
+func (r *Runner) await(ctx context.Context, b *bundle.Bundle, t task.Task, left time.Duration) (e task.Exit, timedOut bool, err error) {
 	wait, cancel := ctx, context.CancelFunc(func() {})
 	if b.OneShot.Timeout > 0 {
-		wait, cancel = context.WithTimeout(ctx, b.OneShot.Timeout)
+		wait, cancel = context.WithTimeout(ctx, left)
 	}
 	defer cancel()
 	e, err = t.Wait(wait)
@@ -284,7 +382,7 @@ func (r *Runner) await(ctx context.Context, b *bundle.Bundle, t task.Task) (e ta
 		}
 	}
 	if ctx.Err() != nil {
-		r.Tasks.Remove(context.WithoutCancel(ctx), b)
+		r.remove(ctx, b)
 		return e, false, ctx.Err()
 	}
 	return e, true, nil

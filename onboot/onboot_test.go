@@ -57,10 +57,12 @@ type boot struct {
 	begin time.Time
 	dir   string // of the image
 
-	tasks    map[string][]one      // by the bundle's name, one for each start
-	found    map[string]one        // what an earlier supervisor left running
-	foundEnd map[string]*task.Exit // or what had ended
-	away     time.Duration         // until containerd answers
+	tasks    map[string][]one         // by the bundle's name, one for each start
+	found    map[string]one           // what an earlier supervisor left running
+	foundEnd map[string]*task.Exit    // or what had ended
+	away     time.Duration            // until containerd answers
+	slow     map[string]time.Duration // how long starts take; less than 0: whatever becomes of the caller
+	stuck    time.Duration            // how long a removal takes
 
 	mu   sync.Mutex
 	did  []string         // starts and removals
@@ -71,7 +73,7 @@ func newBoot(t *testing.T) *boot {
 	b := &boot{
 		begin: time.Now(), dir: t.TempDir(),
 		tasks: map[string][]one{}, found: map[string]one{}, foundEnd: map[string]*task.Exit{},
-		done: map[string]error{},
+		done: map[string]error{}, slow: map[string]time.Duration{},
 	}
 	b.Console = &tasktest.Console{Now: b.now}
 	b.Runner = Runner{
@@ -112,8 +114,28 @@ func (b *boot) act(what, name string) {
 	b.did = append(b.did, what+" "+name)
 }
 
-func (b *boot) Start(_ context.Context, c *bundle.Bundle, _ task.Streams) (task.Task, error) {
+// acts are the starts and removals so far.
+func (b *boot) acts() []string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return slices.Clone(b.did)
+}
+
+func (b *boot) Start(ctx context.Context, c *bundle.Bundle, _ task.Streams) (task.Task, error) {
 	b.act("start", c.Name)
+	if slow := b.slow[c.Name]; slow != 0 {
+		cancelled := ctx.Done()
+		if slow < 0 { // in the kernel, where nothing can call it off
+			slow, cancelled = -slow, nil
+		}
+		select {
+		case <-time.After(slow):
+		case <-cancelled:
+			return nil, ctx.Err()
+		}
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
 	starts := b.tasks[c.Name]
 	if len(starts) == 0 {
 		return nil, errors.New(c.Name + ": no such command")
@@ -135,9 +157,12 @@ func (b *boot) Adopt(_ context.Context, c *bundle.Bundle, _ pidfd.Identity) (tas
 	return nil, e, nil
 }
 
-func (b *boot) Remove(_ context.Context, c *bundle.Bundle) { b.act("remove", c.Name) }
-func (b *boot) Done(id string) bool                        { _, done := b.done[id]; return done }
-func (b *boot) SetDone(id string, failed error)            { b.done[id] = failed }
+func (b *boot) Remove(_ context.Context, c *bundle.Bundle) {
+	time.Sleep(b.stuck)
+	b.act("remove", c.Name)
+}
+func (b *boot) Done(id string) bool             { _, done := b.done[id]; return done }
+func (b *boot) SetDone(id string, failed error) { b.done[id] = failed }
 
 func (b *boot) Output(name, line string) { b.Line(name, "| %s", line) }
 
@@ -167,7 +192,7 @@ func TestOneAfterTheOtherInOrder(t *testing.T) {
 		if err != nil || action != policy.ActionContinue {
 			t.Errorf("%v, %v", action, err)
 		}
-		equal(t, "done", b.did, []string{
+		equal(t, "done", b.acts(), []string{
 			"start 000-first", "remove 000-first", "start 001-fails", "remove 001-fails", "start 002-missing", "start 010-last", "remove 010-last"})
 		equal(t, "the console", b.Shown(), []string{
 			"2s first: onboot 1 of 4: done in 2.000s",
@@ -211,6 +236,61 @@ func TestTimeout(t *testing.T) {
 			})
 		})
 	}
+}
+
+// The time of a one-shot counts from the beginning of its start, which may hang.
+func TestTimeoutOfTheStart(t *testing.T) {
+	const hangs = "not done after 1s (keelson.timeout), it was still being started: its start hangs: a mount, a device or the runtime does not answer; going on"
+	for name, tc := range map[string]struct {
+		annotations string
+		slow        time.Duration
+		task        one
+		want        []string
+		did         []string
+	}{
+		"it notices": {`"keelson.timeout":"1s"`, time.Hour, stays(),
+			[]string{"1s web: ERROR: onboot 1 of 1: not done after 1s (keelson.timeout), it was still being started; going on"}, []string{"start 000-web"}},
+		"it hangs": {`"keelson.timeout":"1s","keelson.on-failure":"retry:3"`, -time.Minute, stays(), // and no other try joins it
+			[]string{"3s web: ERROR: onboot 1 of 1: " + hangs}, []string{"start 000-web", "remove 000-web"}},
+		"it comes late": {`"keelson.timeout":"1s"`, -2 * time.Second, stays(),
+			[]string{"2s web: ERROR: onboot 1 of 1: not done after 1s (keelson.timeout), it was still being started; going on"}, []string{"start 000-web", "remove 000-web"}},
+		"what is left is for its run": {`"keelson.timeout":"5s"`, 4 * time.Second, ends(2*time.Second, 0),
+			[]string{"5s web: ERROR: onboot 1 of 1: not done after 5s (keelson.timeout), killed by SIGTERM; going on"}, []string{"start 000-web", "remove 000-web"}},
+		"without a timeout": {"", -time.Hour, stays(), []string{
+			"10s web: onboot 1 of 1: still being started after 10s", "30s web: onboot 1 of 1: still being started after 30s",
+			"1m10s web: onboot 1 of 1: still being started after 1m10s", "2m30s web: onboot 1 of 1: still being started after 2m30s",
+			"3m2s web: ERROR: onboot 1 of 1: not started after 3m0s: its start hangs: a mount, a device or the runtime does not answer; going on"},
+			[]string{"start 000-web", "remove 000-web"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := newBoot(t)
+				b.add(t, "000-web", tc.annotations, tc.task)
+				b.slow["000-web"] = tc.slow
+				if action, err := b.run(t, context.Background()); err != nil || action != policy.ActionContinue {
+					t.Errorf("%v, %v", action, err)
+				}
+				equal(t, "the console", b.Shown(), tc.want)
+				time.Sleep(2 * time.Hour) // what comes late is undone
+				equal(t, "done", b.acts(), tc.did)
+			})
+		})
+	}
+}
+
+// A removal that hangs is reported, and the boot goes on.
+func TestRemovalThatHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBoot(t)
+		b.add(t, "000-web", "", ends(time.Second, 0))
+		b.stuck = time.Hour
+		if action, err := b.run(t, context.Background()); err != nil || action != policy.ActionContinue {
+			t.Errorf("%v, %v", action, err)
+		}
+		equal(t, "the console", b.Shown(), []string{
+			"31s web: ERROR: its removal hangs: a mount, a device or the runtime does not answer; going on", "31s web: onboot 1 of 1: done in 1.000s"})
+		time.Sleep(2 * time.Hour)
+	})
 }
 
 // One that hangs holds up the boot, and people are told so.
@@ -258,7 +338,7 @@ func TestAFailureMayEndTheMachine(t *testing.T) {
 				t.Errorf("%v, %v", action, err)
 			}
 		}
-		equal(t, "done", b.did, []string{"start 000-web", "remove 000-web", "start 000-web", "remove 000-web"})
+		equal(t, "done", b.acts(), []string{"start 000-web", "remove 000-web", "start 000-web", "remove 000-web"})
 	})
 }
 
@@ -293,7 +373,7 @@ func TestARestartedSupervisorGoesOnWhereTheLastOneWas(t *testing.T) {
 		if action, err := b.run(t, context.Background()); err != nil || action != policy.ActionContinue {
 			t.Errorf("%v, %v", action, err)
 		}
-		equal(t, "done", b.did, []string{"remove 001-runs", "remove 002-ended", "start 002-ended", "remove 002-ended", "start 003-next", "remove 003-next"})
+		equal(t, "done", b.acts(), []string{"remove 001-runs", "remove 002-ended", "start 002-ended", "remove 002-ended", "start 003-next", "remove 003-next"})
 		equal(t, "the console", b.Shown(), []string{
 			"0s runs: warning: it is not known whether it runs: containerd is not running; asking again",
 			"4s runs: onboot 2 of 4: done in 4.000s",
@@ -324,6 +404,20 @@ func TestStopDuringARun(t *testing.T) {
 			},
 			[]string{"start 000-web", "remove 000-web"}, 0,
 		},
+		"while it is being started": {
+			func(t *testing.T, b *boot) {
+				b.slow["000-web"] = time.Hour
+				b.add(t, "000-web", "", stays())
+			},
+			[]string{"start 000-web"}, 0,
+		},
+		"while its start hangs": {
+			func(t *testing.T, b *boot) {
+				b.slow["000-web"] = -time.Hour
+				b.add(t, "000-web", "", stays())
+			},
+			[]string{"start 000-web"}, stopGrace,
+		},
 		"while it is not known whether it runs": {
 			func(t *testing.T, b *boot) {
 				b.Resumed, b.away = true, time.Hour
@@ -345,10 +439,11 @@ func TestStopDuringARun(t *testing.T) {
 				if at := b.now(); at != time.Minute+tc.after {
 					t.Errorf("it ended after %v", at)
 				}
-				equal(t, "done", b.did, tc.did)
+				equal(t, "done", b.acts(), tc.did)
 				if len(b.done) > 0 {
 					t.Errorf("remembered as done: %v", b.done)
 				}
+				time.Sleep(2 * time.Hour) // what hangs comes to an end
 			})
 		})
 	}

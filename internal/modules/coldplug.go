@@ -65,7 +65,13 @@ func isVirtio(alias string) bool {
 //
 // When ctx ends it returns at once. A module that is just being initialised
 // cannot be called off; it is named in the error.
-func (x *Index) Coldplug(ctx context.Context, first []string) (loaded []string, errs []error) {
+//
+// brought is told whenever modules were loaded, which may have brought devices; nil
+// tells nobody.
+func (x *Index) Coldplug(ctx context.Context, first []string, brought func()) (loaded []string, errs []error) {
+	if brought == nil {
+		brought = func() {}
+	}
 	if x.dir == "" {
 		return nil, nil
 	}
@@ -98,6 +104,7 @@ func (x *Index) Coldplug(ctx context.Context, first []string) (loaded []string, 
 				c.errs = append(c.errs, b.err)
 			}
 			if len(b.loaded) > 0 {
+				brought()
 				c.rescan()
 			}
 		case <-ctx.Done():

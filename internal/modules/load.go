@@ -93,7 +93,7 @@ func (l *loader) load(name, params string) error {
 	if !filepath.IsAbs(path) {
 		path = filepath.Join(x.dir, path)
 	}
-	err := x.sys.insert(path, x.conf.params(name, params))
+	err := x.insert(l.ctx, name, path, x.conf.params(name, params))
 	switch {
 	case err == nil:
 		l.fresh = append(l.fresh, name)

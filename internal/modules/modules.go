@@ -7,7 +7,8 @@
 // modules.softdep and modules.devname, of modprobe.d's blacklist, options, alias
 // and softdep lines, and of the module parameters on the kernel command line. It
 // promises that a module is loaded after everything it depends on, that one that
-// is there already is no error, and that nothing is read before it is needed. It
+// is there already is no error, that a driver which hangs in its initialisation is
+// waited for with a bound, and that nothing is read before it is needed. It
 // never unloads a module and never runs another program.
 package modules
 
@@ -48,6 +49,7 @@ type Index struct {
 
 	mu      sync.Mutex
 	answers map[string][]string // alias -> its modules; guarded by mu
+	hung    map[string]bool     // modules whose initialisation does not end; guarded by mu
 }
 
 // maxAnswers bounds what is remembered of modules.alias.

@@ -13,7 +13,9 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/klauspost/compress/zstd"
@@ -50,6 +52,46 @@ func (m *tree) write(name, text string) {
 	if err := os.WriteFile(name, []byte(text), 0o644); err != nil {
 		m.t.Fatal(err)
 	}
+}
+
+// A driver that hangs in its initialisation holds up its lane for a while, and is not
+// tried again until it has ended.
+func TestInitialisationThatHangs(t *testing.T) {
+	m := newTree(t, map[string]string{"MOD/modules.dep": "dead.ko:\nneeds.ko: dead.ko\nlate.ko:\n"})
+	synctest.Test(t, func(t *testing.T) {
+		end := make(chan error)
+		var hangs atomic.Bool
+		hangs.Store(true)
+		x, err := open(release, system{root: m.root, insert: func(path, params string) error {
+			if hangs.Load() && moduleName(path) != "needs" {
+				return <-end
+			}
+			return m.insert(path, params)
+		}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		began := time.Now()
+		if err := x.Load(t.Context(), "dead"); !errors.Is(err, ErrHangs) || time.Since(began) != initBound {
+			t.Errorf("after %v: %v", time.Since(began), err)
+		}
+		if err := x.Load(t.Context(), "needs"); !errors.Is(err, ErrHangs) || time.Since(began) != initBound {
+			t.Errorf("what needs it, after %v: %v", time.Since(began), err)
+		}
+		hangs.Store(false)
+		end <- nil
+		synctest.Wait()
+		if err := x.Load(t.Context(), "needs"); err != nil {
+			t.Errorf("when it has ended: %v", err)
+		}
+		hangs.Store(true)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if err := x.Load(ctx, "late"); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("when the caller's time is over: %v", err)
+		}
+		end <- nil
+	})
 }
 
 func (m *tree) insert(path, params string) error {
@@ -228,7 +270,7 @@ func TestOpen(t *testing.T) {
 	if x, err := open(release, system{root: t.TempDir()}); !errors.Is(err, ErrNoModules) || x == nil {
 		t.Errorf("%v", err)
 	} else {
-		if loaded, errs := x.Coldplug(t.Context(), []string{"overlay"}); len(loaded)+len(errs) != 0 {
+		if loaded, errs := x.Coldplug(t.Context(), []string{"overlay"}, nil); len(loaded)+len(errs) != 0 {
 			t.Errorf("coldplug without modules: %v %v", loaded, errs)
 		}
 		if err := x.Load(t.Context(), "overlay"); !errors.Is(err, ErrNotFound) {
@@ -261,7 +303,7 @@ func TestColdplug(t *testing.T) {
 		}
 		return m.insert(path, params)
 	}
-	loaded, errs := x.Coldplug(t.Context(), []string{"virtio-rng", "nosuch", "fs-overlay"})
+	loaded, errs := x.Coldplug(t.Context(), []string{"virtio-rng", "nosuch", "fs-overlay"}, nil)
 	if len(errs) != 0 {
 		t.Error(errs)
 	}
@@ -281,7 +323,7 @@ func TestColdplug(t *testing.T) {
 		t.Errorf("loaded %q and %q,\nwant   %q and %q", got, gotPlatform, want, wantPlatform)
 	}
 	m.inserted = nil
-	if loaded, errs := x.Coldplug(t.Context(), []string{"virtio-rng"}); len(loaded)+len(errs)+len(m.inserted) != 0 {
+	if loaded, errs := x.Coldplug(t.Context(), []string{"virtio-rng"}, nil); len(loaded)+len(errs)+len(m.inserted) != 0 {
 		t.Errorf("again: %v %v", loaded, errs)
 	}
 }
@@ -307,7 +349,7 @@ func TestSlowDisksDoNotHoldUpTheNetwork(t *testing.T) {
 		}
 		return m.insert(path, params)
 	}
-	if _, errs := x.Coldplug(t.Context(), nil); len(errs) != 0 {
+	if _, errs := x.Coldplug(t.Context(), nil, nil); len(errs) != 0 {
 		t.Error(errs)
 	}
 }
@@ -328,7 +370,7 @@ func TestProcessor(t *testing.T) {
 	if loaded, err := m.index().Processor(t.Context()); err != nil || !slices.Equal(loaded, []string{"failover", "overlay"}) {
 		t.Errorf("%v %v", loaded, err)
 	}
-	if loaded, errs := m.index().Coldplug(t.Context(), nil); len(loaded)+len(errs) != 0 {
+	if loaded, errs := m.index().Coldplug(t.Context(), nil, nil); len(loaded)+len(errs) != 0 {
 		t.Errorf("coldplug took the processor along: %v %v", loaded, errs)
 	}
 }
@@ -345,7 +387,7 @@ func TestColdplugEndsWithItsContext(t *testing.T) {
 		<-let // a driver that never comes back
 		return nil
 	}
-	_, errs := x.Coldplug(ctx, nil)
+	_, errs := x.Coldplug(ctx, nil, nil)
 	if err := errors.Join(errs...); !errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), "while loading virtio_net") {
 		t.Errorf("%v", err)
 	}

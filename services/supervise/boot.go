@@ -27,6 +27,9 @@ const scriptBound = 60 * time.Second
 // services live as long as ctx.
 func (s *Supervisor) boot(bootCtx, ctx context.Context) {
 	again := s.progress.Done("services")
+	if !s.cfg.Container {
+		s.dog.ArmEarly() // with a driver that the kernel has built in
+	}
 	s.step("hardware", func() { s.hardware(bootCtx) })
 	s.listenToButtons()
 	if !s.cfg.Container {

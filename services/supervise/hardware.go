@@ -3,6 +3,7 @@ package supervise
 import (
 	"context"
 	"errors"
+	"fmt"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -52,7 +53,7 @@ func (s *Supervisor) hardware(ctx context.Context) {
 	}
 	s.loadModules(ctx)
 	// The clock and the name need devices whose modules have just been loaded.
-	switch r, err := clock.FromHardware(); {
+	switch r, err := bounded(clockBound, clock.FromHardware); {
 	case err != nil:
 		s.con.Warn("clock", "%v", err)
 	case r.Set:
@@ -63,6 +64,29 @@ func (s *Supervisor) hardware(ctx context.Context) {
 		s.con.Warn("network", "%v", err)
 	case set:
 		s.con.Line("network", "host name %s", name)
+	}
+}
+
+// clockBound is how long the hardware clock may take to answer.
+const clockBound = 10 * time.Second
+
+// bounded calls a function that asks hardware, which may never answer.
+func bounded[T any](bound time.Duration, ask func() (T, error)) (T, error) {
+	type answer struct {
+		value T
+		err   error
+	}
+	answers := make(chan answer, 1)
+	go func() {
+		value, err := ask()
+		answers <- answer{value, err}
+	}()
+	select {
+	case a := <-answers:
+		return a.value, a.err
+	case <-time.After(bound):
+		var none T
+		return none, fmt.Errorf("no answer within %v", bound)
 	}
 }
 
@@ -107,7 +131,7 @@ func (s *Supervisor) loadModules(ctx context.Context) {
 		// The kernel would ask for it at the first mount, at the price of a process.
 		first = append(slices.Clone(first), "overlay")
 	}
-	loaded, errs := index.Coldplug(ctx, first)
+	loaded, errs := index.Coldplug(ctx, first, s.dog.ArmEarly)
 	for _, err := range errs {
 		s.con.Warn("modules", "%v", err)
 	}

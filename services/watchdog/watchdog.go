@@ -80,7 +80,13 @@ func (d *Dog) Beats() <-chan struct{} { return d.beats }
 
 // Arm looks for a watchdog and arms it. It may be called again, as when a device
 // has come; one that is armed stays as it is.
-func (d *Dog) Arm() {
+func (d *Dog) Arm() { d.arm(true) }
+
+// ArmEarly is Arm while drivers are still being loaded: that there is no watchdog yet
+// is nothing to tell.
+func (d *Dog) ArmEarly() { d.arm(false) }
+
+func (d *Dog) arm(tell bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.device != nil {
@@ -100,7 +106,9 @@ func (d *Dog) Arm() {
 		again, timeout = false, d.cfg.Setting.Timeout
 		var err error
 		if f, err = d.open(); err != nil {
-			d.unarmed(err)
+			if tell || !errors.Is(err, errNone) {
+				d.unarmed(err)
+			}
 			return
 		}
 		if err := d.cfg.Hands.Keep(f); err != nil {
