@@ -40,33 +40,11 @@ type Console struct {
 	level Level                                                          // guarded by mu
 	tap   func(at time.Duration, name string, priority int, text string) // nil if nobody listens, guarded by mu
 	limit limiter                                                        // guarded by mu
-}
 
-// Devices returns the device of every console= on the kernel command line, in
-// order and without repeats, as paths under /dev; /dev/console if there is none.
-func Devices(cmdline string) []string {
-	var devs []string
-	seen := map[string]bool{}
-	for _, word := range strings.Fields(cmdline) {
-		v, ok := strings.CutPrefix(word, "console=")
-		if !ok {
-			continue
-		}
-		name, _, _ := strings.Cut(v, ",")
-		name = strings.TrimPrefix(name, "/dev/")
-		if name == "" || name == "null" || strings.Contains(name, "..") || seen[name] {
-			continue
-		}
-		if name == "tty" { // the controlling terminal is nobody's console
-			continue
-		}
-		seen[name] = true
-		devs = append(devs, "/dev/"+name)
-	}
-	if len(devs) == 0 {
-		return []string{"/dev/console"}
-	}
-	return devs
+	// spare takes what no device takes; nil for none.
+	spare   *device
+	lines   uint64 // how many there were, guarded by mu
+	rescued uint64 // the last one that the spare device got, guarded by mu
 }
 
 // New opens a console on the devices named by their paths, at level Info. A
@@ -74,11 +52,55 @@ func Devices(cmdline string) []string {
 func New(devs ...string) *Console {
 	c := newConsole()
 	for _, path := range devs {
-		d := newDevice(path)
-		c.devices = append(c.devices, d)
+		c.devices = append(c.devices, newDevice(path))
+	}
+	c.start()
+	return c
+}
+
+// Machine opens the console of a machine with this kernel command line, on Devices.
+// Lines that none of them takes go to whatever device a person may be looking at, so
+// that no machine is silent for want of the right name.
+func Machine(cmdline string) *Console {
+	c := newConsole()
+	for _, path := range Devices(cmdline) {
+		c.devices = append(c.devices, newDevice(path))
+	}
+	if !wantsSilence(cmdline) {
+		c.spare = newDevice(kernelConsole)
+		c.spare.ops.open = openAny(c.spare.ops.open, spares)
+	}
+	c.start()
+	return c
+}
+
+func (c *Console) start() {
+	for _, d := range c.devices {
+		if c.spare != nil {
+			d.lost = c.rescue
+		}
 		go d.run()
 	}
-	return c
+	if c.spare != nil {
+		go c.spare.run()
+	}
+}
+
+// rescue has the spare device take a line that a device could not, unless another one
+// has taken it.
+func (c *Console) rescue(q queued) {
+	for _, d := range c.devices {
+		if !d.down.Load() {
+			return
+		}
+	}
+	c.mu.Lock()
+	again := q.number <= c.rescued
+	c.rescued = max(c.rescued, q.number)
+	c.mu.Unlock()
+	if !again {
+		c.spare.put(q)
+	}
 }
 
 func newConsole() *Console {
@@ -195,8 +217,12 @@ func (c *Console) sayDropped(name string) {
 }
 
 func (c *Console) put(line []byte, output bool) {
+	c.mu.Lock()
+	c.lines++
+	q := queued{line, output, c.lines}
+	c.mu.Unlock()
 	for _, d := range c.devices {
-		d.put(line, output)
+		d.put(q)
 	}
 }
 
@@ -220,7 +246,7 @@ func (c *Console) Flush(limit time.Duration) bool {
 			return false
 		}
 	}
-	return true
+	return c.spare == nil || c.spare.flush(time.Until(deadline))
 }
 
 // Now returns the time since the kernel started, CLOCK_BOOTTIME.

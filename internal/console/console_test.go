@@ -3,7 +3,6 @@ package console
 import (
 	"bytes"
 	"fmt"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -11,24 +10,6 @@ import (
 
 	"golang.org/x/sys/unix"
 )
-
-func TestDevices(t *testing.T) {
-	for _, tc := range []struct {
-		cmdline string
-		want    []string
-	}{
-		{"", []string{"/dev/console"}},
-		{"quiet root=/dev/vda", []string{"/dev/console"}},
-		{"console=ttyS0", []string{"/dev/ttyS0"}},
-		{"console=tty0 console=ttyS0,115200n8 console=tty0", []string{"/dev/tty0", "/dev/ttyS0"}},
-		{"console= console=null console=../../etc/x console=hvc0", []string{"/dev/hvc0"}},
-		{"netconsole=@/,@10.0.0.1/", []string{"/dev/console"}},
-	} {
-		if got := Devices(tc.cmdline); !slices.Equal(got, tc.want) {
-			t.Errorf("Devices(%q) = %q, want %q", tc.cmdline, got, tc.want)
-		}
-	}
-}
 
 func TestFormat(t *testing.T) {
 	got := string(Format(1234567*time.Microsecond, "web", "running\nand \x1b[2Jwell\tso\r\n"))

@@ -3,6 +3,7 @@ package console
 import (
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -13,6 +14,9 @@ import (
 type device struct {
 	path string
 	ops  deviceOps
+	// lost is told of lines that the device has not taken; nil for nobody.
+	lost func(queued)
+	down atomic.Bool // it took no line the last time
 
 	mu       sync.Mutex
 	queue    []queued      // guarded by mu
@@ -28,6 +32,7 @@ type device struct {
 type queued struct {
 	line   []byte
 	output bool
+	number uint64 // of the console's lines; 0 for one of the device's own
 }
 
 // sayEvery is how often a device that is never idle says what it drops.
@@ -66,18 +71,18 @@ func newDevice(path string) *device {
 }
 
 // put queues a line, or counts it as dropped where the queue is full.
-func (d *device) put(line []byte, output bool) {
+func (d *device) put(q queued) {
 	d.mu.Lock()
-	if d.bytes+len(line) > queueBytes || output && d.output+len(line) > outputBytes {
+	if d.bytes+len(q.line) > queueBytes || q.output && d.output+len(q.line) > outputBytes {
 		if d.dropped == 0 {
 			d.dropping = d.ops.now()
 		}
 		d.dropped++
 	} else {
-		d.queue = append(d.queue, queued{line, output})
-		d.bytes += len(line)
-		if output {
-			d.output += len(line)
+		d.queue = append(d.queue, q)
+		d.bytes += len(q.line)
+		if q.output {
+			d.output += len(q.line)
 		}
 	}
 	d.mu.Unlock()
@@ -91,13 +96,13 @@ func (d *device) put(line []byte, output bool) {
 // has drained, or every now and then if it never does, unless the device is down:
 // then the next line has to get through first, so that a dead console is not tried
 // again and again.
-func (d *device) next(down bool) (line []byte, drops int, ok bool) {
+func (d *device) next(down bool) (q queued, drops int, ok bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.dropped > 0 && !down && (len(d.queue) == 0 || d.ops.now()-d.dropping >= sayEvery) {
 		n := d.dropped
 		d.dropped, d.busy = 0, true
-		return Format(d.ops.now(), "console", fmt.Sprintf("warning: %s dropped: %s was too slow or away", lines(n), d.path)), n, true
+		return queued{line: Format(d.ops.now(), "console", fmt.Sprintf("warning: %s dropped: %s was too slow or away", lines(n), d.path))}, n, true
 	}
 	if len(d.queue) > 0 {
 		q := d.queue[0]
@@ -107,33 +112,36 @@ func (d *device) next(down bool) (line []byte, drops int, ok bool) {
 			d.output -= len(q.line)
 		}
 		d.busy = true
-		return q.line, 0, true
+		return q, 0, true
 	}
 	d.busy = false
 	if d.idle != nil {
 		close(d.idle)
 		d.idle = nil
 	}
-	return nil, 0, false
+	return queued{}, 0, false
 }
 
 // run drains the queue for the life of the process.
 func (d *device) run() {
-	fd, down := -1, false
+	fd := -1
 	for {
-		line, drops, ok := d.next(down)
+		q, drops, ok := d.next(d.down.Load())
 		if !ok {
 			<-d.wake
 			continue
 		}
-		if fd = d.write(fd, line); fd >= 0 {
-			down = false
+		if fd = d.write(fd, q.line); fd >= 0 {
+			d.down.Store(false)
 			continue
 		}
-		down = true
+		d.down.Store(true)
 		d.mu.Lock()
 		d.dropped += max(drops, 1)
 		d.mu.Unlock()
+		if d.lost != nil && q.number > 0 {
+			d.lost(q)
+		}
 	}
 }
 

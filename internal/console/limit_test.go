@@ -50,7 +50,7 @@ func shown() (c *Console, k *clock, take func() []string) {
 			if !ok {
 				return lines
 			}
-			lines = append(lines, strings.TrimSuffix(string(line), "\n"))
+			lines = append(lines, strings.TrimSuffix(string(line.line), "\n"))
 		}
 	}
 }
@@ -150,11 +150,11 @@ func TestDropsOfABusyDeviceAreSaid(t *testing.T) {
 	}
 	k.pass(sayEvery)
 	line, drops, ok := d.next(false)
-	if !ok || drops == 0 || !strings.Contains(string(line), "lines dropped") {
-		t.Errorf("got %q, %d, %v", line, drops, ok)
+	if !ok || drops == 0 || !strings.Contains(string(line.line), "lines dropped") {
+		t.Errorf("got %q, %d, %v", line.line, drops, ok)
 	}
-	if line, drops, ok = d.next(false); !ok || drops != 0 || strings.Contains(string(line), "dropped") {
-		t.Errorf("then got %q, %d, %v", line, drops, ok)
+	if line, drops, ok = d.next(false); !ok || drops != 0 || strings.Contains(string(line.line), "dropped") {
+		t.Errorf("then got %q, %d, %v", line.line, drops, ok)
 	}
 }
 

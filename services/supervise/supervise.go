@@ -89,13 +89,13 @@ func DefaultConfig() Config {
 	return c
 }
 
-// consoles are where people read what happens: a container's is its standard
-// output, as the command line is that of somebody else's machine.
-func consoles(cfg Config) []string {
+// openConsole opens what people read: a container's is its standard output, as the
+// command line is that of somebody else's machine.
+func openConsole(cfg Config) *console.Console {
 	if cfg.Container {
-		return []string{"/proc/self/fd/1"}
+		return console.New("/proc/self/fd/1")
 	}
-	return console.Devices(cfg.Cmdline)
+	return console.Machine(cfg.Cmdline)
 }
 
 func envTime(name string) time.Duration {
@@ -166,7 +166,7 @@ func Run(cfg Config) int {
 	_ = rtsignal.Default() // PID 1 ignores them, and that is inherited
 	lean := hugepages.Refuse()
 
-	s := &Supervisor{cfg: cfg, con: console.New(consoles(cfg)...), hub: events.New(console.Now), failed: map[string]bool{},
+	s := &Supervisor{cfg: cfg, con: openConsole(cfg), hub: events.New(console.Now), failed: map[string]bool{},
 		rounds: make(chan struct{}), leaving: make(chan struct{})}
 	s.routeLog()
 	if lean != nil {

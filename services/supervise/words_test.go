@@ -51,14 +51,3 @@ func TestContainerdOptions(t *testing.T) {
 		}
 	}
 }
-
-func TestConsoles(t *testing.T) {
-	machine := Config{Cmdline: "console=tty0 quiet console=ttyS0,115200"}
-	if got := consoles(machine); !slices.Equal(got, []string{"/dev/tty0", "/dev/ttyS0"}) {
-		t.Errorf("a machine writes to %q", got)
-	}
-	machine.Container = true // somebody else's command line
-	if got := consoles(machine); !slices.Equal(got, []string{"/proc/self/fd/1"}) {
-		t.Errorf("a container writes to %q", got)
-	}
-}
