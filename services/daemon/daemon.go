@@ -57,7 +57,8 @@ type Config struct {
 
 // Keeper keeps one containerd running.
 type Keeper struct {
-	cfg Config
+	cfg         Config
+	imageConfig string // where an image has its own configuration
 
 	mu       sync.Mutex
 	up       chan struct{} // closed while containerd answers, guarded by mu
@@ -76,7 +77,7 @@ const (
 
 // New returns a keeper of a containerd that Run will start.
 func New(cfg Config) *Keeper {
-	return &Keeper{cfg: cfg, up: make(chan struct{}), failed: make(chan struct{})}
+	return &Keeper{cfg: cfg, imageConfig: imageConfig, up: make(chan struct{}), failed: make(chan struct{})}
 }
 
 // Run keeps containerd running until the context ends; it does not stop
@@ -210,6 +211,9 @@ func (k *Keeper) start() (*exec.Cmd, *pidfd.Process, error) {
 		}
 	}
 	args := append(k.defaults(), k.cfg.Options...)
+	if !k.ours() {
+		args = append(k.configure(), args...)
+	}
 	cmd := exec.Command(k.cfg.Binary, args...)
 	cmd.Stdout, cmd.Stderr = k.cfg.Stdout, k.cfg.Stderr
 	cmd.Env = append(os.Environ(), "GOTRACEBACK=single")
@@ -272,6 +276,39 @@ func (k *Keeper) defaults() []string {
 		}
 	}
 	return args
+}
+
+const (
+	// imageConfig is the configuration that containerd takes by itself, if an image has one.
+	imageConfig = "/etc/containerd/config.toml"
+	// patience is the configuration of a containerd that the image brings without one.
+	// On its start it asks every shim for its process, and kills the containers of one
+	// that does not answer within 5 s, which on a slow machine happens to shims that
+	// are quite well. Every containerd since 1.3 knows version 2.
+	patience = `version = 2
+[timeouts]
+"io.containerd.timeout.shim.load" = "30s"
+"io.containerd.timeout.shim.cleanup" = "1m"
+`
+)
+
+// configure returns the options that name a configuration for a stock containerd, and
+// none where it has one.
+func (k *Keeper) configure() []string {
+	for _, given := range k.cfg.Options {
+		if name, _, _ := strings.Cut(given, "="); name == "--config" || name == "-c" {
+			return nil
+		}
+	}
+	if _, err := os.Lstat(k.imageConfig); !errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	path := filepath.Join(filepath.Dir(k.cfg.PIDFile), "containerd.toml")
+	if err := os.WriteFile(path, []byte(patience), 0o644); err != nil {
+		k.cfg.Warn("has its own short limits for shims that are slow: %v", err)
+		return nil
+	}
+	return []string{"--config", path}
 }
 
 // awaitReady dials until containerd answers. The end of its process ends the

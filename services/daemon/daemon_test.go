@@ -51,6 +51,33 @@ func TestOptionsOfTheImageWin(t *testing.T) {
 	}
 }
 
+// A containerd of the image gets longer limits for its shims, unless it has a configuration.
+func TestAStockContainerdIsPatient(t *testing.T) {
+	dir := t.TempDir()
+	k := New(Config{PIDFile: filepath.Join(dir, "pid.json"), Warn: t.Errorf})
+	k.imageConfig = filepath.Join(dir, "config.toml")
+	path := filepath.Join(dir, "containerd.toml")
+	if got := k.configure(); !slices.Equal(got, []string{"--config", path}) {
+		t.Errorf("got %q", got)
+	}
+	if text, err := os.ReadFile(path); err != nil || !strings.Contains(string(text), `"io.containerd.timeout.shim.load" = "30s"`) {
+		t.Errorf("%q, %v", text, err)
+	}
+	for _, options := range [][]string{{"--config", "/c"}, {"--config=/c"}, {"-l", "debug", "-c", "/c"}} {
+		k.cfg.Options = options
+		if got := k.configure(); got != nil {
+			t.Errorf("with %q: %q", options, got)
+		}
+	}
+	k.cfg.Options = nil
+	if err := os.WriteFile(k.imageConfig, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if got := k.configure(); got != nil {
+		t.Errorf("with the image's own: %q", got)
+	}
+}
+
 func config(t *testing.T, binary string) Config {
 	dir := t.TempDir()
 	return Config{
