@@ -455,6 +455,16 @@ func (m *vm) lacks(text string) {
 	}
 }
 
+// never says that no line matches a pattern.
+func (m *vm) never(pattern string) {
+	m.t.Helper()
+	for _, line := range m.Console.Lines(0) {
+		if matches(pattern, line) {
+			m.t.Errorf("the console shows %q", line)
+		}
+	}
+}
+
 // page fetches a page from the guest through a forwarded port, waiting until it answers.
 func (m *vm) page(port int) string {
 	m.t.Helper()

@@ -5,6 +5,7 @@ package test
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -143,7 +144,7 @@ func TestStockRuntime(t *testing.T) {
 		file: "web.yml", agent: true,
 		swap: map[string]string{
 			"init:\n  - keelson/init\n": "init:\n  - keelson/init\n  - keelson/stock-runtime\n",
-			"\nfiles:\n":                ledger + "\nfiles:\n",
+			"\nfiles:\n":                ledger + "\nfiles:\n  - {path: etc/scripts/refused, contents: \"#!/bin/nope\\n\", mode: \"0755\"}\n",
 			// What is asked and told across the runtime's borders: commands in a container, and a socket in it.
 			"\nservices:\n": `
 services:
@@ -161,6 +162,16 @@ services:
     image: keelson/guestagent
     command: ["guestagent", "notify", "-stay", "READY=1", "STATUS=up and running"]
     annotations: {keelson.ready: notify, keelson.shim: own}
+  # The kernel refuses it after the stock runtime has told of its start.
+  - name: refused
+    image: keelson/busybox
+    command: ["/scripts/refused"]
+    binds: ["/etc/scripts:/scripts:ro"]
+    annotations: {keelson.restart: never}
+  - name: dependent
+    image: keelson/busybox
+    command: ["sleep", "1000000"]
+    annotations: {keelson.requires: refused}
 ` + mappedService,
 		},
 		Config: qemu.Config{Ports: []int{80, 6379}, MemoryMB: 768},
@@ -168,6 +179,12 @@ services:
 	m.booted()
 	if stat, err := m.Stat(m.ctx, "/usr/bin/containerd"); err != nil || stat.Link != "" || stat.Size < 20<<20 {
 		t.Fatalf("this is not the stock containerd: %+v, %v", stat, err)
+	}
+	m.await(`refused +ERROR: failed to start: /containers/services/refused/config\.json: process\.args: "/scripts/refused" cannot be executed: it needs /bin/nope, which is not in the image; not restarted`)
+	m.never(`\d  (dependent|refused) +(running|ready)`)
+	// It is started with longer limits for its shims: else it kills the containers of one that is slow to answer.
+	if argv := m.containerd(0).Argv; !slices.Contains(argv, "/run/keelson/containerd.toml") {
+		t.Errorf("containerd runs as %q", argv)
 	}
 	m.page(80)
 	m.ping(6379)

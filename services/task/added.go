@@ -78,7 +78,7 @@ func (x added) start(ctx context.Context, process *specs.Process, io pipes) (int
 	} else {
 		defer p.Close()
 	}
-	return pid, notExecuted(sctx, p, root, process, func(ctx context.Context) (int, bool) {
+	return pid, notExecuted(sctx, p, process, func() string { return whyNotRun(root, process) }, func(ctx context.Context) (int, bool) {
 		code, err := x.wait(ctx)
 		return code, err == nil
 	})

@@ -97,8 +97,9 @@ func begun(ctx context.Context, process *pidfd.Process) (beginning, error) {
 }
 
 // notExecuted returns why the command of a process was not executed, which a runtime
-// has started; nil where it was. exit returns the exit code of one that has exited.
-func notExecuted(ctx context.Context, process *pidfd.Process, root string, p *specs.Process, exit func(context.Context) (int, bool)) error {
+// has started; nil where it was. reason is why the kernel may have refused it; exit
+// returns the exit code of one that has exited.
+func notExecuted(ctx context.Context, process *pidfd.Process, p *specs.Process, reason func() string, exit func(context.Context) (int, bool)) error {
 	ctx, cancel := context.WithTimeout(ctx, createTimeout)
 	defer cancel()
 	state, err := begun(ctx, process)
@@ -112,7 +113,7 @@ func notExecuted(ctx context.Context, process *pidfd.Process, root string, p *sp
 	if !known || code != execFailed { // killed before it came to that, for instance
 		return nil
 	}
-	if why := whyNotRun(root, p); why != "" {
+	if why := reason(); why != "" {
 		return fmt.Errorf("%q %w: it %s", p.Args[0], ErrNotExecutable, why)
 	}
 	if state == begunRefused {

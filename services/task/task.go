@@ -223,6 +223,10 @@ func (r *Runtime) start(ctx context.Context, b *bundle.Bundle, paths *safepath.R
 func (r *Runtime) execute(ctx context.Context, b *bundle.Bundle, process *pidfd.Process) error {
 	root, release := heldRoot(process.PID)
 	defer release()
+	why := ""
+	if !r.ShimLingers { // a stock shim does not tell, and what is mounted in the root is gone with the process
+		why = whyNotRun(root, b.Spec.Process)
+	}
 	sctx, cancel := call(ctx, b.Namespace(), createTimeout)
 	defer cancel()
 	if _, err := r.Client.tasks.Start(sctx, &tasksapi.StartRequest{ContainerID: b.ID}); err != nil {
@@ -232,7 +236,12 @@ func (r *Runtime) execute(ctx context.Context, b *bundle.Bundle, process *pidfd.
 		}
 		return fmt.Errorf("start the task: %w", err)
 	}
-	err := notExecuted(ctx, process, root, b.Spec.Process, func(ctx context.Context) (int, bool) {
+	err := notExecuted(ctx, process, b.Spec.Process, func() string {
+		if why != "" {
+			return why
+		}
+		return whyNotRun(root, b.Spec.Process) // for a runtime binary that our shim runs
+	}, func(ctx context.Context) (int, bool) {
 		e := r.status(ctx, b, process.PID)
 		return e.Status, e.Known
 	})
