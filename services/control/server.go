@@ -208,7 +208,7 @@ func (s *Server) connection(conn *counted) {
 	})()
 	defer func() {
 		// A mistake in an answer is no reason to lose the supervisor.
-		if e := recover(); e != nil {
+		if e := recover(); e != nil && e != http.ErrAbortHandler {
 			s.cfg.Warn("a request on the control socket has failed: %v\n%s", e, debug.Stack())
 		}
 	}()

@@ -79,8 +79,11 @@ func Handler(s *Store) http.Handler {
 				flusher.Flush() // whoever follows sees what there is
 			}
 		})
-		if unknown, ok := errors.AsType[UnknownSource](err); ok && !began {
+		switch unknown, ok := errors.AsType[UnknownSource](err); {
+		case ok && !began:
 			refuse(http.StatusNotFound, unknown)
+		case err != nil && began:
+			panic(http.ErrAbortHandler) // an answer that ended in order would pass for a whole one
 		}
 	})
 }

@@ -2,6 +2,7 @@ package logs
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"net/http/httptest"
 	"testing"
@@ -48,3 +49,20 @@ func TestReadersAreBounded(t *testing.T) {
 		}
 	}
 }
+
+// An answer that is cut short is not ended as a whole one is.
+func TestCutAnswerIsNoWholeOne(t *testing.T) {
+	m := newMachine(t)
+	m.say("web", Stdout, "line")
+	defer func() {
+		if e := recover(); e != http.ErrAbortHandler {
+			t.Errorf("the handler ended with %v", e)
+		}
+	}()
+	Handler(m.Store).ServeHTTP(failing{httptest.NewRecorder()}, httptest.NewRequest(http.MethodGet, "/", nil))
+}
+
+// failing is an answer that cannot be sent.
+type failing struct{ *httptest.ResponseRecorder }
+
+func (failing) Write([]byte) (int, error) { return 0, errors.New("it cannot be sent") }
