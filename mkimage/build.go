@@ -369,9 +369,7 @@ func writeBeside(res *assemble.Result, out *output.Files, prefix, name, cmdline 
 
 // writeInitrd writes the root, with the microcode in front; file is for whom it is.
 func writeInitrd(ctx context.Context, ui *reporter, res *assemble.Result, file, compress string, w io.Writer, once *shared) error {
-	if x := res.Root.Xattrs(); len(x) > 0 {
-		ui.warn("%d files have extended attributes (such as file capabilities), which an initrd cannot hold, the first is /%s", len(x), x[0])
-	}
+	warnXattrs(ui, res, "an initrd", func(string) bool { return false })
 	var early io.Reader
 	if res.UCode != nil {
 		rc, err := res.UCode.Open()

@@ -39,6 +39,7 @@ func writeDisk(ctx context.Context, ui *reporter, res *assemble.Result, out *out
 		write = func(f *os.File, count func(n int)) error { return squashfs(ctx, tool, f, res, count) }
 	}
 	name := diskFile(prefix, format)
+	warnXattrs(ui, res, diskType(format), output.HeldOnDisk)
 	return writeBeside(res, out, prefix, name, diskCmdline(res.Cmdline, diskType(format)), func(f *os.File) error {
 		_, total := res.Root.Size()
 		count, done := ui.bar("write "+filepath.Base(name), total)
@@ -72,7 +73,7 @@ func squashfs(ctx context.Context, tool string, f *os.File, res *assemble.Result
 	if err := cmd.Start(); err != nil {
 		return err
 	}
-	writeErr := output.Tar(ctx, in, res.Root, count)
+	writeErr := output.DiskTar(ctx, in, res.Root, count)
 	_ = in.Close()
 	if err := cmd.Wait(); err != nil {
 		return fmt.Errorf("%s: %w: %s", squashfsTool, err, bytes.TrimSpace(said.Bytes()))

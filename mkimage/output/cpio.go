@@ -7,12 +7,10 @@ package output
 
 import (
 	"archive/tar"
-	"bytes"
 	"fmt"
 	"io"
 	"math"
-	"path"
-	"path/filepath"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -37,38 +35,43 @@ var cpioTypes = map[byte]int64{
 	tar.TypeFifo:    unix.S_IFIFO,
 }
 
-// WriteEntry implements tree.Writer. A hard link becomes a symbolic link
-// relative to its folder, so that it holds in a container's root as well.
+// WriteEntry implements tree.Writer. Entries with one inode are hard links, of which the
+// last has the contents, as GNU cpio writes and reads them; those of a symbolic link
+// are links of their own, as the kernel makes no hard link of them.
 func (c *cpioWriter) WriteEntry(e tree.Entry, contents io.Reader) error {
-	typ, target := e.Type, e.Target
-	mode := e.Mode
-	if e.HardLink != "" {
-		rel, err := filepath.Rel(path.Dir("/"+e.Path), "/"+e.HardLink)
-		if err != nil {
-			return err
-		}
-		typ, target, mode = tar.TypeSymlink, rel, 0o777
-	}
 	var size int64
-	switch typ {
+	switch e.Type {
 	case tar.TypeReg:
 		size = e.Size
 	case tar.TypeSymlink:
-		contents = bytes.NewReader([]byte(target))
-		size = int64(len(target))
+		contents = strings.NewReader(e.Target)
+		size = int64(len(e.Target))
+	}
+	links := e.Links
+	switch {
+	case e.Type == tar.TypeSymlink:
+		links = nil
+	case e.HardLink != "":
+		return nil // it came with the entry that has the contents
 	}
 	if size > math.MaxUint32 {
 		return fmt.Errorf("%d bytes: an initrd holds no file of 4 GiB or more", size)
 	}
-	nlink := 1
-	if typ == tar.TypeDir {
-		nlink = 2
-	}
 	c.ino++
 	h := cpioHeader{
-		ino: c.ino, mode: cpioTypes[typ] | mode, uid: e.UID, gid: e.GID, nlink: nlink,
-		mtime: clampTime(e.ModTime.Unix()), size: size, major: e.Major, minor: e.Minor, name: e.Path,
+		ino: c.ino, mode: cpioTypes[e.Type] | e.Mode, uid: e.UID, gid: e.GID, nlink: 1 + len(links),
+		mtime: clampTime(e.ModTime.Unix()), major: e.Major, minor: e.Minor,
 	}
+	if e.IsDir() {
+		h.nlink = 2
+	}
+	for _, name := range links {
+		h.name = name
+		if err := c.header(h); err != nil {
+			return err
+		}
+	}
+	h.name, h.size = e.Path, size
 	if err := c.header(h); err != nil {
 		return err
 	}

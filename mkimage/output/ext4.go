@@ -20,7 +20,7 @@ func Ext4(ctx context.Context, f io.ReadWriteSeeker, t *tree.Tree, count func(n 
 	written := make(chan error, 1)
 	go func() {
 		tw := tar.NewWriter(pw)
-		err := t.Write(watched{allTimes{tarWriter{tw}}, ctx, count})
+		err := t.Write(watched{onDisk{allTimes{tarWriter{tw}}}, ctx, count})
 		if err == nil {
 			err = tw.Close()
 		}

@@ -98,9 +98,18 @@ func flush(bw *bufio.Writer, zw io.Writer) error {
 
 // Tar writes t as an uncompressed tar archive; count as for Initrd.
 func Tar(ctx context.Context, w io.Writer, t *tree.Tree, count func(n int)) error {
+	return writeTar(ctx, w, t, count, func(w tree.Writer) tree.Writer { return w })
+}
+
+// DiskTar is Tar for a tool that makes a file system of it.
+func DiskTar(ctx context.Context, w io.Writer, t *tree.Tree, count func(n int)) error {
+	return writeTar(ctx, w, t, count, func(w tree.Writer) tree.Writer { return onDisk{w} })
+}
+
+func writeTar(ctx context.Context, w io.Writer, t *tree.Tree, count func(n int), through func(tree.Writer) tree.Writer) error {
 	bw := bufio.NewWriterSize(w, 1<<18)
 	tw := tar.NewWriter(bw)
-	if err := t.Write(watched{tarWriter{tw}, ctx, count}); err != nil {
+	if err := t.Write(watched{through(tarWriter{tw}), ctx, count}); err != nil {
 		return err
 	}
 	if err := tw.Close(); err != nil {

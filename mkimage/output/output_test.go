@@ -63,7 +63,7 @@ func initrd(t *testing.T, tr *tree.Tree, early io.Reader, compression string) []
 func TestCpio(t *testing.T) {
 	r := cpio.NewReader(bytes.NewReader(initrd(t, sample(t), nil, "none")))
 	var got []string
-	inodes := map[int64]bool{}
+	inodes := map[int64]string{}
 	for {
 		h, err := r.Next()
 		if errors.Is(err, io.EOF) {
@@ -72,10 +72,10 @@ func TestCpio(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if inodes[h.Inode] {
-			t.Errorf("%s: inode %d comes twice", h.Name, h.Inode)
+		if first := inodes[h.Inode]; first != "" && (h.Links != 3 || !strings.HasPrefix(first, "bin/sh")) {
+			t.Errorf("%s has the inode of %s", h.Name, first)
 		}
-		inodes[h.Inode] = true
+		inodes[h.Inode] += h.Name + " "
 		body, err := io.ReadAll(r)
 		if err != nil {
 			t.Fatal(err)
@@ -92,18 +92,72 @@ func TestCpio(t *testing.T) {
 	want := []string{
 		"bin 40755 0:0 2",
 		"dev 40755 0:0 2",
+		"etc 40755 0:0 2",
+		"sbin 40755 0:0 2",
 		"dev/tty1 20620 1:5 1",
 		"empty 100644 0:0 1",
-		"etc 40755 0:0 2",
 		"etc/mtab 120777 0:0 1 -> /proc/mounts",
-		"sbin 40755 0:0 2",
-		"bin/busybox 100644 0:0 1 = 12345",
+		"bin/sh 100644 0:0 3", // three names of one file, of which the last has the contents
+		"sbin/init 100644 0:0 3",
+		"bin/busybox 100644 0:0 3 = 12345",
 		"su 104755 0:0 1 = su",
-		"bin/sh 120777 0:0 1 -> busybox",
-		"sbin/init 120777 0:0 1 -> ../bin/busybox",
+	}
+	if names := inodes[8]; names != "bin/sh sbin/init bin/busybox " {
+		t.Errorf("inode 8 is %s", names)
 	}
 	if strings.Join(got, "\n") != strings.Join(want, "\n") {
 		t.Errorf("got:\n%s\nwant:\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+}
+
+// TestCpioLinksOfOtherKinds has a hard link into a jail, where a symbolic link would
+// lead to itself, and links of what is no regular file.
+func TestCpioLinksOfOtherKinds(t *testing.T) {
+	tr := tree.New()
+	root, err := tr.Root("/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	layer := imagetest.Tar(t, imagetest.File("bin/sh", "sh"), imagetest.HardLink("jail/bin/sh", "bin/sh"),
+		imagetest.Symlink("bin/link", "sh"), imagetest.HardLink("jail/link", "bin/link"),
+		imagetest.Entry{Header: tar.Header{Typeflag: tar.TypeFifo, Name: "zfifo", Mode: 0o600}}, imagetest.HardLink("jail/fifo", "zfifo"),
+		imagetest.File("z/empty", ""), imagetest.HardLink("a/empty", "z/empty"))
+	if err := root.Apply(source(layer)); err != nil {
+		t.Fatal(err)
+	}
+	r := cpio.NewReader(bytes.NewReader(initrd(t, tr, nil, "none")))
+	seen := map[string]bool{}
+	inodes := map[string]int64{}
+	var got []string
+	for {
+		h, err := r.Next()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if dir := filepath.Dir(h.Name); dir != "." && !seen[dir] {
+			t.Errorf("%s comes before its directory", h.Name)
+		}
+		seen[h.Name], inodes[h.Name] = true, h.Inode
+		if h.Mode.IsDir() {
+			continue
+		}
+		got = append(got, fmt.Sprintf("%s links %d size %d", h.Name, h.Links, h.Size))
+	}
+	want := []string{"bin/link links 1 size 0", "a/empty links 2 size 0", "z/empty links 2 size 0", "jail/fifo links 2 size 0", "zfifo links 2 size 0",
+		"jail/bin/sh links 2 size 0", "bin/sh links 2 size 2", "jail/link links 1 size 0"}
+	if strings.Join(got, "\n") != strings.Join(want, "\n") {
+		t.Errorf("got:\n%s\nwant:\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+	for a, b := range map[string]string{"bin/sh": "jail/bin/sh", "zfifo": "jail/fifo", "a/empty": "z/empty"} {
+		if inodes[a] != inodes[b] {
+			t.Errorf("%s and %s have the inodes %d and %d", a, b, inodes[a], inodes[b])
+		}
+	}
+	if inodes["bin/link"] == inodes["jail/link"] {
+		t.Error("the symbolic links have one inode")
 	}
 }
 

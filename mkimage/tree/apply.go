@@ -2,15 +2,20 @@ package tree
 
 import (
 	"archive/tar"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
+	"net/url"
 	"path"
 	"strings"
 )
 
+// XattrPrefix begins the PAX records of extended attributes.
+const XattrPrefix = "SCHILY.xattr."
+
 const (
-	xattrPrefix    = "SCHILY.xattr."
+	bsdXattrPrefix = "LIBARCHIVE.xattr."
 	whiteout       = ".wh."
 	opaqueWhiteout = ".wh..wh..opq"
 )
@@ -174,14 +179,30 @@ func (r *Root) hardLink(name, target string) error {
 	return err
 }
 
+// xattrs are the extended attributes of an entry, as PAX records of the kind that most
+// tools write; bsdtar's are made those.
 func xattrs(hdr *tar.Header) map[string]string {
 	var x map[string]string
+	set := func(k, v string) {
+		if x == nil {
+			x = map[string]string{}
+		}
+		x[k] = v
+	}
 	for k, v := range hdr.PAXRecords {
-		if strings.HasPrefix(k, xattrPrefix) {
-			if x == nil {
-				x = map[string]string{}
-			}
-			x[k] = v
+		name, ok := strings.CutPrefix(k, bsdXattrPrefix)
+		if !ok {
+			continue
+		}
+		name, err := url.PathUnescape(name)
+		value, err2 := base64.RawStdEncoding.DecodeString(strings.TrimRight(v, "="))
+		if err == nil && err2 == nil && name != "" {
+			set(XattrPrefix+name, string(value))
+		}
+	}
+	for k, v := range hdr.PAXRecords {
+		if strings.HasPrefix(k, XattrPrefix) {
+			set(k, v)
 		}
 	}
 	return x

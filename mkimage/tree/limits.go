@@ -62,7 +62,7 @@ func (t *Tree) countEntry() error {
 func (t *Tree) count(hdr *tar.Header) error {
 	meta := len(hdr.Name) + len(hdr.Linkname)
 	for k, v := range hdr.PAXRecords {
-		if strings.HasPrefix(k, xattrPrefix) {
+		if strings.HasPrefix(k, XattrPrefix) || strings.HasPrefix(k, bsdXattrPrefix) {
 			meta += len(k) + len(v)
 		}
 	}

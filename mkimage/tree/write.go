@@ -6,6 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
+	"strings"
 )
 
 // Entry is one path of a finished tree.
@@ -15,6 +18,9 @@ type Entry struct {
 	// HardLink is the path of the entry this one shares its contents with;
 	// empty for the first of them.
 	HardLink string
+	// Links are the paths of the entries that have this one for their HardLink. The
+	// directories that they lie in come before.
+	Links []string
 }
 
 // A Writer takes the entries of a tree in order. contents is nil but for
@@ -38,15 +44,20 @@ func (t *Tree) Size() (entries int, bytes int64) {
 	return entries + len(plan.plain) + len(plan.links), bytes
 }
 
-// Xattrs returns the paths of entries with extended attributes, in order.
-func (t *Tree) Xattrs() []string {
-	var paths []string
+// Xattr is an extended attribute of a file.
+type Xattr struct{ Path, Name string }
+
+// Xattrs returns the extended attributes of all entries for which want says so, in order.
+func (t *Tree) Xattrs(want func(name string) bool) []Xattr {
+	var list []Xattr
 	t.walk(func(n *node, path string) {
-		if len(n.inode.Xattrs) > 0 {
-			paths = append(paths, path)
+		for _, key := range slices.Sorted(maps.Keys(n.inode.Xattrs)) {
+			if name := strings.TrimPrefix(key, XattrPrefix); want(name) {
+				list = append(list, Xattr{path, name})
+			}
 		}
 	})
-	return paths
+	return list
 }
 
 func (t *Tree) walk(fn func(n *node, path string)) {
@@ -63,8 +74,8 @@ func (t *Tree) walk(fn func(n *node, path string)) {
 	visit(t.root, "")
 }
 
-// plan is the order a tree is written in: everything whose contents are at
-// hand, sorted; then each source once, front to back; then hard links.
+// plan is the order a tree is written in: directories, sorted; what else has its
+// contents at hand, sorted; then each source once, front to back; then hard links.
 type plan struct {
 	plain []Entry
 	owned []map[int]Entry // by source, then by its entry's number
@@ -85,9 +96,15 @@ func (t *Tree) plan() plan {
 			first[n.inode] = n
 		}
 	})
+	links := map[*node][]string{}
+	t.walk(func(n *node, path string) {
+		if f := first[n.inode]; f != n {
+			links[f] = append(links[f], path)
+		}
+	})
 	p := plan{owned: make([]map[int]Entry, len(t.sources))}
 	t.walk(func(n *node, path string) {
-		e := Entry{Path: path, Inode: n.inode}
+		e := Entry{Path: path, Inode: n.inode, Links: links[n]}
 		switch f := first[n.inode]; {
 		case f != n:
 			e.HardLink = f.path()
@@ -101,6 +118,15 @@ func (t *Tree) plan() plan {
 		default:
 			p.plain = append(p.plain, e)
 		}
+	})
+	slices.SortStableFunc(p.plain, func(a, b Entry) int {
+		switch {
+		case a.IsDir() == b.IsDir():
+			return 0
+		case a.IsDir():
+			return -1
+		}
+		return 1
 	})
 	return p
 }
