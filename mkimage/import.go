@@ -81,7 +81,7 @@ ctr images import and linuxkit cache import read, and not into the store.`,
 }
 
 func (f *importFlags) run(cmd *cobra.Command, name, path string) error {
-	list, cleanup, err := f.images(name, path)
+	list, cleanup, err := f.images(newReporter(cmd.ErrOrStderr(), true), name, path)
 	if err != nil {
 		return err
 	}
@@ -120,7 +120,7 @@ func (f *importFlags) run(cmd *cobra.Command, name, path string) error {
 }
 
 // images returns what PATH holds, under the names it goes by.
-func (f *importFlags) images(name, path string) (list []images.Named, cleanup func(), err error) {
+func (f *importFlags) images(ui *reporter, name, path string) (list []images.Named, cleanup func(), err error) {
 	if _, err := os.Stat(path); err != nil {
 		return nil, nil, err
 	}
@@ -161,7 +161,7 @@ func (f *importFlags) images(name, path string) (list []images.Named, cleanup fu
 		}
 		devices = append(devices, d)
 	}
-	img, cleanup, err := images.FromRoot(path, images.ImportOptions{Config: cfg, KeepOwner: f.keepOwner, Created: created, Devices: devices, MaxSize: int64(f.maxSize)})
+	img, cleanup, err := images.FromRoot(path, images.ImportOptions{Config: cfg, KeepOwner: f.keepOwner, Created: created, Devices: devices, MaxSize: int64(f.maxSize), Warn: ui.warn})
 	if err != nil {
 		return nil, nil, err
 	}

@@ -47,9 +47,14 @@ func TestStoppedLeavesNothing(t *testing.T) {
 	if err := unix.Mkfifo(filepath.Join(dir, "pipe"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	write(t, filepath.Join(dir, "long.yml"), "kernel: {image: you/kernel, tar: none}\nfiles: [{path: long, source: long}]\n")
+	// What takes long to write are many files, each with fewer zeros than an initrd may have.
+	long := "kernel: {image: you/kernel, tar: none}\nfiles:\n"
+	for i := range 16 {
+		long += fmt.Sprintf("  - {path: long%d, source: long}\n", i)
+	}
+	write(t, filepath.Join(dir, "long.yml"), long)
 	write(t, filepath.Join(dir, "long"), "")
-	if err := os.Truncate(filepath.Join(dir, "long"), 4<<30-1); err != nil {
+	if err := os.Truncate(filepath.Join(dir, "long"), 255<<20); err != nil {
 		t.Fatal(err)
 	}
 	lock, err := os.OpenFile(filepath.Join(store, ".lock"), os.O_RDWR, 0)

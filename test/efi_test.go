@@ -37,13 +37,14 @@ func TestEFI(t *testing.T) {
 	t.Run("CD", func(t *testing.T) {
 		t.Parallel()
 		dir := t.TempDir()
-		image := buildTwice(t, dir, "iso-efi", smallImage, "small-efi.iso") + "-efi.iso"
+		wildImage(t, dir, false)
+		image := buildTwice(t, dir, "iso-efi", withWild(smallImage, ""), "small-efi.iso") + "-efi.iso"
 		hostTool(t, "xorriso", "xorriso", "-abort_on", "WARNING", "-return_with", "WARNING", "32", "-indev", image,
 			"-boot_image", "any", "keep", "-lsl", "/ESP.IMG", "--")
 		// It is a disk too.
 		hostTool(t, "fdisk", "sfdisk", "-V", image)
 		checkESP(t, image, 64<<10)
-		efiBoots(t, firmware, qemu.Config{Args: cdrom(image)})
+		efiBoots(t, firmware, qemu.Config{Args: cdrom(image)}, func(m *vm) { wild(m, false) })
 	})
 }
 
@@ -69,12 +70,15 @@ func checkESP(t *testing.T, image string, start int64) {
 	hostTool(t, "dosfstools", "fsck.fat", "-n", to.Name())
 }
 
-func efiBoots(t *testing.T, firmware string, config qemu.Config) {
+func efiBoots(t *testing.T, firmware string, config qemu.Config, more ...func(m *vm)) {
 	t.Helper()
 	config.Args = append(config.Args, "-drive", "if=pflash,format=raw,unit=0,readonly=on,file="+firmware)
 	m := start(t, config)
 	m.await(`init .*root handed over`)
 	m.await(`once .*\| the one-shot wrote`)
+	for _, look := range more {
+		look(m)
+	}
 	m.await(`boot complete`)
 	m.lacks("ERROR")
 	if err := m.PressPower(m.ctx); err != nil {

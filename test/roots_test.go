@@ -15,6 +15,8 @@ import (
 	"github.com/cavaliergopher/cpio"
 
 	"keelson/internal/qemu"
+	"keelson/mkimage/imagetest"
+	"keelson/mkimage/tree"
 )
 
 // smallImage is for the roots that are not an initramfs.
@@ -44,16 +46,104 @@ const linkedService = `
     annotations: {keelson.console: "true"}
 `
 
+// wildOneShot is of an image (wildImage) with a file that has two names, one that lets whoever runs it change owners, and
+// one that is nearly all hole; the last only where a root holds it.
+func wildOneShot(lastlog string) string {
+	return `
+  - name: wild
+    image: ./wild.tar
+    uid: 1000
+    capabilities: [CAP_CHOWN]
+    tmpfs: ["/tmp:mode=1777"]
+    command:
+      - /bin/sh
+      - -c
+      - |
+        b=/bin/busybox; cd /tmp
+        [ /bin/sh -ef $b ] && [ /jail/bin/sh -ef $b ] && $b echo "one file of $($b stat -c %h $b) names"
+        [ -f /jail/bin/sh ] && [ ! -h /jail/bin/sh ] && $b echo the jail has a shell
+        $b touch f; /caps/chown 5:5 f 2>/dev/null && $b echo changed the owner || $b echo owner kept
+        ` + lastlog + `
+`
+}
+
+// wildLog prints what the file with a hole is.
+const wildLog = `$b echo "log $($b stat -c '%s bytes, %b blocks' /var/log/lastlog), $($b tail -c 5 /var/log/lastlog)"`
+
+// withWild is smallImage with that one-shot.
+func withWild(yaml, lastlog string) string {
+	return strings.Replace(yaml, "\nservices:\n", wildOneShot(lastlog)+"services:\n", 1)
+}
+
+// wildImage makes wild.tar.
+func wildImage(t *testing.T, dir string, lastlog bool) {
+	t.Helper()
+	busybox, err := os.ReadFile(filepath.Join(buildDir(t), "images/busybox/bin/busybox"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	program := func(name string) imagetest.Entry {
+		e := imagetest.File(name, string(busybox))
+		e.Mode = 0o755
+		return e
+	}
+	chown := program("caps/chown")
+	chown.PAXRecords = map[string]string{tree.XattrPrefix + "security.capability": imagetest.Capability(0)}
+	root := imagetest.Tar(t, program("bin/busybox"), imagetest.HardLink("bin/sh", "bin/busybox"), imagetest.HardLink("jail/bin/sh", "bin/busybox"), chown)
+	from := filepath.Join(dir, "wild")
+	if err := os.WriteFile(from+"-root.tar", root, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	files := []string{from + "-root.tar"}
+	if lastlog {
+		log := filepath.Join(from, "var/log/lastlog")
+		if err := os.MkdirAll(filepath.Dir(log), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		f, err := os.Create(log)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		if _, err := f.WriteAt([]byte("entry"), wildLogSize-5); err != nil {
+			t.Fatal(err)
+		}
+		tar := from + "-log.tar"
+		hostTool(t, "tar", "tar", "-S", "-C", from, "--owner=0", "--group=0", "-cf", tar, "var")
+		hostTool(t, "tar", "tar", "-Af", files[0], tar)
+	}
+	if output, err := mkimage(t, "import", "--output", from+".tar", "wild", files[0]); err != nil {
+		t.Fatalf("mkimage: %v\n%s", err, output)
+	}
+}
+
+const wildLogSize = 5<<30 + 5
+
+// wild is what the one-shot prints.
+func wild(m *vm, capable bool) {
+	m.t.Helper()
+	m.await(`wild .*\| one file of 3 names`)
+	m.await(`wild .*\| the jail has a shell`)
+	owner := "owner kept"
+	if capable {
+		owner = "changed the owner"
+		m.await(fmt.Sprintf(`wild .*\| log %d bytes, \d{1,2} blocks, entry`, wildLogSize))
+	}
+	m.await(`wild .*\| ` + owner)
+}
+
 // The image as a squashfs on a disk. The kernel has squashfs as a module, so an initramfs of another kind comes
 // first, as distributions have one: it loads the module, mounts the disk and starts the /init of that root.
 func TestSquashfsRoot(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	prefix := buildTwice(t, dir, "kernel+squashfs", smallImage, "small-squashfs.img")
+	wildImage(t, dir, true)
+	prefix := buildTwice(t, dir, "kernel+squashfs", withWild(smallImage, wildLog), "small-squashfs.img")
 	m := start(t, qemu.Config{
 		Kernel: prefix + "-kernel", Cmdline: cmdlineOf(t, prefix), Initrd: foreignInitrd(t, dir, "squashfs", "/dev/vda", "virtio_pci", "virtio_blk", "squashfs"),
 		Drives: []string{prefix + "-squashfs.img"},
 	})
+	wild(m, true)
 	diskRoot(m)
 }
 
@@ -64,7 +154,8 @@ func TestExt4Root(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	linkedImage(t, dir)
-	yaml := strings.Replace(smallImage, "quiet", "quiet root=/dev/nvme0n1 overlay.index=on", 1) + linkedService
+	wildImage(t, dir, true)
+	yaml := strings.Replace(withWild(smallImage, wildLog), "quiet", "quiet root=/dev/nvme0n1 overlay.index=on", 1) + linkedService
 	prefix := buildTwice(t, dir, "kernel+ext4", yaml, "small-ext4.img")
 	image := prefix + "-ext4.img"
 	hostTool(t, "e2fsprogs", "e2fsck", "-fn", image)
@@ -76,6 +167,7 @@ func TestExt4Root(t *testing.T) {
 	}
 	m := start(t, qemu.Config{Kernel: prefix + "-kernel", Cmdline: cmdline, Args: nvme(image)})
 	linkedRoot(m)
+	wild(m, true)
 	diskRoot(m)
 	if sum(t, image) != was {
 		t.Error("the machine wrote to its root")

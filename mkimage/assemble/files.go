@@ -17,6 +17,7 @@ import (
 	"keelson/mkimage/config"
 	"keelson/mkimage/images"
 	"keelson/mkimage/ocispec"
+	"keelson/mkimage/sparse"
 	"keelson/mkimage/tree"
 )
 
@@ -146,6 +147,9 @@ func (b *builder) source(dir, name string, in *tree.Inode) error {
 	}
 	b.inputs = append(b.inputs, name)
 	in.Size = fi.Size()
+	if in.Data, err = sparse.Of(f, in.Size); err != nil {
+		return fmt.Errorf("source: %w", err)
+	}
 	in.Contents = func() (io.ReadCloser, error) { return openRegular(name) }
 	return nil
 }

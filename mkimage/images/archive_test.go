@@ -20,6 +20,8 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 
+	"golang.org/x/sys/unix"
+
 	"keelson/mkimage/imagetest"
 )
 
@@ -354,16 +356,116 @@ func TestFolderEntries(t *testing.T) {
 	}
 }
 
-func TestSocketIsRefused(t *testing.T) {
+// TestWhatADirectoryHasThatNoImageHolds leaves sockets and attributes of the machine out,
+// and names them.
+func TestWhatADirectoryHasThatNoImageHolds(t *testing.T) {
 	dir := t.TempDir()
-	l, err := net.Listen("unix", filepath.Join(dir, "s"))
+	for i := range 22 {
+		l, err := net.Listen("unix", filepath.Join(dir, fmt.Sprintf("s%02d", i)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+	}
+	if err := os.WriteFile(filepath.Join(dir, "f"), []byte("x"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	want := []string{"left out of the image: sockets (22), which nothing listens on in an image: /s00, /s01, "}
+	if err := unix.Setxattr(filepath.Join(dir, "f"), "user.mine", []byte("1"), 0); err == nil {
+		want = append(want, "left out of the image: extended attributes (1) other than security.capability, which are this machine's: /f (user.mine)")
+	}
+	var got []string
+	img, cleanup, err := FromRoot(dir, ImportOptions{Warn: func(format string, a ...any) { got = append(got, fmt.Sprintf(format, a...)) }})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
-	_, _, err = FromRoot(dir, ImportOptions{})
-	if err == nil || err.Error() != filepath.Join(dir, "s")+": is a socket, which no image can hold; remove it" {
-		t.Errorf("got %v", err)
+	defer cleanup()
+	if len(got) != len(want) {
+		t.Fatalf("got %q, want %q", got, want)
+	}
+	for i := range got {
+		if !strings.HasPrefix(got[i], want[i]) {
+			t.Errorf("got %q, want %q", got[i], want[i])
+		}
+	}
+	if !strings.HasSuffix(got[0], "/s19, and 2 more") {
+		t.Errorf("got %q", got[0])
+	}
+	if has := files(t, img); len(has) != 1 || has["f"] != "x" {
+		t.Errorf("the image has %v", has)
+	}
+}
+
+// TestCapabilitiesOfADirectory keeps what lets a program do more than its user may.
+func TestCapabilitiesOfADirectory(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "ping")
+	if err := os.WriteFile(file, []byte("x"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Link(file, filepath.Join(dir, "ping6")); err != nil {
+		t.Fatal(err)
+	}
+	value := imagetest.Capability(13)
+	if err := unix.Setxattr(file, capability, []byte(value), 0); err != nil {
+		t.Skipf("this user or file system takes no file capabilities: %v", err)
+	}
+	var buf bytes.Buffer
+	if err := writeFolder(&buf, dir, folderOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	tr := tar.NewReader(&buf)
+	hdr, err := tr.Next()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if hdr.Name != "ping" || hdr.PAXRecords["SCHILY.xattr.security.capability"] != value {
+		t.Errorf("got %+v", hdr)
+	}
+	if hdr, err = tr.Next(); err != nil || hdr.Typeflag != tar.TypeLink || hdr.Linkname != "ping" {
+		t.Errorf("got %+v, %v", hdr, err)
+	}
+}
+
+// TestSparseFilesOfADirectory makes a small layer of a file with a large hole, the same
+// whether the hole is one or is written out.
+func TestSparseFilesOfADirectory(t *testing.T) {
+	const size = 80 << 20
+	var digests []v1.Hash
+	for _, written := range []bool{false, true} {
+		dir := t.TempDir()
+		f, err := os.Create(filepath.Join(dir, "lastlog"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if written {
+			if _, err := f.Write(make([]byte, size)); err != nil {
+				t.Fatal(err)
+			}
+		} else if err := f.Truncate(size); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := f.WriteAt([]byte("entry"), 70<<20); err != nil {
+			t.Fatal(err)
+		}
+		f.Close()
+		// Less than the file has, and more than its data.
+		img, cleanup, err := FromRoot(dir, ImportOptions{MaxSize: 1 << 20})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer cleanup()
+		if got := files(t, img)["lastlog"]; len(got) != size || got[70<<20:70<<20+5] != "entry" {
+			t.Errorf("it has %d bytes", len(got))
+		}
+		d, err := img.Digest()
+		if err != nil {
+			t.Fatal(err)
+		}
+		digests = append(digests, d)
+	}
+	if digests[0] != digests[1] {
+		t.Error("a hole and zeros gave two images")
 	}
 }
 

@@ -28,6 +28,8 @@ type ImportOptions struct {
 	Created   time.Time // of the image and, for a folder, of every file
 	Devices   []Device  // put into the image of a folder
 	MaxSize   int64     // bytes of the root's tar; 0 is tree.DefaultMaxSize
+	// Warn is told of what of a directory is left out; may be nil.
+	Warn func(format string, a ...any)
 }
 
 // FromRoot makes an image of one layer from a folder or from a tarball of a
@@ -50,7 +52,7 @@ func FromRoot(file string, opt ImportOptions) (img v1.Image, cleanup func(), err
 	layer, err := newLayer(dir, func(w io.Writer) error {
 		w = newCapped(w, opt.MaxSize)
 		if fi.IsDir() {
-			return writeFolder(w, file, folderOptions{keepOwner: opt.KeepOwner, mtime: opt.Created, devices: opt.Devices})
+			return writeFolder(w, file, folderOptions{keepOwner: opt.KeepOwner, mtime: opt.Created, devices: opt.Devices, warn: opt.Warn})
 		}
 		return copyTar(w, file)
 	})

@@ -4,6 +4,7 @@ package imagetest
 import (
 	"archive/tar"
 	"bytes"
+	"encoding/binary"
 	"io"
 	"testing"
 
@@ -44,6 +45,15 @@ func Symlink(name, target string) Entry {
 // HardLink returns a hard link to another entry.
 func HardLink(name, target string) Entry {
 	return Entry{Header: tar.Header{Typeflag: tar.TypeLink, Name: name, Linkname: target, Mode: 0o644}}
+}
+
+// Capability returns the extended attribute security.capability that gives whoever runs
+// a file a capability (linux/capability.h, revision 2).
+func Capability(number int) string {
+	b := make([]byte, 20)
+	binary.LittleEndian.PutUint32(b, 0x02000001) // effective
+	binary.LittleEndian.PutUint32(b[4+8*(number/32):], 1<<(number%32))
+	return string(b)
 }
 
 // Tar returns entries as a tar archive.

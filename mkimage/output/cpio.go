@@ -35,6 +35,10 @@ var cpioTypes = map[byte]int64{
 	tar.TypeFifo:    unix.S_IFIFO,
 }
 
+// maxHoles is what a file may have of zeros in an initrd. A file like that is a log by
+// user numbers (lastlog), or a disk.
+const maxHoles = 256 << 20
+
 // WriteEntry implements tree.Writer. Entries with one inode are hard links, of which the
 // last has the contents, as GNU cpio writes and reads them; those of a symbolic link
 // are links of their own, as the kernel makes no hard link of them.
@@ -53,6 +57,9 @@ func (c *cpioWriter) WriteEntry(e tree.Entry, contents io.Reader) error {
 		links = nil
 	case e.HardLink != "":
 		return nil // it came with the entry that has the contents
+	}
+	if holes := size - e.Data.Data(); e.Data != nil && (holes >= maxHoles || size > math.MaxUint32) {
+		return fmt.Errorf("has %d MiB of zeros, which all take memory in an initrd; leave the file out of the image, or build kernel+squashfs or kernel+ext4, where they are holes", holes>>20)
 	}
 	if size > math.MaxUint32 {
 		return fmt.Errorf("%d bytes: an initrd holds no file of 4 GiB or more", size)

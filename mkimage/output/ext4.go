@@ -1,7 +1,6 @@
 package output
 
 import (
-	"archive/tar"
 	"context"
 	"encoding/binary"
 	"fmt"
@@ -9,6 +8,7 @@ import (
 
 	"github.com/Microsoft/hcsshim/ext4/tar2ext4"
 
+	"keelson/mkimage/sparse"
 	"keelson/mkimage/tree"
 )
 
@@ -18,9 +18,11 @@ import (
 func Ext4(ctx context.Context, f io.ReadWriteSeeker, t *tree.Tree, count func(n int)) error {
 	pr, pw := io.Pipe()
 	written := make(chan error, 1)
+	hollow := &hollowed{}
 	go func() {
-		tw := tar.NewWriter(pw)
-		err := t.Write(watched{onDisk{allTimes{tarWriter{tw}}}, ctx, count})
+		tw := sparse.NewTarWriter(pw)
+		hollow.allTimes = allTimes{tarWriter{tw}}
+		err := t.Write(watched{onDisk{hollow}, ctx, count})
 		if err == nil {
 			err = tw.Close()
 		}
@@ -37,6 +39,9 @@ func Ext4(ctx context.Context, f io.ReadWriteSeeker, t *tree.Tree, count func(n 
 	}
 	if err == nil {
 		err = padInodeBitmaps(f)
+	}
+	if err == nil {
+		err = hollow.finish(f)
 	}
 	if err != nil {
 		return fmt.Errorf("ext4: %w", err)
@@ -86,6 +91,7 @@ func padInodeBitmaps(f io.ReadWriteSeeker) error {
 // as many group descriptors as that takes, one block for 16 GiB.
 func ext4Limit(t *tree.Tree) int64 {
 	entries, bytes := t.Size()
+	bytes -= t.Holes()
 	return max(16<<30, bytes+bytes/8+int64(entries)*16<<10)
 }
 
@@ -96,5 +102,5 @@ type allTimes struct{ tarWriter }
 func (a allTimes) WriteEntry(e tree.Entry, contents io.Reader) error {
 	hdr := a.header(e)
 	hdr.AccessTime, hdr.ChangeTime = e.ModTime, e.ModTime
-	return a.write(hdr, contents)
+	return a.write(hdr, nil, contents)
 }

@@ -1,7 +1,6 @@
 package output
 
 import (
-	"archive/tar"
 	"bufio"
 	"compress/gzip"
 	"context"
@@ -15,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"keelson/mkimage/scratch"
+	"keelson/mkimage/sparse"
 	"keelson/mkimage/tree"
 )
 
@@ -108,7 +108,7 @@ func DiskTar(ctx context.Context, w io.Writer, t *tree.Tree, count func(n int)) 
 
 func writeTar(ctx context.Context, w io.Writer, t *tree.Tree, count func(n int), through func(tree.Writer) tree.Writer) error {
 	bw := bufio.NewWriterSize(w, 1<<18)
-	tw := tar.NewWriter(bw)
+	tw := sparse.NewTarWriter(bw)
 	if err := t.Write(watched{through(tarWriter{tw}), ctx, count}); err != nil {
 		return err
 	}

@@ -4,16 +4,17 @@ import (
 	"archive/tar"
 	"io"
 
+	"keelson/mkimage/sparse"
 	"keelson/mkimage/tree"
 )
 
 // tarWriter writes PAX tar, which has no limit on names and keeps extended
-// attributes.
-type tarWriter struct{ tw *tar.Writer }
+// attributes and holes.
+type tarWriter struct{ tw *sparse.TarWriter }
 
 // WriteEntry implements tree.Writer.
 func (t tarWriter) WriteEntry(e tree.Entry, contents io.Reader) error {
-	return t.write(t.header(e), contents)
+	return t.write(t.header(e), e.Data, contents)
 }
 
 func (tarWriter) header(e tree.Entry) *tar.Header {
@@ -41,7 +42,10 @@ func (tarWriter) header(e tree.Entry) *tar.Header {
 	return hdr
 }
 
-func (t tarWriter) write(hdr *tar.Header, contents io.Reader) error {
+func (t tarWriter) write(hdr *tar.Header, data sparse.Map, contents io.Reader) error {
+	if data != nil && hdr.Typeflag == tar.TypeReg {
+		return t.tw.WriteSparse(hdr, data, sparse.Packed(contents, data))
+	}
 	if err := t.tw.WriteHeader(hdr); err != nil {
 		return err
 	}

@@ -9,6 +9,8 @@ import (
 	"net/url"
 	"path"
 	"strings"
+
+	"keelson/mkimage/sparse"
 )
 
 // XattrPrefix begins the PAX records of extended attributes.
@@ -27,10 +29,10 @@ func (r *Root) Apply(src Source) error {
 	index := len(r.t.sources)
 	r.t.sources = append(r.t.sources, src)
 	meter := func(rc io.Reader) io.Reader { return metered{rc, r.t} }
-	err := each(src, meter, func(entry int, hdr *tar.Header, _ io.Reader) error {
+	err := each(src, meter, func(entry int, hdr *tar.Header, contents io.Reader) error {
 		err := r.t.count(hdr)
 		if err == nil {
-			err = r.apply(index, entry, hdr)
+			err = r.apply(index, entry, hdr, contents)
 		}
 		if err != nil {
 			return fmt.Errorf("unpack %s: %w", short(hdr.Name), err)
@@ -72,7 +74,7 @@ func each(src Source, through func(io.Reader) io.Reader, fn func(entry int, hdr 
 	}
 }
 
-func (r *Root) apply(source, entry int, hdr *tar.Header) error {
+func (r *Root) apply(source, entry int, hdr *tar.Header, contents io.Reader) error {
 	name := clean(hdr.Name)
 	base := path.Base(name)
 	if strings.HasPrefix(base, whiteout) {
@@ -92,6 +94,10 @@ func (r *Root) apply(source, entry int, hdr *tar.Header) error {
 		if hdr.Size > 0 {
 			in.source, in.entry = source, entry
 		}
+		var err error
+		if in.Data, err = dataOf(hdr, contents); err != nil {
+			return err
+		}
 	case tar.TypeDir, tar.TypeFifo:
 		in.Type = hdr.Typeflag
 	case tar.TypeSymlink:
@@ -110,6 +116,22 @@ func (r *Root) apply(source, entry int, hdr *tar.Header) error {
 	}
 	_, err := r.put(name, in)
 	return err
+}
+
+// dataOf finds the data of a large file: in its header, else in its contents.
+func dataOf(hdr *tar.Header, contents io.Reader) (sparse.Map, error) {
+	if hdr.Size < sparse.MinHoles {
+		return nil, nil
+	}
+	data, known, err := sparse.FromTar(hdr)
+	if known || err != nil {
+		return data, err
+	}
+	var s sparse.Scanner
+	if _, err := io.CopyBuffer(&s, struct{ io.Reader }{contents}, make([]byte, 1<<20)); err != nil {
+		return nil, err
+	}
+	return s.Map(), nil
 }
 
 // ofAnother reports whether another image has the folder name already: its mode,

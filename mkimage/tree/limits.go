@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"strings"
+
+	"keelson/mkimage/sparse"
 )
 
 // What a tree holds at most. Whatever is above comes of a mistake or of somebody who
@@ -18,6 +20,7 @@ const (
 	maxEntries   = 1_000_000 // entries of all layers, and directories that lie on their way
 	maxEntryMeta = 128 << 10 // bytes of one entry's name, target and extended attributes
 	maxMeta      = 256 << 20 // bytes of those of all entries
+	maxSparse    = 1 << 40   // bytes of sparse files
 	maxMajor     = 1<<12 - 1
 	maxMinor     = 1<<20 - 1
 	maxID        = 1<<32 - 2 // of a user or group; the last number is for none
@@ -45,6 +48,7 @@ type usage struct {
 	entries int
 	meta    int64
 	files   int64 // bytes of regular files, as their entries state them
+	sparse  int64 // bytes of files whose holes the tar leaves out, holes included
 	stream  int64 // bytes of tar streams
 }
 
@@ -81,7 +85,11 @@ func (t *Tree) count(hdr *tar.Header) error {
 	case hdr.Devmajor < 0 || hdr.Devmajor > maxMajor || hdr.Devminor < 0 || hdr.Devminor > maxMinor:
 		return fmt.Errorf("device %d:%d; the kernel takes up to %d:%d", hdr.Devmajor, hdr.Devminor, maxMajor, maxMinor)
 	}
-	if t.used.files += hdr.Size; t.used.files > t.maxSize || hdr.Size > t.maxSize {
+	if sparse.InTar(hdr) { // its holes take no room, and its data counts as it is read
+		if t.used.sparse += hdr.Size; t.used.sparse > maxSparse || hdr.Size > maxSparse {
+			return fmt.Errorf("sparse files of more than %d TiB in all", maxSparse>>40)
+		}
+	} else if t.used.files += hdr.Size; t.used.files > t.maxSize || hdr.Size > t.maxSize {
 		return TooLarge(t.maxSize)
 	}
 	return t.countEntry()

@@ -18,6 +18,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"keelson/mkimage/sparse"
 )
 
 // Epoch is the modification time of everything an image does not bring itself.
@@ -46,6 +48,10 @@ type Inode struct {
 	Target       string            // of a symbolic link
 	Major, Minor int64             // of a device
 	Xattrs       map[string]string // PAX records that hold extended attributes
+
+	// Data is what of a regular file is data, nil for all of it; the rest is zeros, which
+	// Contents and a source give as well.
+	Data sparse.Map
 
 	// Contents opens a regular file that no source holds; it must give Size
 	// bytes. Nil for an empty file and for one that lies in a source.

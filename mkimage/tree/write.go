@@ -44,6 +44,19 @@ func (t *Tree) Size() (entries int, bytes int64) {
 	return entries + len(plan.plain) + len(plan.links), bytes
 }
 
+// Holes returns how many bytes of regular files are no data.
+func (t *Tree) Holes() int64 {
+	var n int64
+	seen := map[*Inode]bool{}
+	t.walk(func(node *node, _ string) {
+		if in := node.inode; in.Data != nil && !seen[in] {
+			seen[in] = true
+			n += in.Size - in.Data.Data()
+		}
+	})
+	return n
+}
+
 // Xattr is an extended attribute of a file.
 type Xattr struct{ Path, Name string }
 
