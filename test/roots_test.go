@@ -54,6 +54,7 @@ func wildOneShot(lastlog string) string {
     image: ./wild.tar
     uid: 1000
     capabilities: [CAP_CHOWN]
+    devices: [{path: all}]
     tmpfs: ["/tmp:mode=1777"]
     command:
       - /bin/sh

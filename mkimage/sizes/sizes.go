@@ -112,6 +112,9 @@ func (c *Counter) Add(e tree.Entry) {
 	size := int64(0)
 	if e.Type == tar.TypeReg && e.HardLink == "" {
 		size = e.Size
+		if c.Disk && e.Data != nil { // holes take room in memory alone
+			size = e.Data.Data()
+		}
 	}
 	if !c.Disk {
 		pages := (size + page - 1) / page

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"keelson/mkimage/output"
+	"keelson/mkimage/sparse"
 	"keelson/mkimage/tree"
 )
 
@@ -188,3 +189,14 @@ func TestRuntimeThatIsNone(t *testing.T) {
 type writerFunc func(tree.Entry, io.Reader) error
 
 func (w writerFunc) WriteEntry(e tree.Entry, contents io.Reader) error { return w(e, contents) }
+
+// Holes of a file take room in memory, and none on a disk.
+func TestHoles(t *testing.T) {
+	for disk, want := range map[bool]int64{false: 100<<20 + perEntry, true: 4096} {
+		c := Counter{Disk: disk}
+		c.Add(tree.Entry{Path: "lastlog", Inode: &tree.Inode{Type: tar.TypeReg, Size: 100 << 20, Data: sparse.Map{{Off: 0, Len: 4096}}}})
+		if got := c.Table(0).Parts[0].Size; got != want {
+			t.Errorf("disk %v: %d bytes, want %d", disk, got, want)
+		}
+	}
+}
