@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"compress/gzip"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -492,6 +493,25 @@ func TestFromTarball(t *testing.T) {
 	}
 	if digests[0] != digests[1] {
 		t.Error("compressed and not, one root gave two images")
+	}
+}
+
+func TestFromBzip2(t *testing.T) {
+	b, err := base64.StdEncoding.DecodeString("QlpoOTFBWSZTWaiBV7QAAG1bgMmAYABlAAAA4QAeQAgIIABUMpo0AA0CSaoMjBNNH15jQg1uCEUjxyK9z5QIgIKMTgRdoK++UoiKe64zN6RJA+LuSKcKEhUQKvaA")
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "root.tar.bz2")
+	if err := os.WriteFile(file, b, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	img, cleanup, err := FromRoot(file, ImportOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cleanup()
+	if got := files(t, img)["f"]; got != "x" {
+		t.Errorf("got %q", got)
 	}
 }
 

@@ -43,10 +43,14 @@ func (f Form) Write(t testing.TB, dir string) string {
 		if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
 			t.Fatal(err)
 		}
-		if e.Typeflag != tar.TypeReg {
-			continue
+		var err error
+		switch e.Typeflag {
+		case tar.TypeReg:
+			err = os.WriteFile(file, []byte(e.Body), 0o644)
+		case tar.TypeSymlink:
+			err = os.Symlink(e.Linkname, file)
 		}
-		if err := os.WriteFile(file, []byte(e.Body), 0o644); err != nil {
+		if err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -236,6 +240,7 @@ func (w *wild) docker() []Form {
 	}
 	return []Form{
 		{Name: "docker-24.tar", Names: one, files: twice([]string{wildTag})},
+		{Name: "docker-24-dir", Dir: true, Names: one, files: twice([]string{wildTag})}, // unpacked
 		{Name: "docker-24-names.tar", Names: []string{wildName, "docker.io/you/other:2"}, files: twice([]string{wildTag, "you/other:2"})},
 		{Name: "docker-25.tar", Names: one, Digest: raw.digest(),
 			files: append(w.layout([]object{raw.desc(named(wildName, "1"))}, blobs...), save25([]string{wildTag}), File("repositories", `{}`))},
@@ -322,6 +327,8 @@ func (w *wild) crane() []Form {
 		{Name: "ko.tar", Names: one, files: tarball(wildTag)},
 		{Name: "ko-oci-dir", Dir: true, Digest: w.manifest.digest(), files: w.layout([]object{outer.desc(nil)}, w.all(arm, w.arm, index, outer)...)},
 		{Name: "kaniko.tar", Names: []string{"registry.example.com/you/app:1"}, files: tarball("registry.example.com/" + wildTag)},
+		{Name: "kaniko-zstd.tar", Names: one, files: []Entry{File(w.config.digest(), string(w.config.data)), File("0.tar.zst", string(storedZstd(w.layers[0].data))),
+			File("1.tar.gz", string(w.packed[1].data)), w.saved(w.config.digest(), []string{wildTag}, "0.tar.zst", "1.tar.gz")}},
 		{Name: "kaniko-oci-dir", Dir: true, Digest: w.manifest.digest(), files: w.layout([]object{w.manifest.desc(nil)}, w.all()...)},
 	}
 }
