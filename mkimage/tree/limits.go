@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"strings"
 
 	"keelson/mkimage/sparse"
@@ -20,7 +21,7 @@ const (
 	maxEntries   = 1_000_000 // entries of all layers, and directories that lie on their way
 	maxEntryMeta = 128 << 10 // bytes of one entry's name, target and extended attributes
 	maxMeta      = 256 << 20 // bytes of those of all entries
-	maxSparse    = 1 << 40   // bytes of sparse files
+	sparseness   = 64        // bytes of sparse files, holes included, for each that may be unpacked
 	maxMajor     = 1<<12 - 1
 	maxMinor     = 1<<20 - 1
 	maxID        = 1<<32 - 2 // of a user or group; the last number is for none
@@ -53,7 +54,7 @@ type usage struct {
 }
 
 // SetMaxSize bounds the bytes that all layers together unpack to.
-func (t *Tree) SetMaxSize(n int64) { t.maxSize = n }
+func (t *Tree) SetMaxSize(n int64) { t.maxSize = min(n, math.MaxInt64/sparseness) }
 
 func (t *Tree) countEntry() error {
 	if t.used.entries++; t.used.entries > maxEntries {
@@ -86,9 +87,10 @@ func (t *Tree) count(hdr *tar.Header) error {
 		return fmt.Errorf("device %d:%d; the kernel takes up to %d:%d", hdr.Devmajor, hdr.Devminor, maxMajor, maxMinor)
 	}
 	if sparse.InTar(hdr) { // its holes take no room, and its data counts as it is read
-		if t.used.sparse += hdr.Size; t.used.sparse > maxSparse || hdr.Size > maxSparse {
-			return fmt.Errorf("sparse files of more than %d TiB in all", maxSparse>>40)
+		if limit := t.maxSize * sparseness; hdr.Size > limit || t.used.sparse > limit-hdr.Size {
+			return fmt.Errorf("sparse files of more than %d times what may be unpacked in all; %w", sparseness, ErrTooLarge)
 		}
+		t.used.sparse += hdr.Size
 	} else if t.used.files += hdr.Size; t.used.files > t.maxSize || hdr.Size > t.maxSize {
 		return TooLarge(t.maxSize)
 	}
