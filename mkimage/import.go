@@ -170,7 +170,7 @@ func (f *importFlags) images(ui *reporter, name, path string) (list []images.Nam
 
 func (f *importFlags) takeOver(a *images.Archive, name, path string) ([]images.Named, error) {
 	if f.hasConfig() {
-		return nil, fmt.Errorf("%s holds images, which are taken over as they are: --config, --entrypoint, --cmd, --env, --label, --workdir, --user and --stop-signal are for folders and root filesystems", path)
+		return nil, fmt.Errorf("%s holds images, which are taken over as they are: --config, --entrypoint, --cmd, --env, --label, --workdir, --user, --stop-signal, --device and --keep-owner are for directories and root filesystems", path)
 	}
 	list, err := a.Images()
 	if err != nil {
@@ -229,7 +229,7 @@ func fullName(name string) (string, error) {
 
 func (f *importFlags) hasConfig() bool {
 	return f.config != "" || len(f.entrypoint) > 0 || len(f.cmd) > 0 || len(f.env) > 0 || len(f.labels) > 0 ||
-		f.workdir != "" || f.user != "" || f.stopSignal != ""
+		f.workdir != "" || f.user != "" || f.stopSignal != "" || len(f.devices) > 0 || f.keepOwner
 }
 
 func (f *importFlags) imageConfig() (v1.Config, error) {

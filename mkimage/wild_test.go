@@ -55,6 +55,17 @@ func TestImagesOfEachWriter(t *testing.T) {
 	}
 }
 
+// TestFlagsOfARootAreNoneOfAnImage refuses what would have no effect.
+func TestFlagsOfARootAreNoneOfAnImage(t *testing.T) {
+	path := imagetest.Wild(t)[0].Write(t, t.TempDir())
+	for _, flags := range [][]string{{"--cmd", "/x"}, {"--device", "/dev/null:1:3"}, {"--keep-owner"}} {
+		_, _, err := mkimage(t, append([]string{"import", "--store", filepath.Join(t.TempDir(), "store"), "you/app", path}, flags...)...)
+		if err == nil || !strings.Contains(err.Error(), flags[0]) || !strings.Contains(err.Error(), "taken over as they are") {
+			t.Errorf("%v: got %v", flags, err)
+		}
+	}
+}
+
 // checkTar wants the files of the wild image below dir, and not what its upper layer
 // removes.
 func checkTar(t *testing.T, name, dir string) {
