@@ -85,9 +85,9 @@ func sparseFiles(t *testing.T) (map[string]*tree.Inode, map[string]places) {
 		many[i*3*mb] = fmt.Sprint("piece ", i)
 	}
 	contents := map[string]places{
-		"empty": {}, "begin": {0: "begin"}, "end": {90*mb - 3: "end"}, "middle": {50*mb + 5000: "middle", 60 * mb: "second"}, "many": many,
+		"empty": {}, "begin": {0: "begin"}, "end": {90*mb - 3: "end"}, "tail": {90 * mb: "tail"}, "odd": {}, "middle": {50*mb + 5000: "middle", 60 * mb: "second"}, "many": many,
 	}
-	sizes := map[string]int64{"empty": 64 * mb, "begin": 70*mb + 1, "end": 90 * mb, "middle": 5 << 30, "many": 1 << 30}
+	sizes := map[string]int64{"empty": 64 * mb, "begin": 70*mb + 1, "end": 90 * mb, "tail": 90*mb + 4, "odd": 90*mb + 700, "middle": 5 << 30, "many": 1 << 30}
 	inodes := map[string]*tree.Inode{}
 	for name, p := range contents {
 		inodes[name] = p.inode(t, sizes[name])
@@ -226,10 +226,10 @@ func TestHolesOfATar(t *testing.T) {
 		t.Errorf("the squashfs has %d bytes, %v", fi.Size(), err)
 	}
 	out := filepath.Join(dir, "out")
-	if text, err := exec.Command(unsquash, "-quiet", "-no-progress", "-no-xattrs", "-d", out, image, "begin", "end", "many").CombinedOutput(); err != nil {
+	if text, err := exec.Command(unsquash, "-quiet", "-no-progress", "-no-xattrs", "-d", out, image, "begin", "end", "many", "tail", "odd", "bin/sh").CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, text)
 	}
-	for _, name := range []string{"begin", "end", "many"} {
+	for _, name := range []string{"begin", "end", "many", "tail", "odd"} {
 		same(t, name, filepath.Join(out, name), contents[name], inodes[name].Size)
 	}
 }

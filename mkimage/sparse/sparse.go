@@ -140,9 +140,16 @@ func (m Map) tidy(size int64) Map {
 	if m == nil {
 		m = Map{} // nothing but a hole
 	}
-	// A hole that ends within a block is too much for squashfs-tools.
-	if last := size / Block * Block; last < size && (len(m) == 0 || m[len(m)-1].end() < size) {
-		m = append(m, Extent{last, size - last})
+	// squashfs-tools cannot read a hole at the end of a file that ends within a block, nor
+	// one piece of data that ends there: the last whole block is data too, and in a tar a
+	// piece of its own.
+	if from := size/Block*Block - Block; size%Block != 0 {
+		if n := len(m); n == 0 || m[n-1].end() <= from {
+			m = append(m, Extent{from, 0})
+		}
+		last := &m[len(m)-1]
+		last.Off = min(last.Off, from)
+		last.Len = size - last.Off
 	}
 	return m
 }

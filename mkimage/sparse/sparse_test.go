@@ -45,11 +45,11 @@ func TestOf(t *testing.T) {
 	}{
 		{"a hole alone", 64 * mb, nil, Map{}},
 		{"too small a hole", 64*mb - 1, nil, nil},
-		{"begin and end", 100*mb + 5, map[int64]string{0: "begin", 100 * mb: "ended"}, Map{{0, Block}, {100 * mb, 5}}},
+		{"begin and end", 100*mb + 5, map[int64]string{0: "begin", 100 * mb: "ended"}, Map{{0, Block}, {100*mb - Block, Block + 5}}},
 		{"in the middle of a block", 100 * mb, map[int64]string{50*mb + 100: "x"}, Map{{50 * mb, Block}}},
 		{"a small hole between", 200 * mb, map[int64]string{10 * mb: "x", 10*mb + mb/2: "y", 12 * mb: "z"}, Map{{10 * mb, mb/2 + Block}, {12 * mb, Block}}},
-		{"a hole that ends within a block", 100*mb + 5, map[int64]string{0: "begin"}, Map{{0, Block}, {100 * mb, 5}}},
-		{"an odd size", 100*mb + 4097, map[int64]string{100*mb + 4096: "x"}, Map{{100*mb + 4096, 1}}},
+		{"a hole that ends within a block", 100*mb + 5, map[int64]string{0: "begin"}, Map{{0, Block}, {100*mb - Block, Block + 5}}},
+		{"an odd size", 100*mb + 4097, map[int64]string{100*mb + 4096: "x"}, Map{{100 * mb, Block + 1}}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			f := sparseFile(t, test.size, test.data)

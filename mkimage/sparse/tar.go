@@ -65,8 +65,12 @@ func (t *TarWriter) WriteSparse(hdr *tar.Header, m Map, data io.Reader) error {
 		return err
 	}
 	records := map[string]string{recordName: strings.TrimSuffix(hdr.Name, "/"), recordSize: strconv.FormatInt(hdr.Size, 10)}
+	pieces := m[:len(m):len(m)]
+	if rest := hdr.Size % Block; len(m) == 1 && rest > 0 && m[0].Len > rest {
+		pieces = Map{{m[0].Off, m[0].Len - rest}, {hdr.Size - rest, rest}}
+	}
 	var list []string
-	for _, e := range append(m[:len(m):len(m)], Extent{hdr.Size, 0}) { // the end, as GNU tar has it
+	for _, e := range append(pieces, Extent{hdr.Size, 0}) { // the end, as GNU tar has it
 		list = append(list, strconv.FormatInt(e.Off, 10), strconv.FormatInt(e.Len, 10))
 	}
 	records[recordMap], records[recordBlocks] = strings.Join(list, ","), strconv.Itoa(len(list)/2)
