@@ -97,6 +97,7 @@ type buildFlags struct {
 	maxSize  size
 	audit    threshold
 	lint     lintFlags
+	words    []string // more for the command line of an EFI program
 }
 
 // addImages adds the flags of where images come from and what of them counts.

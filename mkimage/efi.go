@@ -96,7 +96,7 @@ func (s *shared) makeProgram(ctx context.Context, ui *reporter, res *assemble.Re
 	}
 	// The kernel comes last: it may unpack itself over what lies behind it.
 	s.program, err = output.UKI(stub, []output.Section{
-		{Name: ".cmdline", Data: []byte(cmdline(res.Cmdline))},
+		{Name: ".cmdline", Data: []byte(withWords(cmdline(res.Cmdline), flags.words...))},
 		{Name: ".initrd", Data: initrd.Bytes()},
 		{Name: ".linux", Data: kernel},
 	})

@@ -22,6 +22,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"keelson/internal/nstest"
+	"keelson/mkimage/built"
 	"keelson/mkimage/config"
 	"keelson/mkimage/imagetest"
 	"keelson/mkimage/vm"
@@ -410,6 +411,36 @@ func TestRunPrintsPorts(t *testing.T) {
 		b, err := os.ReadFile(filepath.Join(dir, "args"))
 		if want := "hostfwd=tcp:127.0.0.1:" + picked[1] + "-:80,hostfwd=udp:127.0.0.1:6379-:6379"; err != nil || !strings.Contains(string(b), want) {
 			t.Errorf("QEMU was started with %s, %v; want %s", b, err, want)
+		}
+	}
+}
+
+// The program of an EFI machine that is built to be run has what emulation needs.
+func TestRunOfAnEFIProgram(t *testing.T) {
+	dir, store := project(t)
+	write(t, filepath.Join(dir, vm.Binary), "#!/bin/sh\nfor a; do case $a in *id=root*) cp ${a##*file=} "+dir+"/disk;; esac; done\n")
+	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
+	if _, err := vm.FindFirmware(); err != nil {
+		t.Skip(err)
+	}
+	for kvm, want := range map[bool]string{false: "console=ttyS0 rootfstype=ramfs no_timer_check", true: "console=ttyS0 rootfstype=ramfs"} {
+		args := []string{"run", "-q", "--offline", "--store", store, "--efi-stub", stub(t, dir), "--format", "raw-efi", filepath.Join(dir, "t.yml")}
+		if kvm {
+			if _, err := os.Stat("/dev/kvm"); err != nil {
+				continue
+			}
+			args = append(args, "--kvm")
+		}
+		if _, _, err := mkimage(t, args...); err != nil {
+			t.Errorf("kvm %v: %v", kvm, err)
+			continue
+		}
+		image, err := built.Open(filepath.Join(dir, "disk"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if image.Cmdline != want {
+			t.Errorf("kvm %v: got %q, want %q", kvm, image.Cmdline, want)
 		}
 	}
 }

@@ -90,6 +90,8 @@ DHCP) and a virtio random number source. It is emulated unless --kvm is given.`,
 				}
 				defer scratch.Remove(dir)
 				prefix = filepath.Join(dir, baseName(args[0]))
+				// That of an EFI program can be added to here only.
+				flags.words = machine.Words()
 				if _, err := buildImage(cmd.Context(), cmd.ErrOrStderr(), args, cfg, prefix, formats, flags); err != nil {
 					return err
 				}

@@ -164,7 +164,7 @@ func (m Machine) Command() []string {
 	}
 	args = append(args, m.Console...)
 	if m.Kernel != "" {
-		args = append(args, "-kernel", m.Kernel, "-append", m.cmdline())
+		args = append(args, "-kernel", m.Kernel, "-append", strings.TrimSpace(m.Cmdline+" "+strings.Join(m.Words(), " ")))
 	}
 	if m.Initrd != "" {
 		args = append(args, "-initrd", m.Initrd)
@@ -175,13 +175,14 @@ func (m Machine) Command() []string {
 	return slices.Concat(args, m.devices(), m.Args)
 }
 
-// cmdline is the kernel's command line.
-func (m Machine) cmdline() string {
+// Words are what the machine needs on the kernel's command line. Command puts them there,
+// but into an EFI program they have to be built.
+func (m Machine) Words() []string {
 	if m.KVM {
-		return m.Cmdline
+		return nil
 	}
 	// On a busy host an emulated timer can be so late that the kernel takes it for broken, and panics.
-	return strings.TrimSpace(m.Cmdline + " no_timer_check")
+	return []string{"no_timer_check"}
 }
 
 func (m Machine) devices() []string {
