@@ -66,7 +66,7 @@ Ends with 0 if they are the same, 1 if they differ, 2 if they could not be compa
 		return &exitError{exitTrouble, fmt.Errorf("%w; see mkimage diff --help", err)}
 	})
 	flags.addImages(cmd)
-	cmd.Flags().BoolVarP(&flags.quiet, "quiet", "q", false, "print nothing, the exit code tells")
+	cmd.Flags().BoolVarP(&flags.quiet, "quiet", "q", false, "print nothing; the exit code is the answer")
 	return cmd
 }
 

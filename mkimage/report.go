@@ -14,7 +14,7 @@ import (
 	"keelson/mkimage/sizes"
 )
 
-// reporter tells of steps: one line each, and on a terminal a bar that is drawn over
+// reporter reports steps: one line each, and on a terminal a bar that is drawn over
 // while they last, and how long they took. Names come from images, so all is made visible.
 type reporter struct {
 	w     io.Writer

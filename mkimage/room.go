@@ -21,7 +21,7 @@ const (
 	buildFiles = 5
 )
 
-// showRoom tells what takes room in an image that was built. counter is that of its
+// showRoom reports what takes room in an image that was built. counter is that of its
 // initrd; nil for one whose root is a disk or a tar.
 func showRoom(ui *reporter, res *assemble.Result, counter *sizes.Counter) {
 	if counter == nil {

@@ -92,13 +92,13 @@ func findProgram(r io.ReaderAt) (start int64, err error) {
 	place := func(number uint32) int64 { return data + (int64(number)-2)*cluster }
 	at := place(le.Uint32(boot[44:]))
 	for _, name := range []string{"EFI        ", "BOOT       ", "BOOTX64 EFI"} {
-		folder, found := read(at, int(cluster)), false
-		for len(folder) >= fatEntry && err == nil {
-			if entry := folder[:fatEntry]; string(entry[:11]) == name && entry[11]&0x08 == 0 {
+		directory, found := read(at, int(cluster)), false
+		for len(directory) >= fatEntry && err == nil {
+			if entry := directory[:fatEntry]; string(entry[:11]) == name && entry[11]&0x08 == 0 {
 				at, found = place(uint32(le.Uint16(entry[20:]))<<16|uint32(le.Uint16(entry[26:]))), true
 				break
 			}
-			folder = folder[fatEntry:]
+			directory = directory[fatEntry:]
 		}
 		if err == nil && !found {
 			err = fmt.Errorf("its first partition has no EFI/BOOT/BOOTX64.EFI (%s is missing)", strings.TrimSpace(name))

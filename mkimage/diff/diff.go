@@ -1,4 +1,4 @@
-// Package diff tells how two images differ: by container, file for file, and of a
+// Package diff reports how two images differ: by container, file for file, and of a
 // container's configuration by its fields.
 //
 //   - Two images are the same if a machine would find the same in both: files, their

@@ -29,7 +29,7 @@ var kinds = map[byte]string{
 	tar.TypeChar: "character device", tar.TypeBlock: "block device", tar.TypeFifo: "fifo",
 }
 
-// describe is what is told of a file that only one image has.
+// describe describes a file that only one image has.
 func (f *file) describe() string {
 	switch f.Type {
 	case tar.TypeReg:
@@ -73,7 +73,7 @@ func attributes(m map[string]string) string {
 	return "(" + strings.Join(names, " ") + ")"
 }
 
-// resized is what is told of contents that differ.
+// resized describes contents that differ.
 func resized(from, to int64) string {
 	if from == to {
 		return sizes.Human(from) + " of other contents"

@@ -7,7 +7,7 @@ import (
 )
 
 // qcow2 writes QEMU's format, version 3 (docs/interop/qcow2.txt of QEMU): the
-// clusters that have anything in them, then the tables that say where each lies.
+// clusters that have anything in them, then the tables of where each lies.
 type qcow2 struct {
 	pieces
 	f     *os.File

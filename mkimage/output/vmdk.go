@@ -13,7 +13,7 @@ import (
 
 // vmdk writes the kind of VMDK that is made to be carried and imported,
 // streamOptimized (VMware's Virtual Disk Format 5.0): the grains that have anything
-// in them, compressed, then the tables that say where each lies. VMware's OVF tools,
+// in them, compressed, then the tables of where each lies. VMware's OVF tools,
 // vCenter, VirtualBox and the import of clouds take it.
 type vmdk struct {
 	pieces

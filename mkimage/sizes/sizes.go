@@ -1,4 +1,4 @@
-// Package sizes tells what takes room in an image: which of its parts, in the machine's
+// Package sizes reports what takes room in an image: which of its parts, in the machine's
 // memory and in the file, and which files.
 //
 //   - What several containers share is counted once, with the one that has it.

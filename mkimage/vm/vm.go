@@ -66,7 +66,7 @@ func ParseForward(s string) (Forward, error) {
 	return f, nil
 }
 
-// String tells a person where the port leads.
+// String describes where the port leads.
 func (f Forward) String() string {
 	return fmt.Sprintf("%s:%d (%s) leads to port %d of the machine", f.HostAddr, f.Host, f.Proto, f.Guest)
 }
