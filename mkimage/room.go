@@ -51,7 +51,7 @@ func sizeCommand() *cobra.Command {
 BUILT is what a build wrote: a prefix, or a file (an initrd, tar, efi, raw-efi,
 iso-efi, vhd).
 
-In memory a file takes whole pages, and the kernel about 800 bytes for its name and
+In memory a file takes whole pages, and the kernel about 900 bytes for its name and
 inode. Compressed is what a part adds to the initrd, where the largest comes once for
 all that share it.`,
 		Example: `  mkimage size web.yml

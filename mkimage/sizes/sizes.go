@@ -44,11 +44,11 @@ type Table struct {
 	Packed  bool   // Part.Packed is known
 }
 
-// What a file takes of the memory besides its bytes: whole pages, of which a symbolic
+// What a file takes of the memory besides its bytes, as measured with Linux 6.1: whole pages, of which a symbolic
 // link on ramfs has one as well, and the kernel's inode and name.
 const (
 	page     = 4096
-	perEntry = 800
+	perEntry = 900
 )
 
 // Counter adds up the entries of an image. It is an output.Meter.

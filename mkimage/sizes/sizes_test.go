@@ -83,11 +83,11 @@ func TestTableOfAnInitrd(t *testing.T) {
 	if !table.Memory || !table.Packed || table.Parts[0].Name != "kernel" || parts["kernel"].Packed != 1<<20 || parts[Microcode].Packed != 512 {
 		t.Errorf("got %+v", table)
 	}
-	// Whole pages, 800 bytes for each name, and a page for the symbolic link.
-	if p := parts["services zeros"]; p.Files != 1 || p.Size != 74*4096+3*800 || p.Packed > 1000 {
+	// Whole pages, 900 bytes for each name, and a page for the symbolic link.
+	if p := parts["services zeros"]; p.Files != 1 || p.Size != 74*4096+3*900 || p.Packed > 1000 {
 		t.Errorf("zeros: %+v", p)
 	}
-	if p := parts["onboot dhcp"]; p.Files != 3 || p.Size != 25*4096+4096+4096+6*800 || p.Packed < 100000 || p.Packed > 102000 || p.Of != "" {
+	if p := parts["onboot dhcp"]; p.Files != 3 || p.Size != 25*4096+4096+4096+6*900 || p.Packed < 100000 || p.Packed > 102000 || p.Of != "" {
 		t.Errorf("dhcp: %+v", p)
 	}
 	if p := parts[Modules]; p.Packed < 20000 || p.Packed > 20300 {
