@@ -141,7 +141,7 @@ func TestWeb(t *testing.T) {
 func TestStockRuntime(t *testing.T) {
 	t.Parallel()
 	m := boot(t, setup{
-		file: "web.yml", agent: true,
+		file: "web.yml", agent: true, faulty: true,
 		swap: map[string]string{
 			"init:\n  - keelson/init\n": "init:\n  - keelson/init\n  - keelson/stock-runtime\n",
 			"\nfiles:\n":                ledger + "\nfiles:\n  - {path: etc/scripts/refused, contents: \"#!/bin/nope\\n\", mode: \"0755\"}\n",
