@@ -159,18 +159,24 @@ func join(conn net.Conn, in *bufio.Reader, process Process) {
 			err = errors.Join(err, lost)
 		default:
 		}
-		if err != nil {
-			body, _ := json.Marshal(api.Error{Error: err.Error()})
-			_ = out.Frame(execstream.Error, body)
-		} else {
-			_ = out.ExitCode(code)
-		}
+		tellEnd(out, code, err)
 	}
 	gone()
 	_ = conn.Close()
 	process.Close()
 	<-reader
 	inputs.Wait()
+}
+
+// tellEnd sends how a process ended, or why that, or its output, is not known. A client
+// that has gone needs no answer.
+func tellEnd(out *execstream.Writer, code int, err error) {
+	if err == nil {
+		_ = out.ExitCode(code)
+		return
+	}
+	body, _ := json.Marshal(api.Error{Error: err.Error()})
+	_ = out.Frame(execstream.Error, body)
 }
 
 // isGone reports whether a copy to a client ended because of the client.

@@ -73,15 +73,29 @@ func (r *Runtime) StartSession(ctx context.Context, cfg SessionConfig) (*Session
 		s.remove()
 		return nil, fmt.Errorf("make the pipes of a process: %w", err)
 	}
-	var paths pipes
-	// Somebody holds the writing ends until the shim does: a reader without a writer
-	// is at the end at once.
+	paths, release, err := s.makePipes(cfg)
+	defer release()
+	if err != nil {
+		s.closeFiles()
+		s.remove()
+		return nil, err
+	}
+	if _, err := s.start(ctx, cfg.Process, paths); err != nil {
+		s.Close()
+		return nil, fmt.Errorf("start a process in it: %w", err)
+	}
+	return s, nil
+}
+
+// makePipes makes the session's pipes. Their writing ends are held until release is
+// called, or until the shim has them: a reader without a writer is at the end at once.
+func (s *Session) makePipes(cfg SessionConfig) (paths pipes, release func(), err error) {
 	var holders []*os.File
-	defer func() {
+	release = func() {
 		for _, h := range holders {
 			_ = h.Close()
 		}
-	}()
+	}
 	pipe := func(name string, path *string) (*os.File, error) {
 		*path = filepath.Join(s.dir, name)
 		if err := unix.Mkfifo(*path, 0o600); err != nil {
@@ -109,7 +123,6 @@ func (r *Runtime) StartSession(ctx context.Context, cfg SessionConfig) (*Session
 		}
 		return o, nil
 	}
-	var err error
 	if cfg.Stdin {
 		s.in, err = pipe("stdin", &paths.stdin)
 	}
@@ -119,16 +132,7 @@ func (r *Runtime) StartSession(ctx context.Context, cfg SessionConfig) (*Session
 	if err == nil && !cfg.Process.Terminal {
 		s.err, err = outlet("stderr", &paths.stderr)
 	}
-	if err != nil {
-		s.closeFiles()
-		s.remove()
-		return nil, err
-	}
-	if _, err := s.start(ctx, cfg.Process, paths); err != nil {
-		s.Close()
-		return nil, fmt.Errorf("start a process in it: %w", err)
-	}
-	return s, nil
+	return paths, release, err
 }
 
 // Stdin is the input; nil where there is none. Closing the pipe is CloseStdin's.
