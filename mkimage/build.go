@@ -381,7 +381,7 @@ func writeInitrd(ctx context.Context, ui *reporter, res *assemble.Result, file, 
 		early = rc
 	}
 	_, total := res.Root.Size()
-	count, done := ui.bar("write "+filepath.Base(file), total)
+	count, done := ui.bar("write "+filepath.Base(file), total-res.Root.Holes())
 	defer done()
 	once.room = new(sizes.Counter)
 	return output.MeasuredInitrd(ctx, w, res.Root, early, compress, count, once.room)
@@ -394,7 +394,7 @@ func writeTar(ctx context.Context, ui *reporter, res *assemble.Result, out *outp
 	name := prefix + ".tar"
 	err := out.Write(name, func(w *os.File) error {
 		_, total := res.Root.Size()
-		count, done := ui.bar("write "+filepath.Base(name), total)
+		count, done := ui.bar("write "+filepath.Base(name), total-res.Root.Holes())
 		defer done()
 		return output.Tar(ctx, w, res.Root, count)
 	})

@@ -42,7 +42,7 @@ func writeDisk(ctx context.Context, ui *reporter, res *assemble.Result, out *out
 	warnXattrs(ui, res, diskType(format), output.HeldOnDisk)
 	return writeBeside(res, out, prefix, name, diskCmdline(res.Cmdline, diskType(format)), func(f *os.File) error {
 		_, total := res.Root.Size()
-		count, done := ui.bar("write "+filepath.Base(name), total)
+		count, done := ui.bar("write "+filepath.Base(name), total-res.Root.Holes())
 		defer done()
 		return write(f, count)
 	})
