@@ -78,7 +78,7 @@ func (p *pid1) run() {
 	end := shutdown.End{
 		Kernel: p.kernel, Console: p.console, Clock: systemClock{}, Kind: p.machine.Kind(),
 		Machine: p.boot.Machine, Container: p.boot.Container, Children: p.signals.children,
-		StopWatchdog: p.dog.Stop,
+		StopWatchdog: p.dog.Stop, Supervisor: p.machine.Pid(),
 	}
 	if !p.boot.Container {
 		end.Terminals = console.Devices(p.boot.Cmdline)

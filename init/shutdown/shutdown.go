@@ -65,6 +65,9 @@ type End struct {
 	Machine bool
 	// Container: we are a container's PID 1; what is mounted is not ours.
 	Container bool
+	// Supervisor is the process of one that has not ended within its time, 0 for none: it
+	// has been asked.
+	Supervisor int
 	// Terminals are the console's devices; what they hold is lost at the end.
 	Terminals []string
 	// StopWatchdog stops the hardware watchdog, where there is one, just before

@@ -136,6 +136,15 @@ func TestTerminate(t *testing.T) {
 	}
 }
 
+// A supervisor that hangs has been asked to end; one that is stopped is not made to go on.
+func TestHungSupervisorIsNotAskedAgain(t *testing.T) {
+	k := machine().Dir("/proc", "1", "2", "20").File("/proc/20/stat", "20 (service) T 1").File("/proc/20/status", "SigIgn:\t0\n")
+	p := run(k, func(e *End) { e.Supervisor = 20 })
+	if got := only(k.Calls(), "kill"); !slices.Equal(got, []string{"kill -1 9"}) || strings.Contains(p.String(), "SIGTERM") {
+		t.Errorf("%q, said %q", got, p)
+	}
+}
+
 func TestKinds(t *testing.T) {
 	for kind, want := range map[lifecycle.Kind]string{
 		lifecycle.Poweroff: fmt.Sprintf("reboot %#x", unix.LINUX_REBOOT_CMD_POWER_OFF),

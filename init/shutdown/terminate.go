@@ -22,7 +22,7 @@ func (e *End) terminate() {
 		children.Reap(e.Kernel, nil)
 		var left []string
 		for _, p := range e.mine() {
-			if e.isOwn(p, ownGroups) {
+			if p.pid == e.Supervisor || e.isOwn(p, ownGroups) {
 				continue
 			}
 			if !asked[p.pid] {
