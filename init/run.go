@@ -139,7 +139,7 @@ func (p *pid1) lookAtSupervisor(now time.Time) {
 	if pid == 0 {
 		return
 	}
-	p.feelPulse(pid, late)
+	p.checkBeat(pid, late)
 	if p.machine.Kind() != lifecycle.None || p.machine.Pid() != pid {
 		return
 	}
@@ -153,9 +153,9 @@ func (p *pid1) lookAtSupervisor(now time.Time) {
 	}
 }
 
-// feelPulse looks whether the supervisor has shown that it goes round. A look that comes
+// checkBeat looks whether the supervisor has shown that it goes round. A look that comes
 // late says nothing: the machine was paused, or has no time even for PID 1.
-func (p *pid1) feelPulse(pid int, late bool) {
+func (p *pid1) checkBeat(pid int, late bool) {
 	if len(p.hold) == 0 {
 		return
 	}

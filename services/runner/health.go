@@ -48,9 +48,9 @@ func (s *Service) healthy() {
 	}
 }
 
-// nothingKnown notes a check that found nothing out: it counts neither for the service nor
+// noteUnknownHealth notes a check that found nothing out: it counts neither for the service nor
 // against it.
-func (s *Service) nothingKnown(why string) {
+func (s *Service) noteUnknownHealth(why string) {
 	var was api.Health
 	s.set(func(p *public) {
 		was = p.health

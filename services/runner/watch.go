@@ -240,7 +240,7 @@ func (s *Service) checked(err error) {
 	switch {
 	case w.health && unknown:
 		w.next = s.cfg.After(s.b.Service.Health.Interval)
-		s.nothingKnown(err.Error())
+		s.noteUnknownHealth(err.Error())
 	case w.health && err == nil:
 		w.next = s.cfg.After(s.b.Service.Health.Interval)
 		s.healthy()

@@ -50,9 +50,9 @@ const (
 	stacksBytes = 1 << 20
 )
 
-// leaveStacks has PID 1's SIGABRT write the stacks to a file and end the supervisor. The Go
+// writeStacksOnAbort has PID 1's SIGABRT write the stacks to a file and end the supervisor. The Go
 // runtime would write all of them to the console.
-func leaveStacks(dir string) {
+func writeStacksOnAbort(dir string) {
 	abort := make(chan os.Signal, 1)
 	signal.Notify(abort, unix.SIGABRT)
 	go func() {

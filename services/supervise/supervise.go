@@ -177,7 +177,7 @@ func Run(cfg Config) int {
 		s.con.Warn("keelson", "%v", err)
 	}
 	s.startLogging()
-	leaveStacks(cfg.RunDir)
+	writeStacksOnAbort(cfg.RunDir)
 	go s.beat()
 	s.progress = openProgress(filepath.Join(cfg.RunDir, "boot.json"),
 		func(format string, a ...any) { s.con.Warn("keelson", format, a...) })
