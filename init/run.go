@@ -41,13 +41,13 @@ type pid1 struct {
 	dog     *watchdog.Holder
 	pause   func(time.Duration) // after a panic
 
-	started  time.Duration  // of PID 1, since the kernel's start
-	launched time.Duration  // of the first supervisor
-	settle   time.Time      // when to do what can wait; zero once done
-	look     time.Time      // when to look at the supervisor
-	dying    int            // the supervisor that was about to end at the last look
-	busy     cputime.Sample // what the supervisor had had of the processors at the last look
-	hold     []int          // the pair that keeps the supervisor's open files and brings its beats; empty if it cannot be had
+	started  time.Duration   // of PID 1, since the kernel's start
+	launched time.Duration   // of the first supervisor
+	settle   time.Time       // when to do what can wait; zero once done
+	look     time.Time       // when to look at the supervisor
+	dying    int             // the supervisor that was about to end at the last look
+	busy     *cputime.Sample // what it had had of the processors at the last look, where that found no beat
+	hold     []int           // the pair that keeps the supervisor's open files and brings its beats; empty if it cannot be had
 }
 
 // run supervises until the machine ends. It returns in a container, and where
@@ -159,13 +159,20 @@ func (p *pid1) checkBeat(pid int, late bool) {
 	if len(p.hold) == 0 {
 		return
 	}
-	beat := hold.Beaten(p.hold[0])
 	before := p.busy
-	var err error
-	if p.busy, err = cputime.Of(p.kernel, pid); err != nil || late && !beat {
+	p.busy = nil
+	if hold.Beaten(p.hold[0]) {
+		p.handle(lifecycle.Look{Beat: true, Since: lookEvery})
 		return
 	}
-	p.handle(lifecycle.Look{Beat: beat, Worked: cputime.Worked(before, p.busy, lookEvery), Since: lookEvery})
+	now, err := cputime.Of(p.kernel, pid)
+	if err != nil {
+		return // it is about to be reaped
+	}
+	p.busy = &now
+	if !late {
+		p.handle(lifecycle.Look{Worked: before == nil || cputime.Worked(*before, now, lookEvery), Since: lookEvery})
+	}
 }
 
 // settleAfter puts what can wait behind the machine's start.
