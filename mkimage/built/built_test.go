@@ -36,7 +36,7 @@ func list(b string) (string, error) {
 	var lines []string
 	err := readRoot(strings.NewReader(b), visitor(func(e tree.Entry, contents io.Reader) error {
 		text, err := io.ReadAll(contents)
-		lines = append(lines, strings.TrimSpace(fmt.Sprintf("%c %o %s %s%s %s", e.Type, e.Mode, e.Path, e.Target, e.HardLink, text)))
+		lines = append(lines, strings.TrimSpace(fmt.Sprintf("%c %o %s %s%s%s %s", e.Type, e.Mode, e.Path, e.Target, e.HardLink, strings.Join(e.Links, "+"), text)))
 		return err
 	}), false)
 	return strings.Join(lines, "\n"), err
@@ -71,9 +71,10 @@ func TestInitrdsOfOthers(t *testing.T) {
 		"microcode in front":            {newc(1, file, 1, "u", "code") + trailer + strings.Repeat("\x00", 512) + gzipped(plain+trailer), "0 644 u  code\n" + want},
 		"two archives":                  {plain + trailer + newc(1, file, 1, "last", "x") + trailer, want + "\n0 644 last  x"},
 		"nothing":                       {"", ""},
-		"the last name has the text":    {newc(7, file, 3, "a", "") + newc(8, file, 1, "other", "o") + newc(7, file, 3, "b", "") + newc(7, file, 3, "c", "text") + trailer, "0 644 other  o\n0 644 c  text\n0 644 a c\n0 644 b c"},
+		"the last name has the text":    {newc(7, file, 3, "a", "") + newc(8, file, 1, "other", "o") + newc(7, file, 3, "b", "") + newc(7, file, 3, "c", "text") + trailer, "0 644 other  o\n0 644 c a+b text\n0 644 a c\n0 644 b c"},
 		"the first name has the text":   {newc(7, file, 2, "a", "text") + newc(7, file, 2, "b", "") + trailer, "0 644 a  text\n0 644 b a"},
-		"names of a file without bytes": {newc(7, file, 2, "a", "") + newc(7, file, 2, "b", "") + trailer, "0 644 a\n0 644 b a"},
+		"names of a file without bytes": {newc(7, file, 2, "a", "") + newc(7, file, 2, "b", "") + trailer, "0 644 a b\n0 644 b a"},
+		"one number for two kinds":      {newc(7, file, 2, "a", "") + newc(7, dir, 2, "d", "") + newc(7, file, 2, "b", "text") + trailer, "5 755 d\n0 644 b a text\n0 644 a b"},
 	} {
 		if got, err := list(test.in); err != nil || got != test.want {
 			t.Errorf("%s: got %v\n%s\nwant\n%s", name, err, got, test.want)

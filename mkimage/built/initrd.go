@@ -8,6 +8,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/klauspost/compress/zstd"
@@ -78,17 +80,12 @@ var cpioTypes = map[int64]byte{
 type cpioReader struct {
 	r     *bufio.Reader
 	w     tree.Writer
-	owner map[int64]string // the file that has an inode's contents
-	empty []linked         // names of inodes whose contents have not come yet
-}
-
-type linked struct {
-	ino int64
-	e   tree.Entry
+	owner map[int64]string       // the file that has an inode's contents
+	empty map[int64][]tree.Entry // names of inodes whose contents have not come yet
 }
 
 func readCpio(r *bufio.Reader, w tree.Writer) error {
-	c := &cpioReader{r: r, w: w, owner: map[int64]string{}}
+	c := &cpioReader{r: r, w: w, owner: map[int64]string{}, empty: map[int64][]tree.Entry{}}
 	for {
 		ino, links, e, err := c.next()
 		if err != nil {
@@ -161,8 +158,15 @@ func (c *cpioReader) entry(ino, links int64, e tree.Entry) error {
 	case e.Type == tar.TypeReg && links > 1 && c.owner[ino] != "" && e.Size == 0:
 		e.HardLink = c.owner[ino]
 	case e.Type == tar.TypeReg && links > 1 && e.Size == 0:
-		c.empty = append(c.empty, linked{ino, e})
+		c.empty[ino] = append(c.empty[ino], e)
 		return nil
+	}
+	names := c.empty[ino]
+	if e.Type != tar.TypeReg || links < 2 { // another file with that number
+		names = nil
+	}
+	for _, n := range names {
+		e.Links = append(e.Links, n.Path)
 	}
 	body := &counter{Reader: io.LimitReader(c.r, e.Size)}
 	if err := c.w.WriteEntry(e, body); err != nil {
@@ -177,16 +181,34 @@ func (c *cpioReader) entry(ino, links int64, e tree.Entry) error {
 	if e.Type == tar.TypeReg && links > 1 && e.HardLink == "" {
 		c.owner[ino] = e.Path
 	}
+	if names != nil {
+		delete(c.empty, ino)
+	}
+	return c.links(e.Path, names)
+}
+
+// links gives other names of a file.
+func (c *cpioReader) links(owner string, names []tree.Entry) error {
+	for _, e := range names {
+		e.HardLink = owner
+		if err := c.w.WriteEntry(e, bytes.NewReader(nil)); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 
-// rest gives the names that waited for the contents of their inodes.
+// rest gives the names of files without contents.
 func (c *cpioReader) rest() error {
-	for _, l := range c.empty {
-		if l.e.HardLink = c.owner[l.ino]; l.e.HardLink == "" {
-			c.owner[l.ino] = l.e.Path // a file without any
+	for _, ino := range slices.Sorted(maps.Keys(c.empty)) {
+		first, others := c.empty[ino][0], c.empty[ino][1:]
+		for _, n := range others {
+			first.Links = append(first.Links, n.Path)
 		}
-		if err := c.w.WriteEntry(l.e, bytes.NewReader(nil)); err != nil {
+		if err := c.w.WriteEntry(first, bytes.NewReader(nil)); err != nil {
+			return err
+		}
+		if err := c.links(first.Path, others); err != nil {
 			return err
 		}
 	}

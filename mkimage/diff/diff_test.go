@@ -137,6 +137,9 @@ func TestKernels(t *testing.T) {
 			t.Errorf("%q and %q: got %q, want %q", test.a, test.b, got, test.want)
 		}
 	}
+	if got := report(t, image(t, nil, "", ""), image(t, nil, "", "quiet")); got != "command line:\n  added    quiet\n" {
+		t.Errorf("a command line that is new: got %q", got)
+	}
 	broken := image(t, nil, "k", "")
 	broken.Kernel.Open = func() (io.ReadCloser, error) { return nil, errors.New("no disk") }
 	if _, err := Images(t.Context(), broken, broken); err == nil || err.Error() != "the kernel of image: no disk" {

@@ -17,7 +17,12 @@ func (r *Report) Print(w io.Writer) error {
 		fmt.Fprintf(&b, "kernel: %s\n", r.Kernel)
 	}
 	if r.Cmdline[0] != r.Cmdline[1] {
-		fmt.Fprintf(&b, "command line:\n  removed  %s\n  added    %s\n", visible.Text(r.Cmdline[0]), visible.Text(r.Cmdline[1]))
+		fmt.Fprintln(&b, "command line:")
+		for i, change := range []Change{Removed, Added} {
+			if r.Cmdline[i] != "" {
+				fmt.Fprintf(&b, "  %-7s  %s\n", change, visible.Text(r.Cmdline[i]))
+			}
+		}
 	}
 	for _, p := range r.Parts {
 		p.print(&b)
