@@ -9,6 +9,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"keelson/internal/bundle"
+	"keelson/mkimage/config"
 	"keelson/mkimage/view"
 )
 
@@ -143,20 +144,30 @@ var newCapabilities = map[string][2]int{
 }
 
 // capabilities warns of those that the kernel does not have: the runtime leaves them out.
+// Who asks for all gets those that there are.
 func (o *one) capabilities() {
+	v, p := o.kernel.version, o.Bundle.Spec.Process
+	if v == [2]int{} || p.Capabilities == nil || len(p.Capabilities.Permitted) == len(config.Capabilities()) {
+		return
+	}
+	for _, name := range p.Capabilities.Permitted {
+		since, new := newCapabilities[name]
+		if new && (v[0] < since[0] || v[0] == since[0] && v[1] < since[1]) {
+			o.warn(o.keyOfCapability(name), "the kernel is %s, and %s came with %d.%d: the container runs without it; name CAP_SYS_ADMIN, or take a newer kernel", o.kernel.release, name, since[0], since[1])
+		}
+	}
+}
+
+// keyOfCapability returns the field that a capability comes from.
+func (o *one) keyOfCapability(name string) string {
 	y := o.YAML
 	for _, list := range []struct {
 		key   string
 		items *[]string
 	}{{"capabilities", y.Capabilities}, {"capabilities.add", y.CapabilitiesAdd}, {"ambient", y.Ambient}} {
-		if list.items == nil {
-			continue
-		}
-		for i, name := range *list.items {
-			since, new := newCapabilities[name]
-			if v := o.kernel.version; new && v != [2]int{} && (v[0] < since[0] || v[0] == since[0] && v[1] < since[1]) {
-				o.warn(index(list.key, i), "the kernel is %s, and %s came with %d.%d: the container runs without it; name CAP_SYS_ADMIN, or take a newer kernel", o.kernel.release, name, since[0], since[1])
-			}
+		if list.items != nil && slices.Contains(*list.items, name) {
+			return index(list.key, slices.Index(*list.items, name))
 		}
 	}
+	return "capabilities"
 }

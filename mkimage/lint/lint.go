@@ -175,17 +175,17 @@ func (o *one) warn(key, format string, a ...any) { o.report(true, key, format, a
 
 func (o *one) report(warning bool, key, format string, a ...any) {
 	p := o.Config.Problem(o.Field+"."+key, format, a...)
-	for name := key; p.Line == 0; { // the list's line, else the entry's: it is the image's then
-		if i := strings.LastIndexAny(name, ".["); i > 0 {
-			name = name[:i]
-			if at := o.Config.Problem(o.Field+"."+name, ""); at.Line > 0 {
-				p.Line = at.Line
-			}
-			continue
+	for up := key; p.Line == 0; { // a field of a field may have no line of its own
+		i := strings.LastIndexAny(up, ".[")
+		if i < 0 {
+			break
 		}
+		up = up[:i]
+		p.Line = o.Config.Problem(o.Field+"."+up, "").Line
+	}
+	if p.Line == 0 {
 		key, _, _ = strings.Cut(key, "[")
 		p = o.Config.Problem(o.Field, "%s of its image: %s", key, fmt.Sprintf(format, a...))
-		break
 	}
 	o.add(warning, p)
 }

@@ -266,6 +266,15 @@ error: t.yml:3: services[0]: binds of its image: nothing in the image makes /usr
 error: t.yml:3: services[0]: hostname of its image: the container shares the machine's host name`}}, map[string]v1.Image{"labelled": labelled})
 }
 
+// TestLabelsCapabilities: those of a label are checked as the YAML's.
+func TestLabelsCapabilities(t *testing.T) {
+	labelled := imagetest.Image(t, v1.Config{Cmd: []string{"/app"}, Labels: map[string]string{config.Label: `{"capabilities": ["CAP_PERFMON"]}`}},
+		[]imagetest.Entry{exec("app", elf(native, "", 0), 0o755)})
+	run(t, []check{{"old kernel", "kernel: {image: kernel}\nservices: [{name: s, image: labelled}]\n",
+		"warning: t.yml:2: services[0]: capabilities of its image: the kernel is 4.19.1, and CAP_PERFMON came with 5.8"}},
+		map[string]v1.Image{"labelled": labelled, "kernel": kernelImage(t, "4.19.1", "overlay")})
+}
+
 func TestScriptsOfTheImage(t *testing.T) {
 	for script, want := range map[string]string{
 		"010-onboot": "error: t.yml:3: services[0].binds[0]: nothing makes /run/x", "100-mine": "",

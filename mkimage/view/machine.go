@@ -106,7 +106,9 @@ func (m *Machine) addRuntime(b *bundle.Bundle) {
 			continue
 		}
 		add(e.Target, !e.IsBind() || IsDir(m.Find(e.Source)))
-		m.opaque = append(m.opaque, m.Find(e.Target).Path)
+		if at := m.Find(e.Target).Path; !below(at, "/containers") { // volatile knows those
+			m.opaque = append(m.opaque, at)
+		}
 	}
 	for _, dir := range b.Runtime.Mkdir {
 		add(dir, true)
