@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path"
 	"path/filepath"
@@ -219,9 +220,18 @@ func (a *Archive) has(name string) bool {
 	return ok
 }
 
+// notThere is the error for a file that an archive lacks.
+type notThere string
+
+// Error implements error.
+func (n notThere) Error() string { return string(n) }
+
+// Is has it be fs.ErrNotExist.
+func (notThere) Is(target error) bool { return target == fs.ErrNotExist }
+
 func (a *Archive) open(name string) (io.ReadCloser, error) {
 	if !a.has(name) {
-		return nil, fmt.Errorf("%s: has no %s", a.name, name)
+		return nil, notThere(fmt.Sprintf("%s: has no %s", a.name, name))
 	}
 	if a.dir {
 		// What became a pipe since is not waited for.

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"slices"
 	"strings"
 
@@ -87,14 +88,18 @@ func (p *platforms) descend(from blobs, d v1.Descriptor, depth int) (v1.Image, [
 	if err := json.Unmarshal(raw, &m); err != nil {
 		return nil, nil, fmt.Errorf("index %s: %w", d.Digest, err)
 	}
+	missing := errPlatform
 	for _, sub := range byRank(m.Manifests) {
 		img, below, err := p.descend(from, sub, depth+1)
-		if errors.Is(err, errPlatform) {
-			continue
+		switch {
+		case errors.Is(err, errPlatform):
+		case errors.Is(err, fs.ErrNotExist): // of another platform, most often: tools keep one
+			missing = err
+		default:
+			return img, append([][]byte{raw}, below...), err
 		}
-		return img, append([][]byte{raw}, below...), err
 	}
-	return nil, nil, errPlatform
+	return nil, nil, missing
 }
 
 // byRank has entries for Platform first, those without a variant (v2 and v3 are for

@@ -118,6 +118,58 @@ func TestPullPicksThePlatform(t *testing.T) {
 	}
 }
 
+// TestPullFromIndexesInIndexes pulls what only a configuration says the platform of, and
+// the baseline before an image for newer processors.
+func TestPullFromIndexesInIndexes(t *testing.T) {
+	host := testRegistry(t)
+	arm := simple(t, "arm")
+	cf, err := arm.ConfigFile()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cf = cf.DeepCopy()
+	cf.Architecture = "arm64"
+	if arm, err = mutate.ConfigFile(arm, cf); err != nil {
+		t.Fatal(err)
+	}
+	newer, ours := Platform, Platform
+	newer.Variant = "v3"
+	write := func(ref string, idx v1.ImageIndex) {
+		parsed, err := name.ParseReference(ref)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := remote.WriteIndex(parsed, idx); err != nil {
+			t.Fatal(err)
+		}
+	}
+	variants := mutate.AppendManifests(empty.Index,
+		mutate.IndexAddendum{Add: simple(t, "v3"), Descriptor: v1.Descriptor{Platform: &newer}},
+		mutate.IndexAddendum{Add: simple(t, "baseline"), Descriptor: v1.Descriptor{Platform: &ours}})
+	write(host+"/you/variants:1", variants)
+	unsaid := mutate.AppendManifests(empty.Index, mutate.IndexAddendum{Add: arm}, mutate.IndexAddendum{Add: simple(t, "unsaid")})
+	write(host+"/you/unsaid:1", unsaid)
+	nested := mutate.AppendManifests(empty.Index, mutate.IndexAddendum{Add: mutate.AppendManifests(empty.Index, mutate.IndexAddendum{Add: arm})}, mutate.IndexAddendum{Add: variants})
+	write(host+"/you/nested:1", nested)
+	digest, err := nested.Digest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	store := OpenStore(t.TempDir())
+	for _, offline := range []bool{false, true} { // the second time from the store
+		r := &Resolver{Store: store, Offline: offline}
+		for ref, want := range map[string]string{"/you/variants:1": "baseline", "/you/unsaid:1": "unsaid", "/you/nested:1": "baseline", "/you/nested@" + digest.String(): "baseline"} {
+			if got, err := resolve(t, r, host+ref); err != nil || got != want {
+				t.Errorf("%s, offline %v: got %q, %v, want %q", ref, offline, got, err, want)
+			}
+		}
+	}
+	write(host+"/you/arm:1", mutate.AppendManifests(empty.Index, mutate.IndexAddendum{Add: arm}))
+	if _, err := resolve(t, &Resolver{Store: store}, host+"/you/arm:1"); err == nil || !strings.Contains(err.Error(), "holds no image for linux/amd64, but for linux/arm64") {
+		t.Errorf("got %v", err)
+	}
+}
+
 func TestPullFails(t *testing.T) {
 	host := testRegistry(t)
 	silent, err := net.Listen("tcp", "127.0.0.1:0")

@@ -1,10 +1,12 @@
 package images
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"time"
@@ -176,17 +178,64 @@ func (r *Resolver) pull(ctx context.Context, full string) error {
 	return cause(ctx, err)
 }
 
-// remoteImage is remote.Image that keeps the index through which it found the image.
+// remoteImage is remote.Image that keeps the index through which it found the image, and
+// looks for it as in tarballs: in indexes in it too.
 func remoteImage(ref name.Reference, options ...remote.Option) (v1.Image, error) {
 	d, err := remote.Get(ref, options...)
 	if err != nil {
 		return nil, err
 	}
-	img, err := d.Image()
-	if err != nil || !d.MediaType.IsIndex() {
-		return img, err
+	if !d.MediaType.IsIndex() {
+		return d.Image()
 	}
-	return indexed{img, v1.Descriptor{MediaType: d.MediaType, Digest: d.Digest, Size: int64(len(d.Manifest))}, [][]byte{d.Manifest}}, nil
+	registry := registryBlobs{ref.Context(), options, d.Digest, d.Manifest}
+	p := &platforms{}
+	found, err := p.open(registry, v1.Descriptor{MediaType: d.MediaType, Digest: d.Digest, Size: int64(len(d.Manifest))})
+	if errors.Is(err, errPlatform) {
+		err = p.none()
+	}
+	if err != nil {
+		return nil, err
+	}
+	digest, err := found.Digest()
+	if err != nil {
+		return nil, err
+	}
+	img, err := remote.Image(ref.Context().Digest(digest.String()), options...)
+	if err != nil {
+		return nil, err
+	}
+	x := found.(indexed)
+	x.Image = img
+	return x, nil
+}
+
+// registryBlobs are the manifests and configurations that an index of a registry leads to.
+type registryBlobs struct {
+	repository name.Repository
+	options    []remote.Option
+	digest     v1.Hash
+	index      []byte
+}
+
+func (r registryBlobs) openBlob(h v1.Hash) (io.ReadCloser, error) {
+	if h == r.digest {
+		return io.NopCloser(bytes.NewReader(r.index)), nil
+	}
+	ref := r.repository.Digest(h.String())
+	d, err := remote.Get(ref, r.options...)
+	if err == nil {
+		return io.NopCloser(bytes.NewReader(d.Manifest)), nil
+	}
+	var said *transport.Error
+	if !errors.As(err, &said) || said.StatusCode != http.StatusNotFound {
+		return nil, err
+	}
+	l, err := remote.Layer(ref, r.options...) // no manifest: a configuration
+	if err != nil {
+		return nil, err
+	}
+	return l.Compressed()
 }
 
 // checkSize refuses an image before it fills the disk.

@@ -337,7 +337,11 @@ func (w *wild) others() []Form {
 	one := []string{wildName}
 	arm := w.ociManifest(w.arm, w.packed)
 	armed := w.all(arm, w.arm)
+	missing := jsonBlob(w.t, ociIndex, object{"schemaVersion": 2, "mediaType": ociIndex, "manifests": []object{arm.desc(platform("arm64"))}})
+	index := jsonBlob(w.t, ociIndex, object{"schemaVersion": 2, "mediaType": ociIndex, "manifests": []object{missing.desc(nil), arm.desc(nil), w.manifest.desc(nil)}})
 	return []Form{
+		// With what is for one platform alone, as docker save --platform and ctr write it.
+		{Name: "one-platform.tar", Names: one, Digest: w.manifest.digest(), files: w.layout([]object{index.desc(named(wildName, "1"))}, w.all(index)...)},
 		{Name: "containerd.tar", Names: one, Digest: w.manifest.digest(), files: append(w.layout([]object{w.manifest.desc(named(wildName, "1"))}, w.all()...),
 			w.saved("blobs/sha256/"+w.config.hex(), []string{wildTag}, "blobs/sha256/"+w.packed[0].hex(), "blobs/sha256/"+w.packed[1].hex()))},
 		// What each is for is in its configuration alone.
