@@ -200,6 +200,8 @@ func (g *Guard) look(ctx context.Context) {
 			g.letStart(ctx, s.mark)
 		case v.kill != "":
 			g.end(ctx, v)
+		default: // the kernel is to choose
+			wait(ctx, gather)
 		}
 	case nothing:
 		wait(ctx, gather)

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -72,6 +73,30 @@ func inotify([]string) (string, error) {
 		}
 		if made++; made == 100000 {
 			return "", fmt.Errorf("made %d instances", made)
+		}
+	}
+}
+
+// epoll watches files, of which all of a user's processes may watch so many together.
+func epoll([]string) (string, error) {
+	time.Sleep(time.Millisecond) // Go's own watches come first: a program that gets none dies, and lets go of all
+	files := make([]int, 500)
+	for i := range files {
+		fd, err := unix.Eventfd(0, 0)
+		if err != nil {
+			return "", err
+		}
+		files[i] = fd
+	}
+	for made := 0; ; {
+		poll, err := unix.EpollCreate1(0)
+		for _, fd := range files {
+			if err == nil {
+				err = unix.EpollCtl(poll, unix.EPOLL_CTL_ADD, fd, &unix.EpollEvent{Events: unix.EPOLLIN})
+			}
+			if made++; err != nil || made == 300000 {
+				return "", fmt.Errorf("watched %d files: %v", made, err)
+			}
 		}
 	}
 }

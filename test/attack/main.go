@@ -69,6 +69,7 @@ var attempts = map[string]attempt{
 	"fill-inodes":  fillInodes,
 	"fork-bomb":    forkBomb,
 	"inotify":      inotify,
+	"epoll":        epoll,
 	"descriptors":  descriptors,
 	"burn":         burn,
 	"log-flood":    logFlood,
