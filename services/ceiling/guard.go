@@ -50,8 +50,10 @@ const (
 	// gather is how long events gather before they are looked at.
 	gather = 100 * time.Millisecond
 	// settle is how long memory may take to come back from a container that was
-	// ended: its root is unmounted after its exit.
-	settle = 3 * time.Second
+	// ended: its root is unmounted after its exit, on a busy machine some time after.
+	settle = 15 * time.Second
+	// startBound is how long a process may take to be made with the room up to the limit.
+	startBound = 3 * time.Second
 	// lookEvery is how often memory is looked at where the kernel does not report it.
 	lookEvery = time.Second
 	// fileCost is what a file in memory takes beside its contents.
@@ -195,7 +197,7 @@ func (g *Guard) look(ctx context.Context) {
 		shared := g.shared()
 		all := g.containers(shared)
 		parent := usage(g.file(""))
-		switch v := choose(g.Limit, living(s.files, parent.files, all), all); {
+		switch v := choose(g.Limit, living(s.files, parent.files, g.roots(), all), all); {
 		case v.start:
 			g.letStart(ctx, s.mark)
 		case v.kill != "":
@@ -265,7 +267,13 @@ func (g *Guard) end(ctx context.Context, v verdict) {
 	if err := os.WriteFile(filepath.Join(v.kill, "cgroup.kill"), []byte("1"), 0); err != nil {
 		g.Warn("end the container that has most memory: %v", err)
 	}
-	g.await(ctx, func() bool { return usage(g.file("")).used <= before-min(v.frees/2, before) })
+	gone := 0
+	g.await(ctx, settle, func() bool {
+		if number(filepath.Join(v.kill, "pids.current")) == 0 && rootSize(g.root(v.kill)) == 0 {
+			gone++ // what is left of its file systems goes in a moment
+		}
+		return gone > 2 || usage(g.file("")).used <= before-min(v.frees/2, before)
+	})
 	if now := usage(g.file("")).used; !g.bound { // shared files are not to take the room unseen
 		g.warn(g.setMark(max(firstMark(g.Limit), nextMark(g.Limit, now))))
 	}
@@ -275,15 +283,15 @@ func (g *Guard) end(ctx context.Context, v verdict) {
 // slowed down for ever, and nobody has much that could make room for it.
 func (g *Guard) letStart(ctx context.Context, mark uint64) {
 	g.warn(g.setMark(g.Limit))
-	g.await(ctx, func() bool {
+	g.await(ctx, startBound, func() bool {
 		return !slices.ContainsFunc(g.containers(nil), func(c container) bool { return c.making })
 	})
 	g.warn(g.setMark(mark))
 }
 
-// await waits until something holds, for settle at most.
-func (g *Guard) await(ctx context.Context, holds func() bool) {
-	ctx, cancel := context.WithTimeout(ctx, settle)
+// await waits until something holds, within a bound.
+func (g *Guard) await(ctx context.Context, bound time.Duration, holds func() bool) {
+	ctx, cancel := context.WithTimeout(ctx, bound)
 	defer cancel()
 	for ctx.Err() == nil && !holds() {
 		wait(ctx, gather)
