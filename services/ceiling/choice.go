@@ -87,12 +87,19 @@ func choose(limit, shared uint64, all []container) verdict {
 		}
 	}
 	switch {
-	case making && best.frees < limit/8:
+	case making && best.frees < limit/16:
 		return verdict{start: true}
 	case alone:
 		return verdict{}
 	}
 	return best
+}
+
+// choose is the verdict on the containers as they are.
+func (g *Guard) choose() verdict {
+	shared := g.shared()
+	all := g.containers(shared)
+	return choose(g.Limit, living(size(shared), usage(g.file("")).files, g.roots(), all), all)
 }
 
 // containers returns those that have processes.
@@ -165,8 +172,9 @@ func rootSize(path string) uint64 {
 // container likes.
 const maxTable = 256 * kib
 
-// sees reports whether a process sees one of these file systems, by its table of mounts.
-// One whose table cannot be read may.
+// sees reports whether a process sees one of these file systems, by its table of mounts,
+// as itself or as where an overlay is written to, which is what a volume is. One whose
+// table cannot be read may.
 func sees(path string, shared []shared) bool {
 	f, err := os.Open(path)
 	if err != nil {
@@ -180,7 +188,7 @@ func sees(path string, shared []shared) bool {
 	for line := range strings.Lines(string(table)) {
 		f := strings.Fields(line)
 		for _, s := range shared {
-			if len(f) > 2 && f[2] == s.device {
+			if len(f) > 2 && f[2] == s.device || strings.Contains(line, ",upperdir="+s.path+"/") {
 				return true
 			}
 		}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 )
 
@@ -68,6 +69,33 @@ func TestChoose(t *testing.T) {
 		if got := choose(limit, living(c.shared*mib, parent, roots, c.all), c.all); got != c.want {
 			t.Errorf("%s: %+v, want %+v", name, got, c.want)
 		}
+	}
+}
+
+func TestSees(t *testing.T) {
+	all := []shared{{path: "/var", device: "0:23"}, {path: "/containers/volumes/data/tmp", device: "0:26"}}
+	const root = "30 1 0:40 / / rw - overlay overlay rw,lowerdir=/containers/services/web/lower,upperdir=/containers/services/web/tmp/upper,workdir=/w\n"
+	for name, c := range map[string]struct {
+		table string
+		want  bool
+	}{
+		"its own root":    {root + "31 30 0:41 / /own rw - tmpfs tmpfs rw\n", false},
+		"a bind":          {root + "32 30 0:23 /lib /lib rw - tmpfs tmpfs rw\n", true},
+		"a volume":        {root + "33 30 0:50 / /data rw - overlay overlay rw,lowerdir=/containers/volumes/data/lower,upperdir=/containers/volumes/data/tmp/upper,workdir=/w\n", true},
+		"an endless one":  {strings.Repeat(root, maxTable/len(root)+1), true},
+		"nothing at all":  {"", false},
+		"another's table": {"31 30 0:2 / /23 rw - tmpfs 0:23 rw\n", false},
+	} {
+		path := filepath.Join(t.TempDir(), "mountinfo")
+		if err := os.WriteFile(path, []byte(c.table), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if got := sees(path, all); got != c.want {
+			t.Errorf("%s: %v", name, got)
+		}
+	}
+	if !sees(filepath.Join(t.TempDir(), "none"), all) {
+		t.Error("one that cannot be read")
 	}
 }
 

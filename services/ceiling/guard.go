@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -194,10 +193,7 @@ func (g *Guard) look(ctx context.Context) {
 		g.Warn("files in memory that containers share take %d MiB of the %d MiB that all services may have: there is no room for more; remove some (%s)",
 			s.files/mib, s.limit/mib, names(g.shared()))
 	case end:
-		shared := g.shared()
-		all := g.containers(shared)
-		parent := usage(g.file(""))
-		switch v := choose(g.Limit, living(s.files, parent.files, g.roots(), all), all); {
+		switch v := g.choose(); {
 		case v.start:
 			g.letStart(ctx, s.mark)
 		case v.kill != "":
@@ -214,9 +210,7 @@ func (g *Guard) state() state {
 	s := state{limit: g.Limit, mark: number(g.file("memory.high")), bound: g.bound}
 	use := usage(g.file(""))
 	s.current, s.used = use.current, use.used
-	for _, f := range g.shared() {
-		s.files += f.bytes + f.files*fileCost
-	}
+	s.files = size(g.shared())
 	return s
 }
 
@@ -279,14 +273,23 @@ func (g *Guard) end(ctx context.Context, v verdict) {
 	}
 }
 
-// letStart gives a container that is being made the room up to the limit: it would be
-// slowed down for ever, and nobody has much that could make room for it.
+// letStart gives a process that is being made room up to the limit, a little at a time: it
+// would be slowed down for ever, and nobody has much that could make room for it. Who
+// takes that room in its place is killed.
 func (g *Guard) letStart(ctx context.Context, mark uint64) {
-	g.warn(g.setMark(g.Limit))
-	g.await(ctx, startBound, func() bool {
-		return !slices.ContainsFunc(g.containers(nil), func(c container) bool { return c.making })
-	})
-	g.warn(g.setMark(mark))
+	defer func() { g.warn(g.setMark(mark)) }()
+	ctx, cancel := context.WithTimeout(ctx, startBound)
+	defer cancel()
+	for ctx.Err() == nil {
+		g.warn(g.setMark(min(g.Limit, max(mark, usage(g.file("")).used+g.Limit/16))))
+		wait(ctx, gather/4)
+		if v := g.choose(); !v.start {
+			if v.kill != "" && usage(g.file("")).used >= mark {
+				g.end(ctx, v)
+			}
+			return
+		}
+	}
 }
 
 // await waits until something holds, within a bound.

@@ -40,6 +40,14 @@ func (g *Guard) shared() []shared {
 	return all
 }
 
+// size is what they take, with what their files take beside their contents.
+func size(all []shared) (sum uint64) {
+	for _, s := range all {
+		sum += s.bytes + s.files*fileCost
+	}
+	return sum
+}
+
 // tmpfs returns where the file systems of a table of mounts are mounted that are
 // shared, each once.
 func tmpfs(table string) (all []shared) {
