@@ -18,8 +18,12 @@ func TestDecide(t *testing.T) {
 	}{
 		{900 * mib, 7000, Own{Services: 3, Logs: 100 * mib}, Limits{Memory: 784 * mib, Pids: 5869}},
 		{200 * mib, 2000, Own{Services: 20, Logs: 28 * mib}, Limits{Memory: 145 * mib, Pids: 1494}},
-		{42 * mib, 800, Own{Services: 1, Logs: 9 * mib}, Limits{Memory: 18 * mib, Pids: 444}},
-		{42 * mib, 586, Own{Services: 20, Logs: 9 * mib}, Limits{Memory: 8 * mib, Pids: 256, Short: true}},
+		{42 * mib, 800, Own{Services: 1, Logs: 9 * mib}, Limits{Memory: 21 * mib, Pids: 444}},
+		{42 * mib, 586, Own{Services: 20, Logs: 9 * mib}, Limits{Memory: 9 * mib, Pids: 256}},
+		{40 * mib, 586, Own{Services: 20, Logs: 9 * mib}, Limits{Memory: 8 * mib, Pids: 256, Short: true}},
+		{73 * mib, 586, Own{}, Limits{Memory: 62 * mib, Pids: 256}},
+		{76 * mib, 586, Own{}, Limits{Memory: 63 * mib, Pids: 256}},
+		{78 * mib, 586, Own{}, Limits{Memory: 64 * mib, Pids: 256}},
 		{10 * mib, 100, Own{}, Limits{Memory: 8 * mib, Pids: 128, Short: true}},
 	} {
 		if got := decide(c.available, c.threads, c.own); got != c.want {
