@@ -34,6 +34,7 @@ func main() {
 	onlySupervision := flag.Bool("supervision", false, "measure only how services are kept")
 	many := flag.String("many", "", "measure only machines with so many `services`, as in 100,200,1000")
 	cpus := flag.Int("cpus", 1, "with -many: of those machines; with 1 the clock counts instructions, with more it is the host's")
+	onlyWalls := flag.Bool("walls", false, "measure only what the hardening of containers costs")
 	verbose := flag.Bool("v", false, "show the consoles")
 	flag.Parse()
 	if *build == "" {
@@ -50,13 +51,13 @@ func main() {
 		printLogs(os.Stdout, result)
 		return
 	}
-	if err := run(ctx, *build, *seed, *many, *cpus, *onlySupervision, *verbose); err != nil {
+	if err := run(ctx, *build, *seed, *many, *cpus, *onlySupervision, *onlyWalls, *verbose); err != nil {
 		slog.Error("bench", "error", err)
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, build string, seed int, many string, cpus int, onlySupervision, verbose bool) error {
+func run(ctx context.Context, build string, seed int, many string, cpus int, onlySupervision, onlyWalls, verbose bool) error {
 	dir, err := os.MkdirTemp("", "keelson-bench-")
 	if err != nil {
 		return err
@@ -85,6 +86,14 @@ func run(ctx context.Context, build string, seed int, many string, cpus int, onl
 			return err
 		}
 		printTable(os.Stdout, supervisionRows(result))
+		return nil
+	}
+	if onlyWalls {
+		result, err := b.measureWalls(ctx)
+		if err != nil {
+			return err
+		}
+		printTable(os.Stdout, wallRows(result))
 		return nil
 	}
 	result, err := b.measure(ctx)

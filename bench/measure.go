@@ -42,8 +42,9 @@ type Result struct {
 	M1       Shape   `json:"m1"`
 	M5       Shape   `json:"m5"`
 	M20      Shape   `json:"m20"`
-	Talked   Shape   `json:"m20_talked"`      // after each of the services has written more than its log holds
-	Each     float64 `json:"each_service_s"`  // what a further service costs, from m5 to m20
+	Talked   Shape   `json:"m20_talked"`     // after each of the services has written more than its log holds
+	Each     float64 `json:"each_service_s"` // what a further service costs, from m5 to m20
+	Walls    *Walls  `json:"walls"`
 	Handover float64 `json:"handover_s"`      // from the start of /init to that of the next stage
 	Restart  float64 `json:"restart_s"`       // from the death of a healthy service to its exec
 	Ready    float64 `json:"restart_ready_s"` // from the death of a healthy service to its being ready, by a port
@@ -80,7 +81,7 @@ func (b *bench) measure(ctx context.Context) (*Result, error) {
 		shape    *Shape
 	}{{0, &r.M0}, {1, &r.M1}, {5, &r.M5}, {20, &r.M20}} {
 		say("m%d: time", s.services)
-		handover, err := b.times(ctx, s.services, offset, s.shape)
+		handover, err := b.times(ctx, fmt.Sprintf("m%d", s.services), s.services, shape(s.services, ""), offset, s.shape)
 		if err != nil {
 			return nil, fmt.Errorf("m%d: %w", s.services, err)
 		}
@@ -96,7 +97,10 @@ func (b *bench) measure(ctx context.Context) (*Result, error) {
 	if err := b.memory(ctx, "m20-talked", talking(), &r.Talked); err != nil {
 		return nil, fmt.Errorf("m20 that has talked: %w", err)
 	}
-	r.Each = (r.M20.AllUp - r.M5.AllUp) / 15
+	r.Each = each(&r.M5, &r.M20)
+	if r.Walls, err = b.walls(ctx, offset, &r.M5, &r.M20); err != nil {
+		return nil, fmt.Errorf("walls: %w", err)
+	}
 	if err := b.supervision(ctx, offset, r); err != nil {
 		return nil, err
 	}
@@ -249,11 +253,11 @@ func (b *bench) offset(ctx context.Context) (float64, error) {
 	return least, nil
 }
 
-// times measures a boot, and how long /init had the machine.
-func (b *bench) times(ctx context.Context, services int, offset float64, s *Shape) (handover float64, err error) {
+// times measures the boot of an image with so many services, and how long /init had the machine.
+func (b *bench) times(ctx context.Context, name string, services int, yaml string, offset float64, s *Shape) (handover float64, err error) {
 	ctx, cancel := context.WithTimeout(ctx, bound)
 	defer cancel()
-	m, err := b.boot(ctx, fmt.Sprintf("m%d", services), shape(services, ""))
+	m, err := b.boot(ctx, name, yaml)
 	if err != nil {
 		return 0, err
 	}

@@ -37,12 +37,21 @@ func rows(r *Result) []row {
 		{"  with full logs: switches", "%.1f /s", r.Talked.SwitchesSec, 0, 0},
 		{"  with full logs: CPU", "%.2f %%", r.Talked.CPUPercent, 0, 0},
 	}
+	all = append(all, wallRows(r)...)
 	all = append(all, supervisionRows(r)...)
 	return append(all, []row{
 		{"poweroff -> power down", "%.3f s", r.Poweroff, 0.5, 0.2},
 		{"init + runtime files", "%.1f MB", r.Runtime, 30, 24},
 		{"m1 initrd, gzip", "%.1f MB", r.Initrd, 14, 11},
 	}...)
+}
+
+// wallRows are those of what the hardening of containers adds.
+func wallRows(r *Result) []row {
+	return []row{
+		{"walls: each further service", "%.1f ms", r.Walls.Start * 1000, 2, 0},
+		{"walls: memory of m20", "%.1f MB", r.Walls.Memory, 1, 0},
+	}
 }
 
 // supervisionRows are those of how services are kept.
