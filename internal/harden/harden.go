@@ -44,6 +44,9 @@ type Options struct {
 	// Masked are more paths that are masked with those of the list, such as those of
 	// the machine's processors.
 	Masked []string
+	// Absent reports whether a path is not on the machine, so that no container needs it
+	// masked; nil is for a machine that is not known.
+	Absent func(path string) bool
 	// NoSeccomp and NoPids say that the kernel has no seccomp filters, or no limit of
 	// processes, so that a container that asks for them could not start.
 	NoSeccomp, NoPids bool
@@ -111,7 +114,7 @@ func (h *hardening) paths() {
 	if h.exempt {
 		return
 	}
-	if list := h.ungranted(slices.Concat(masked, h.options.Masked)); len(h.linux.MaskedPaths) == 0 && len(list) > 0 {
+	if list := h.present(h.ungranted(slices.Concat(masked, h.options.Masked))); len(h.linux.MaskedPaths) == 0 && len(list) > 0 {
 		h.linux.MaskedPaths = list
 		h.add("masked paths")
 	}
@@ -138,6 +141,15 @@ func (h *hardening) ungranted(list []string) []string {
 		}
 	}
 	return rest
+}
+
+// present returns the paths that are on the machine: those that are not would cost each
+// start a look.
+func (h *hardening) present(list []string) []string {
+	if h.options.Absent == nil {
+		return list
+	}
+	return slices.DeleteFunc(list, h.options.Absent)
 }
 
 // sys makes a sysfs read-only that says neither rw nor ro.

@@ -175,3 +175,16 @@ func encode(t *testing.T, s *specs.Spec) string {
 	}
 	return string(data)
 }
+
+// What the machine does not have takes no mask; the rest does.
+func TestAbsentPaths(t *testing.T) {
+	s := &specs.Spec{Process: &specs.Process{}, Linux: &specs.Linux{}}
+	got, _ := Apply(s, Auto, Options{Masked: []string{"/sys/x", "/sys/y"}, Absent: func(p string) bool { return p != "/proc/kcore" && p != "/sys/y" }})
+	if want := []string{"/proc/kcore", "/sys/y"}; !slices.Equal(got.Linux.MaskedPaths, want) {
+		t.Errorf("masked %v, want %v", got.Linux.MaskedPaths, want)
+	}
+	all, _ := Apply(s, Auto, Options{})
+	if len(all.Linux.MaskedPaths) != len(masked) {
+		t.Errorf("of a machine that is not known %v are masked", all.Linux.MaskedPaths)
+	}
+}

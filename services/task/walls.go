@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 
 	"keelson/internal/bundle"
 	"keelson/internal/harden"
@@ -73,13 +74,17 @@ func (w Walls) harden(b *bundle.Bundle, byName bool) (*specs.Spec, []harden.Adde
 	p := b.Walls()
 	level := w.Level(p)
 	s, added := harden.Apply(b.Spec, level, harden.Options{
-		LogOnly: p.SeccompLog, Masked: w.Masked, NoSeccomp: w.NoSeccomp, NoPids: w.NoPids, ByName: byName,
+		LogOnly: p.SeccompLog, Masked: w.Masked, NoSeccomp: w.NoSeccomp, NoPids: w.NoPids, ByName: byName, Absent: absent,
 	})
 	for _, d := range harden.Check(b.Spec, level) {
 		return s, added, fmt.Errorf("%s: %s", filepath.Join(b.Dir, "config.json"), d.Text)
 	}
 	return s, added, nil
 }
+
+// absent reports whether a path of /proc or /sys, which are the same for all containers
+// but for their processes, is not there.
+func absent(path string) bool { return unix.Access(path, unix.F_OK) == unix.ENOENT }
 
 // hardened is a container with its configuration hardened; byName is
 // harden.Options.ByName.
