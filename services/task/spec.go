@@ -1,8 +1,10 @@
 package task
 
 import (
+	"bufio"
 	"encoding/json"
 	"fmt"
+	"io"
 	"maps"
 	"os"
 	"path/filepath"
@@ -36,9 +38,12 @@ const (
 // to all its mounts at once: the kernel sets them anew with every mount from the
 // first cgroup namespace, so a container's own mount that does not name them
 // would take them away from the machine.
-func cgroupOptions(mountinfo string) []string {
-	for _, line := range strings.Split(mountinfo, "\n") {
-		_, super, ok := strings.Cut(line, " - cgroup2 ")
+//
+// Nothing is read beyond the machine's own mount: those of containers come after it,
+// three lines for each.
+func cgroupOptions(mountinfo io.Reader) []string {
+	for lines := bufio.NewScanner(mountinfo); lines.Scan(); {
+		_, super, ok := strings.Cut(lines.Text(), " - cgroup2 ")
 		if !ok {
 			continue
 		}
@@ -58,10 +63,14 @@ func cgroupOptions(mountinfo string) []string {
 // a container with the right to mount has taken away is put back by PID 1, and the next
 // container must not take it away once more because it was started in between.
 func (r *Runtime) hierarchyOptions() []string {
-	mountinfo, _ := os.ReadFile("/proc/self/mountinfo")
+	var now []string
+	if mountinfo, err := os.Open("/proc/self/mountinfo"); err == nil {
+		now = cgroupOptions(mountinfo)
+		mountinfo.Close()
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for _, o := range cgroupOptions(string(mountinfo)) {
+	for _, o := range now {
 		if !slices.Contains(r.options, o) {
 			r.options = append(slices.Clone(r.options), o)
 		}

@@ -3,6 +3,7 @@ package task
 import (
 	"encoding/json"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/containerd/containerd/api/types/runc/options"
@@ -17,11 +18,11 @@ func TestCgroupOptionsOfTheMachineAreKept(t *testing.T) {
 	const info = `22 1 0:20 / /proc rw,nosuid shared:2 - proc proc rw
 30 24 0:26 / /sys/fs/cgroup rw,nosuid,nodev,noexec,relatime shared:9 - cgroup2 cgroup2 rw,nsdelegate,memory_recursiveprot
 31 24 0:27 / /tmp rw shared:10 - tmpfs tmpfs rw,size=10k`
-	options := cgroupOptions(info)
+	options := cgroupOptions(strings.NewReader(info))
 	if want := []string{"nsdelegate", "memory_recursiveprot"}; !slices.Equal(options, want) {
 		t.Fatalf("got %q, want %q", options, want)
 	}
-	if got := cgroupOptions("31 24 0:27 / /tmp rw shared:10 - tmpfs tmpfs rw"); got != nil {
+	if got := cgroupOptions(strings.NewReader("31 24 0:27 / /tmp rw shared:10 - tmpfs tmpfs rw")); got != nil {
 		t.Errorf("a machine without cgroup2: %q", got)
 	}
 	mounts := []specs.Mount{
