@@ -1,6 +1,7 @@
 package shimtest
 
 import (
+	"context"
 	"encoding/json"
 	"os"
 	"path/filepath"
@@ -365,5 +366,41 @@ func TestShimCgroup(t *testing.T) {
 	e.Namespace = "other" // a shim of its own
 	if _, err := e.Start(e.ctx, "bad"); err == nil || !strings.Contains(err.Error(), "ShimCgroup") {
 		t.Errorf("start with a bad ShimCgroup: %v", err)
+	}
+}
+
+// A create whose client gave it up, and that succeeds later, is undone; the next one waits
+// for that, and is not told that the container is there already.
+func TestCreateThatTookTooLong(t *testing.T) {
+	e := newEnv(t)
+	grouped := func(args ...string) *specs.Spec { return Group(e.spec(args...), "one") }
+	c, _, err := e.tryCreate("first", grouped("sleep", "1000"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	slow := grouped("sleep", "1000")
+	slow.Hooks = &specs.Hooks{CreateRuntime: []specs.Hook{{Path: "/bin/sleep", Args: []string{"sleep", "2"}}}}
+	if err := e.Bundle("late", slow); err != nil {
+		t.Fatal(err)
+	}
+	request := &taskapi.CreateTaskRequest{ID: "late", Bundle: e.BundleDir("late")}
+	short, cancel := context.WithTimeout(e.ctx, 500*time.Millisecond)
+	defer cancel()
+	if _, err := c.Create(short, request); err == nil {
+		t.Fatal("it was created in time")
+	}
+	if err := e.Bundle("late", grouped("sleep", "1000")); err != nil {
+		t.Fatal(err)
+	}
+	created, err := c.Create(e.ctx, request)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := c.State(e.ctx, &taskapi.StateRequest{ID: "late"})
+	if err != nil || s.Pid != created.Pid || s.Status != tasktypes.Status_CREATED {
+		t.Errorf("%v %v, created as %d", s, err, created.Pid)
+	}
+	if _, err := c.Create(e.ctx, request); err == nil || !strings.Contains(err.Error(), "already exists") {
+		t.Errorf("one that is there: %v", err)
 	}
 }

@@ -66,8 +66,9 @@ type Service struct {
 	// external: the containers are made by the binary their options name.
 	external bool
 
-	mu         sync.Mutex // guards containers
-	containers map[string]*container
+	mu         sync.Mutex               // guards what follows
+	containers map[string]*container    // nil while they are being made
+	making     map[string]chan struct{} // closed when that has come to something
 }
 
 // New makes the service of one shim. changed may be nil. An external service
@@ -80,6 +81,7 @@ func New(namespace string, p Publisher, changed func(int), external bool) *Servi
 		publisher:  p,
 		changed:    changed,
 		containers: map[string]*container{},
+		making:     map[string]chan struct{}{},
 	}
 	s.oom = oom.New(func(id string) {
 		p.Publish(events.TopicOOM, &eventsapi.TaskOOM{ContainerID: id})
@@ -110,21 +112,38 @@ func (s *Service) find(id, exec string) (*container, *process, error) {
 	return c, p, nil
 }
 
-// reserve takes an id for a container that is being created.
-func (s *Service) reserve(id string) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if _, ok := s.containers[id]; ok {
-		return fmt.Errorf("container %q: %w", id, errdefs.ErrAlreadyExists)
+// reserve takes an id for a container that is being created. Where an earlier create has
+// not come to anything yet, whose client has given it up, it waits for that.
+func (s *Service) reserve(ctx context.Context, id string) error {
+	for {
+		s.mu.Lock()
+		c, taken := s.containers[id]
+		if !taken {
+			s.containers[id], s.making[id] = nil, make(chan struct{})
+			s.count()
+			s.mu.Unlock()
+			return nil
+		}
+		earlier := s.making[id]
+		s.mu.Unlock()
+		if c != nil {
+			return fmt.Errorf("container %q: %w", id, errdefs.ErrAlreadyExists)
+		}
+		select {
+		case <-earlier:
+		case <-ctx.Done():
+			return fmt.Errorf("container %q: an earlier create hangs: %w", id, ctx.Err())
+		}
 	}
-	s.containers[id] = nil
-	s.count()
-	return nil
 }
 
 func (s *Service) put(id string, c *container) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if making := s.making[id]; making != nil {
+		close(making)
+		delete(s.making, id)
+	}
 	if c == nil {
 		delete(s.containers, id)
 	} else {
@@ -187,7 +206,7 @@ func (s *Service) create(ctx context.Context, r *taskapi.CreateTaskRequest) (_ i
 	if opts.SystemdCgroup {
 		return 0, fmt.Errorf("task option SystemdCgroup: there is no systemd here; cgroups are made directly: %w", errdefs.ErrInvalidArgument)
 	}
-	if err := s.reserve(r.ID); err != nil {
+	if err := s.reserve(ctx, r.ID); err != nil {
 		return 0, err
 	}
 	defer func() {
@@ -223,6 +242,11 @@ func (s *Service) create(ctx context.Context, r *taskapi.CreateTaskRequest) (_ i
 	if err := oci.In(r.Bundle, func() error { return s.build(c) }); err != nil {
 		return 0, fmt.Errorf("OCI runtime create failed: %w", err)
 	}
+	if ctx.Err() != nil {
+		// Nobody knows of it: the next create of that name would find it in its way.
+		s.abandon(ctx, c)
+		return 0, fmt.Errorf("create container %s: it took too long: %w", c.id, ctx.Err())
+	}
 	pid := c.init.getPid()
 	if werr := c.writePid(); werr != nil {
 		logger.Warn("write pid file", "id", c.id, "error", werr)
@@ -238,6 +262,17 @@ func (s *Service) create(ctx context.Context, r *taskapi.CreateTaskRequest) (_ i
 	})
 	go s.watchInit(c)
 	return pid, nil
+}
+
+// abandon removes a container that has just been made.
+func (s *Service) abandon(ctx context.Context, c *container) {
+	if err := c.signalInit(killSignal); err != nil && !errors.Is(err, errdefs.ErrNotFound) {
+		logger.Warn("kill an abandoned container", "id", c.id, "error", err)
+	}
+	_, _ = await(c.init)
+	if err := c.destroy(context.WithoutCancel(ctx)); err != nil {
+		logger.Warn("remove an abandoned container", "id", c.id, "error", err)
+	}
 }
 
 // build makes the container and its waiting init, or leaves nothing behind.
