@@ -161,15 +161,20 @@ func TestDropin(t *testing.T) {
 
 	t.Run("service", func(t *testing.T) {
 		m := m.in(t)
-		// However often it is started, stopped and started: its root is mounted once.
-		before := m.mountsBelow("/containers/services/limited")
+		// However often it is started, stopped and started: its root is mounted once, in it alone.
 		for _, what := range []string{"start", "start", "restart", "stop", "start", "start"} {
 			if got, err := m.ExecIn(m.ctx, 1, "/usr/bin/service", what, "limited"); err != nil || got.Exit != 0 {
 				t.Errorf("service %s: %+v, %v", what, got, err)
 			}
 		}
-		if now := m.mountsBelow("/containers/services/limited"); now != before || before == 0 {
-			t.Errorf("%d mounts before, %d after", before, now)
+		roots := 0
+		for _, mount := range m.mountsOf(first(m.processes(), "/limits/limited").PID) {
+			if mount.point == "/" {
+				roots++
+			}
+		}
+		if now := m.mountsBelow("/containers/services/limited"); now != 0 || roots != 1 {
+			t.Errorf("%d mounts in the machine, %d of its root", now, roots)
 		}
 	})
 

@@ -509,8 +509,14 @@ type mount struct {
 
 func (m *vm) mounts() []mount {
 	m.t.Helper()
+	return m.mountsOf(1)
+}
+
+// mountsOf are those that a process has.
+func (m *vm) mountsOf(pid int) []mount {
+	m.t.Helper()
 	var all []mount
-	for line := range strings.Lines(m.read("/proc/1/mountinfo")) {
+	for line := range strings.Lines(m.read(fmt.Sprintf("/proc/%d/mountinfo", pid))) {
 		before, after, ok := strings.Cut(strings.TrimSpace(line), " - ")
 		left, right := strings.Fields(before), strings.Fields(after)
 		if !ok || len(left) < 6 || len(right) < 3 {

@@ -187,7 +187,7 @@ func testRootOfUsers(t *testing.T, u *users) {
 	u.expect("web", "cmp /bin/busybox /proc/self/exe && cat /etc/shadow", 0, `^root::19000:`)
 	u.expect("web", "echo new >/etc/new && chown 7:8 /etc/new && stat -c %u:%g /etc/new && mv /etc/passwd /etc/moved && rm -r /etc/udhcpc && mkdir /new", 0, `^7:8\n$`)
 	u.expect("web", "echo page >/pages/page && stat -c %u:%g /pages/page /pages", 0, `^0:0\n0:0\n$`)
-	if got := strings.TrimSpace(u.sh("stat -c %u:%g /proc/1/root/containers/services/web/rootfs/etc/new /proc/1/root/containers/volumes/pages/merged/page")); got != "200007:200008\n200000:200000" {
+	if got := strings.TrimSpace(u.sh(fmt.Sprintf("stat -c %%u:%%g /proc/%d/root/etc/new /proc/1/root/containers/volumes/pages/merged/page", web.PID))); got != "200007:200008\n200000:200000" {
 		t.Errorf("what it has written belongs to %q", got)
 	}
 	u.until("its health check by a command goes well", func() bool {
@@ -222,8 +222,8 @@ func testReadonlyUsers(t *testing.T, u *users) {
 	u.await(`fixed .*\| -rwxr-xr-x +1 0 +0 .* /bin/busybox`)
 	u.await(`fixed .*\| to the error stream`)
 	u.expect("fixed", "stat -c %u:%g / /etc /etc/shadow; touch /etc/new", 1, `^0:0\n0:0\n0:0\ntouch: /etc/new: Read-only file system\n$`)
-	for name, path := range map[string]string{"plain": "rootfs", "plain-writes": "rootfs"} {
-		root := "/proc/1/root/containers/services/" + name + "/" + path
+	for _, name := range []string{"plain", "plain-writes"} {
+		root := fmt.Sprintf("/proc/%d/root", u.service(name).PID)
 		if got := strings.TrimSpace(u.sh("stat -c %u:%g " + root + " " + root + "/etc/passwd " + root + "/bin/busybox")); got != "0:0\n0:0\n0:0" {
 			t.Errorf("files of %s belong to %q", name, got)
 		}

@@ -205,7 +205,11 @@ func parse[P any](p *P, keys []key[P], annotations map[string]string) []Problem 
 // kelson.restart. Annotations of other names are somebody else's.
 func mistyped[P any](name string, keys []key[P]) bool {
 	name = strings.ToLower(name)
-	return slices.ContainsFunc(keys, func(k key[P]) bool { return typo.Distance(name, k.name) <= 2 })
+	const slips = 2
+	return slices.ContainsFunc(keys, func(k key[P]) bool {
+		// The lengths alone tell of most, as each service of an image is looked at.
+		return max(len(name), len(k.name))-min(len(name), len(k.name)) <= slips && typo.Distance(name, k.name) <= slips
+	})
 }
 
 // unknown says that there is no such key, and which one may have been meant.

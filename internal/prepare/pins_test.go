@@ -271,7 +271,7 @@ func TestRuntimeBelowWritableDirectory(t *testing.T) {
 	b := everything(base)
 	pid, _ := nstest.Process(t, unix.CLONE_NEWNS|unix.CLONE_NEWNET)
 	for range 2 {
-		if err := Before(testContext(t), b, paths()); err != nil {
+		if err := Before(testContext(t), b, paths(), nil); err != nil {
 			t.Fatal(err)
 		}
 		if err := Attach(testContext(t), b, paths(), pid); err != nil {
@@ -300,7 +300,7 @@ func TestRuntimeBelowWritableDirectory(t *testing.T) {
 		t.Error("what is mounted is not what runtime.json says")
 	}
 	for range 2 {
-		if err := Cleanup(testContext(t), b, paths()); err != nil {
+		if err := Cleanup(testContext(t), b, paths(), nil); err != nil {
 			t.Fatal(err)
 		}
 		if n := below(t, sub) + below(t, base+"/bound") + below(t, base+"/over"); n != 0 {
@@ -326,19 +326,19 @@ func TestRuntimeThroughALink(t *testing.T) {
 				m := all.Runtime.Mounts[i]
 				m.Options = []string{m.Options[k]}
 				b.Runtime.Mounts = []specs.Mount{m}
-				if err := Before(testContext(t), &b, paths()); err == nil || !strings.Contains(err.Error(), option+": "+base+"/"+refused) {
+				if err := Before(testContext(t), &b, paths(), nil); err == nil || !strings.Contains(err.Error(), option+": "+base+"/"+refused) {
 					t.Errorf("%s: %v", option, err)
 				}
 			}
 			b.Runtime.Mounts = all.Runtime.Mounts[i : i+1]
 		}
-		if err := Before(testContext(t), &b, paths()); err == nil || !strings.Contains(err.Error(), "web: "+b.Dir+"/runtime.json: "+field+base+"/"+refused) {
+		if err := Before(testContext(t), &b, paths(), nil); err == nil || !strings.Contains(err.Error(), "web: "+b.Dir+"/runtime.json: "+field+base+"/"+refused) {
 			t.Errorf("%s: %v", field, err)
 		}
 	}
 	b := *all
 	b.Runtime = bundle.Runtime{Mkdir: all.Runtime.Mkdir}
-	if err := Before(testContext(t), &b, paths()); err == nil || !strings.Contains(err.Error(), "mkdir[0]: "+base+"/"+refused) {
+	if err := Before(testContext(t), &b, paths(), nil); err == nil || !strings.Contains(err.Error(), "mkdir[0]: "+base+"/"+refused) {
 		t.Errorf("mkdir: %v", err)
 	}
 	b.Runtime = bundle.Runtime{BindNS: all.Runtime.BindNS}
@@ -354,7 +354,7 @@ func TestRuntimeThroughALink(t *testing.T) {
 		t.Fatal(err)
 	}
 	b.Runtime = bundle.Runtime{Mounts: []specs.Mount{{Source: "inner", Destination: base + "/app/sub/deep", Type: "tmpfs"}}}
-	if err := Cleanup(testContext(t), &b, paths()); err == nil || !strings.Contains(err.Error(), "mounts[0]: it stays mounted: ") || below(t, base+"/secret/deep") != 1 {
+	if err := Cleanup(testContext(t), &b, paths(), nil); err == nil || !strings.Contains(err.Error(), "mounts[0]: it stays mounted: ") || below(t, base+"/secret/deep") != 1 {
 		t.Errorf("%v, %d mounts behind the link", err, below(t, base+"/secret/deep"))
 	}
 }
@@ -404,15 +404,15 @@ func TestSwapWhileUsed(t *testing.T) {
 		}}
 		for k := range 3 {
 			made := bundle.Runtime{Mkdir: []string{fmt.Sprintf("%s/app/sub/made%d.%d", base, i, k)}}
-			_ = Before(ctx, &bundle.Bundle{Dir: b.Dir, Name: "web", ID: "web", Section: bundle.Services, Runtime: made}, paths())
+			_ = Before(ctx, &bundle.Bundle{Dir: b.Dir, Name: "web", ID: "web", Section: bundle.Services, Runtime: made}, paths(), nil)
 		}
-		if Before(ctx, b, paths()) == nil {
+		if Before(ctx, b, paths(), nil) == nil {
 			_ = Attach(ctx, b, paths(), pid)
 		}
 		if _, err := os.Lstat(base + "/bound/is"); err == nil && content(t, base+"/bound/is") != "app" {
 			t.Fatal("the bind shows the secret")
 		}
-		_ = Cleanup(ctx, b, paths())
+		_ = Cleanup(ctx, b, paths(), nil)
 		_ = unix.Unmount(base+"/bound", unix.MNT_DETACH)
 	}
 	stop()

@@ -28,37 +28,88 @@ import (
 	"keelson/internal/bundle"
 	"keelson/internal/mounts"
 	"keelson/internal/safepath"
+	"keelson/internal/workshop"
 )
 
 // cgroupRoot is where the cgroup file systems are mounted.
 const cgroupRoot = "/sys/fs/cgroup"
 
 // Before makes the mounts, the folders and the cgroups of runtime.json, in this
-// order. What is there already stays as it is. After an error Cleanup undoes
-// what was done until then.
-func Before(ctx context.Context, b *bundle.Bundle, paths *safepath.Resolver) error {
+// order. What is there already stays as it is. What makes the container's root is
+// mounted in the workshop, everything else in the machine's namespace. After an error
+// Cleanup undoes what was done until then.
+func Before(ctx context.Context, b *bundle.Bundle, paths *safepath.Resolver, shop *workshop.Workshop) error {
 	if err := checkUsers(b); err != nil {
 		return err
 	}
+	var steps []step
 	for i, m := range b.Runtime.Mounts {
-		if err := ctx.Err(); err != nil {
-			return fieldError(b, fmt.Sprintf("mounts[%d]", i), err)
-		}
-		if err := mount(ctx, b, paths, m); err != nil {
-			return fieldError(b, fmt.Sprintf("mounts[%d]", i), err)
-		}
+		steps = append(steps, step{inDir(b, m), fmt.Sprintf("mounts[%d]", i), func() error {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			return mount(ctx, b, paths, m)
+		}})
 	}
 	for i, dir := range b.Runtime.Mkdir {
-		if err := makeFolder(b, paths, dir); err != nil {
-			return fieldError(b, fmt.Sprintf("mkdir[%d]", i), err)
-		}
+		steps = append(steps, step{true, fmt.Sprintf("mkdir[%d]", i), func() error { return makeFolder(b, paths, dir) }})
 	}
 	for i, name := range b.Runtime.Cgroups {
-		if err := makeCgroup(cgroupRoot, name); err != nil {
-			return fieldError(b, fmt.Sprintf("cgroups[%d]", i), err)
+		steps = append(steps, step{true, fmt.Sprintf("cgroups[%d]", i), func() error { return makeCgroup(cgroupRoot, name) }})
+	}
+	for len(steps) > 0 {
+		n := slices.IndexFunc(steps, func(s step) bool { return s.inside != steps[0].inside })
+		if n < 0 {
+			n = len(steps)
+		}
+		where := shop
+		if !steps[0].inside {
+			where = nil
+		}
+		if err := where.Do(func() error { return takeAll(b, steps[:n]) }); err != nil {
+			return err
+		}
+		steps = steps[n:]
+	}
+	return nil
+}
+
+// step is one entry of runtime.json.
+type step struct {
+	inside bool // it is taken in the workshop
+	field  string
+	take   func() error
+}
+
+func takeAll(b *bundle.Bundle, steps []step) error {
+	for _, s := range steps {
+		if err := s.take(); err != nil {
+			return fieldError(b, s.field, err)
 		}
 	}
 	return nil
+}
+
+// inDir reports whether a mount of runtime.json is one of the container's directory, as
+// those are that make its root, or lies in its root.
+func inDir(b *bundle.Bundle, m specs.Mount) bool {
+	target := filepath.Clean(m.Destination)
+	return !filepath.IsAbs(target) || target == b.Dir || strings.HasPrefix(target, b.Dir+"/") || isRoot(b, m)
+}
+
+// Leave unmounts in the workshop what the container has by now: it was created. What is
+// left of it is Cleanup's.
+func Leave(b *bundle.Bundle) {
+	targets := []string{Root(b)}
+	for _, m := range b.Runtime.Mounts {
+		if inDir(b, m) && filepath.IsAbs(m.Destination) {
+			targets = append(targets, filepath.Clean(m.Destination))
+		}
+	}
+	for _, target := range slices.Compact(targets) {
+		// With what is mounted below it; an entry that only changes a mount has none.
+		_ = unix.Unmount(target, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+	}
 }
 
 // Attach gives the created container, whose first process is pid, its network
@@ -87,7 +138,7 @@ func Attach(ctx context.Context, b *bundle.Bundle, paths *safepath.Resolver, pid
 // one-shot's stay, because setting up the machine is what one-shots are for.
 // Folders, cgroups and what was written into them stay. It goes on after an
 // error and returns all of them.
-func Cleanup(ctx context.Context, b *bundle.Bundle, paths *safepath.Resolver) error {
+func Cleanup(ctx context.Context, b *bundle.Bundle, paths *safepath.Resolver, shop *workshop.Workshop) error {
 	var errs []error
 	if b.Section == bundle.Services {
 		for _, n := range slices.Backward(bindings(b.Runtime.BindNS)) {
@@ -108,11 +159,15 @@ func Cleanup(ctx context.Context, b *bundle.Bundle, paths *safepath.Resolver) er
 	if err := ctx.Err(); err != nil {
 		return errors.Join(append(errs, fmt.Errorf("%s: clean up: %w", b.Name, err))...)
 	}
-	for _, dir := range slices.Compact([]string{Root(b), b.Dir}) {
-		if err := mounts.UnmountBelow(dir); err != nil {
-			errs = append(errs, fmt.Errorf("%s: clean up: %w", b.Name, err))
+	errs = append(errs, shop.Do(func() error {
+		var errs []error
+		for _, dir := range slices.Compact([]string{Root(b), b.Dir}) {
+			if err := mounts.UnmountBelow(dir); err != nil {
+				errs = append(errs, fmt.Errorf("%s: clean up: %w", b.Name, err))
+			}
 		}
-	}
+		return errors.Join(errs...)
+	}))
 	return errors.Join(errs...)
 }
 

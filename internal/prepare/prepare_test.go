@@ -72,7 +72,7 @@ func TestBeforeTwiceAndCleanupTwice(t *testing.T) {
 	)
 	b.Runtime.Mkdir = []string{outside + "/deep/er", "settings/made", "../../../escaped"}
 	for range 2 {
-		if err := Before(testContext(t), b, nil); err != nil {
+		if err := Before(testContext(t), b, nil, nil); err != nil {
 			t.Fatal(err)
 		}
 		if n := below(t, b.Dir); n != 3 {
@@ -88,7 +88,7 @@ func TestBeforeTwiceAndCleanupTwice(t *testing.T) {
 		}
 	}
 	for range 2 {
-		if err := Cleanup(testContext(t), b, nil); err != nil {
+		if err := Cleanup(testContext(t), b, nil, nil); err != nil {
 			t.Fatal(err)
 		}
 		if below(t, b.Dir) != 0 || below(t, outside) != 0 {
@@ -107,10 +107,10 @@ func TestOneShotsMountsOutsideStay(t *testing.T) {
 	b := readWrite(t, base, "format")
 	b.Section = bundle.Onboot
 	b.Runtime.Mounts = append(b.Runtime.Mounts, specs.Mount{Destination: outside, Type: "tmpfs", Source: "var"})
-	if err := Before(testContext(t), b, nil); err != nil {
+	if err := Before(testContext(t), b, nil, nil); err != nil {
 		t.Fatal(err)
 	}
-	if err := Cleanup(testContext(t), b, nil); err != nil {
+	if err := Cleanup(testContext(t), b, nil, nil); err != nil {
 		t.Fatal(err)
 	}
 	if below(t, b.Dir) != 0 || below(t, outside) != 1 {
@@ -134,11 +134,11 @@ func TestSharedImageSurvivesTheOthersCleanup(t *testing.T) {
 	}
 	a, b := bind(first), bind(second)
 	for _, c := range []*bundle.Bundle{a, b} {
-		if err := Before(testContext(t), c, nil); err != nil {
+		if err := Before(testContext(t), c, nil, nil); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := Cleanup(testContext(t), a, nil); err != nil {
+	if err := Cleanup(testContext(t), a, nil, nil); err != nil {
 		t.Fatal(err)
 	}
 	if below(t, a.Dir) != 0 || below(t, b.Dir) != 1 {
@@ -159,7 +159,7 @@ func TestBindOfAFileMakesAFile(t *testing.T) {
 	b := &bundle.Bundle{Dir: base, Name: "x", Section: bundle.Services, Runtime: bundle.Runtime{Mounts: []specs.Mount{
 		{Source: src, Destination: base + "/new/dst", Type: "bind"},
 	}}}
-	if err := Before(testContext(t), b, nil); err != nil {
+	if err := Before(testContext(t), b, nil, nil); err != nil {
 		t.Fatal(err)
 	}
 	if got, err := os.ReadFile(base + "/new/dst"); err != nil || string(got) != "x" {
@@ -183,7 +183,7 @@ func TestErrorsNameContainerFileAndField(t *testing.T) {
 		{bundle.Runtime{Cgroups: []string{""}}, "cgroups[0]: \"\" is no cgroup"},
 	} {
 		b := &bundle.Bundle{Dir: "/c/web", Name: "web", Section: bundle.Services, Runtime: c.runtime}
-		if err := Before(testContext(t), b, nil); err == nil || !strings.Contains(err.Error(), c.want) {
+		if err := Before(testContext(t), b, nil, nil); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("\n got  %v\n want ...%s", err, c.want)
 		}
 	}
@@ -233,12 +233,12 @@ func TestBindNS(t *testing.T) {
 	}
 	// a one-shot's stay
 	b.Section = bundle.Onboot
-	if err := Cleanup(testContext(t), b, nil); err != nil || below(t, base+"/ns") != 8 {
+	if err := Cleanup(testContext(t), b, nil, nil); err != nil || below(t, base+"/ns") != 8 {
 		t.Errorf("one-shot: %v, %d mounts left, want 8", err, below(t, base+"/ns"))
 	}
 	b.Section = bundle.Services
 	for range 2 {
-		if err := Cleanup(testContext(t), b, nil); err != nil || below(t, base+"/ns") != 0 {
+		if err := Cleanup(testContext(t), b, nil, nil); err != nil || below(t, base+"/ns") != 0 {
 			t.Errorf("service: %v, %d mounts left, want none", err, below(t, base+"/ns"))
 		}
 	}
@@ -304,7 +304,7 @@ func TestRootHasASize(t *testing.T) {
 	b.Runtime.Mounts[0].Options = nil
 	limit := int64(2 << 20)
 	b.Spec = &specs.Spec{Linux: &specs.Linux{Resources: &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: &limit}}}}
-	if err := Before(testContext(t), b, nil); err != nil {
+	if err := Before(testContext(t), b, nil, nil); err != nil {
 		t.Fatal(err)
 	}
 	var st unix.Statfs_t

@@ -64,7 +64,7 @@ func TestRootOfAUserNamespace(t *testing.T) {
 	mapUsers(b, 200000)
 	b.Runtime.Mkdir = []string{"srv/deep", "etc/here"}
 	for range 2 { // a supervisor that comes back does it again
-		if err := Before(testContext(t), b, nil); err != nil {
+		if err := Before(testContext(t), b, nil, nil); err != nil {
 			t.Fatal(err)
 		}
 		if n := below(t, b.Dir); n != 2 {
@@ -84,14 +84,14 @@ func TestRootOfAUserNamespace(t *testing.T) {
 	}
 	// Ended, and started again: nothing is left of what was written, nothing is mounted twice.
 	for range 2 {
-		if err := Cleanup(testContext(t), b, nil); err != nil {
+		if err := Cleanup(testContext(t), b, nil, nil); err != nil {
 			t.Fatal(err)
 		}
 		if n := below(t, b.Dir); n != 0 {
 			t.Errorf("%d mounts left", n)
 		}
 	}
-	if err := Before(testContext(t), b, nil); err != nil {
+	if err := Before(testContext(t), b, nil, nil); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := os.Lstat(filepath.Join(Root(b), "etc/new")); err == nil || below(t, b.Dir) != 2 || owner(t, Root(b)+"/etc") != "200000:200000" {
@@ -119,7 +119,7 @@ func TestImageSharedWithAUserNamespace(t *testing.T) {
 	writes.Runtime.Mounts[2].Options[0] = "lowerdir=" + image
 	all := []*bundle.Bundle{first, plain, other, writes}
 	for _, b := range all {
-		if err := Before(testContext(t), b, nil); err != nil {
+		if err := Before(testContext(t), b, nil, nil); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -136,7 +136,7 @@ func TestImageSharedWithAUserNamespace(t *testing.T) {
 		t.Error("a read-only root can be written to")
 	}
 	for _, b := range all {
-		if err := Cleanup(testContext(t), b, nil); err != nil {
+		if err := Cleanup(testContext(t), b, nil, nil); err != nil {
 			t.Error(err)
 		}
 		if n := below(t, Root(b)) + below(t, b.Dir); n != 0 {
@@ -149,7 +149,7 @@ func TestUsersThatCannotBe(t *testing.T) {
 	b := &bundle.Bundle{Dir: "/containers/services/web", Name: "web"}
 	mapUsers(b, 1000)
 	b.Spec.Linux.UIDMappings = nil
-	err := Before(testContext(t), b, nil)
+	err := Before(testContext(t), b, nil, nil)
 	if err == nil || !strings.Contains(err.Error(), "web: /containers/services/web/config.json: userns: a new user namespace needs uidMappings") {
 		t.Errorf("%v", err)
 	}

@@ -28,6 +28,7 @@ import (
 
 	"keelson/internal/hugepages"
 	"keelson/internal/pidfd"
+	"keelson/internal/workshop"
 )
 
 // Config says how containerd is run.
@@ -46,6 +47,8 @@ type Config struct {
 	// Stdout and Stderr are open for reading and writing, so that containerd
 	// survives whoever reads them.
 	Stdout, Stderr *os.File
+	// Workshop is the mount namespace that it is started in.
+	Workshop *workshop.Workshop
 	// BeforeStart is called each time before it is started: what an earlier one
 	// left is still there.
 	BeforeStart func()
@@ -233,7 +236,7 @@ func (k *Keeper) start() (*exec.Cmd, *pidfd.Process, error) {
 	if k.ours() {
 		begin = func() error { return hugepages.Without(cmd.Start) }
 	}
-	if err := begin(); err != nil {
+	if err := k.cfg.Workshop.Do(begin); err != nil {
 		return nil, nil, fmt.Errorf("start containerd: %w", err)
 	}
 	p, err := pidfd.Open(cmd.Process.Pid)

@@ -3,6 +3,7 @@ package roster
 import (
 	"fmt"
 	"slices"
+	"sync/atomic"
 
 	"keelson/services/lifecycle"
 	"keelson/services/runner"
@@ -160,6 +161,33 @@ func (r *Roster) waitsFor(name string) []string {
 		return list
 	}
 	return nil
+}
+
+// Settled reports whether no service is on its first way up any more. It may be asked at
+// each move of a thousand services: most times it looks at one.
+func (r *Roster) Settled() bool {
+	return r.all(&r.unsettled, func(name string, st runner.Status) bool {
+		return st.Settled || st.State == lifecycle.Waiting && r.waitsInVain(name)
+	})
+}
+
+// Gone reports whether every service has stopped, after Leave.
+func (r *Roster) Gone() bool {
+	return r.all(&r.staying, func(_ string, st runner.Status) bool { return st.Over })
+}
+
+// all reports whether something is true of all services, and begins with the one of which
+// it was not the last time.
+func (r *Roster) all(from *atomic.Int64, is func(name string, st runner.Status) bool) bool {
+	start := int(from.Load())
+	for i := range r.names {
+		at := (start + i) % len(r.names)
+		if name := r.names[at]; !is(name, r.status(name)) {
+			from.Store(int64(at))
+			return false
+		}
+	}
+	return true
 }
 
 // Unsettled says in words which services are still on their first way up: not those

@@ -17,6 +17,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"keelson/internal/api"
 	"keelson/internal/bundle"
@@ -45,6 +46,8 @@ type Roster struct {
 	queues   Queues
 	entries  map[string]queue.Entry // how each waits for its turn
 	fresh    []string               // that can be started at once, where no earlier supervisor has been
+	// Who was found not to be, the last time, by Settled and Gone.
+	unsettled, staying atomic.Int64
 
 	mu       sync.Mutex
 	order    map[string]policy.Service    // whose After and Requires are in force, guarded by mu

@@ -36,7 +36,7 @@ func (s *Supervisor) cgroupOwners() map[string]string {
 	for _, section := range []bundle.Section{bundle.Onboot, bundle.Services, bundle.Onshutdown} {
 		dirs, _ := bundle.List(s.cfg.Containers, section) // whoever runs them reports what is wrong
 		for _, dir := range dirs {
-			b, _ := bundle.Load(section, dir)
+			b, _ := s.bundles.Load(section, dir)
 			owners[b.CgroupsPath()] = b.Label()
 		}
 	}

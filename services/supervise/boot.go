@@ -109,14 +109,13 @@ func (s *Supervisor) settled(ctx context.Context) bool {
 	say := time.After(wait)
 	for {
 		moved := s.roster.Moved()
-		left := s.roster.Unsettled()
-		if len(left) == 0 {
+		if s.roster.Settled() {
 			return ctx.Err() == nil
 		}
 		select {
 		case <-moved:
 		case <-say:
-			s.con.Line("keelson", "still waiting for %s", strings.Join(left, ", "))
+			s.con.Line("keelson", "still waiting for %s", few(s.roster.Unsettled()))
 			wait *= 2
 			say = time.After(wait)
 		case <-ctx.Done():
@@ -147,7 +146,7 @@ func (s *Supervisor) count() (all, up int, others []string) {
 func (s *Supervisor) bootComplete(services time.Duration) {
 	all, running, others := s.count()
 	if len(others) > 0 {
-		s.con.Warn("keelson", "%s of %d not running: %s", plural(len(others), "service"), all, strings.Join(others, ", "))
+		s.con.Warn("keelson", "%s of %d not running: %s", plural(len(others), "service"), all, few(others))
 	}
 	s.listenToButtons()
 	now := console.Now()

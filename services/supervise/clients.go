@@ -16,6 +16,7 @@ import (
 // memlogd's.
 type clients struct {
 	containers string
+	bundles    *bundle.Reader
 	services   func() []*bundle.Bundle // those in force; nil until the boot has come to them
 
 	mu       sync.Mutex
@@ -98,7 +99,7 @@ func (c *clients) load(section bundle.Section) []*bundle.Bundle {
 	dirs, _ := bundle.List(c.containers, section)
 	var all []*bundle.Bundle
 	for _, dir := range dirs {
-		b, _ := bundle.Load(section, dir)
+		b, _ := c.bundles.Load(section, dir)
 		all = append(all, b)
 	}
 	return all

@@ -37,7 +37,7 @@ func (s *Supervisor) sessionDir() string { return filepath.Join(s.cfg.RunDir, "e
 
 // know gives the sockets something to look at.
 func (s *Supervisor) know() {
-	s.known.clients = &clients{containers: s.cfg.Containers, services: func() []*bundle.Bundle {
+	s.known.clients = &clients{containers: s.cfg.Containers, bundles: s.bundles, services: func() []*bundle.Bundle {
 		if r := s.known.roster.Load(); r != nil {
 			return r.Bundles()
 		}

@@ -3,7 +3,6 @@ package supervise
 import (
 	"context"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"keelson/init/cmdline"
@@ -93,10 +92,10 @@ func (s *Supervisor) stopServices(ctx context.Context, end time.Duration) bool {
 		if ctx.Err() != nil {
 			return false
 		}
-		s.con.Warn("keelson", "no time is left to stop %s (keelson.shutdown.timeout): killed", strings.Join(s.roster.Left(), ", "))
+		s.con.Warn("keelson", "no time is left to stop %s (keelson.shutdown.timeout): killed", few(s.roster.Left()))
 		s.roster.Hurry()
 		if !s.left(ctx, killedBound) {
-			s.con.Error("keelson", "going on without %s", strings.Join(s.roster.Left(), ", "))
+			s.con.Error("keelson", "going on without %s", few(s.roster.Left()))
 		}
 	}
 	if running > 0 {
@@ -110,7 +109,7 @@ func (s *Supervisor) left(ctx context.Context, bound time.Duration) bool {
 	end := time.After(max(bound, 0))
 	for {
 		moved := s.roster.Moved()
-		if len(s.roster.Left()) == 0 {
+		if s.roster.Gone() {
 			return true
 		}
 		select {

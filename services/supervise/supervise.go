@@ -27,12 +27,14 @@ import (
 	"keelson/internal/console"
 	"keelson/internal/hugepages"
 	"keelson/internal/modules"
+	"keelson/internal/pidfd"
 	"keelson/internal/policy"
 	"keelson/internal/power"
 	"keelson/internal/prepare"
 	"keelson/internal/rtsignal"
 	"keelson/internal/safepath"
 	"keelson/internal/uevent"
+	"keelson/internal/workshop"
 	"keelson/services/autoload"
 	"keelson/services/capture"
 	"keelson/services/ceiling"
@@ -43,6 +45,7 @@ import (
 	"keelson/services/resources"
 	"keelson/services/roster"
 	"keelson/services/runner"
+	"keelson/services/store"
 	"keelson/services/task"
 	"keelson/services/watchdog"
 )
@@ -121,6 +124,7 @@ type Supervisor struct {
 	limits   *limits
 	ceiling  ceiling.Limits // what all containers together may take
 	dog      *watchdog.Dog
+	bundles  *bundle.Reader // of the image
 	tasks    *task.Runtime
 	parts    *parts.Set // containerd and the shims
 	keeper   *daemon.Keeper
@@ -167,7 +171,7 @@ func Run(cfg Config) int {
 	lean := hugepages.Refuse()
 
 	s := &Supervisor{cfg: cfg, con: openConsole(cfg), hub: events.New(console.Now), failed: map[string]bool{},
-		rounds: make(chan struct{}), leaving: make(chan struct{})}
+		bundles: &bundle.Reader{}, rounds: make(chan struct{}), leaving: make(chan struct{})}
 	s.routeLog()
 	if lean != nil {
 		s.con.Warn("keelson", "the supervisor takes more memory than it needs: %v", lean)
@@ -188,9 +192,6 @@ func Run(cfg Config) int {
 	s.limits = openLimits(cfg.RunDir, s.con.Warn, s.hub.Publish)
 	if s.resumed {
 		s.readScripts()
-		if err := prepare.Unpin(); err != nil {
-			s.con.Warn("keelson", "%v", err)
-		}
 	}
 	s.limitContainers()
 	ctx, cancel := context.WithCancel(context.Background())
@@ -275,12 +276,17 @@ func (s *Supervisor) startContainerd(ctx context.Context) error {
 	if needed {
 		stdout, stderr = s.daemonOutput(rc)
 	}
+	var shop *workshop.Workshop
+	if needed {
+		shop = s.workshop()
+	}
 	s.keeper = daemon.New(daemon.Config{
-		Binary: containerdBinary, Options: s.words.containerdOptions(rc.Options()),
+		Workshop: shop,
+		Binary:   containerdBinary, Options: s.words.containerdOptions(rc.Options()),
 		Address: containerdSocket, Root: containerdRoot, State: containerdState,
 		CgroupDir: s.ownCgroup("containerd", 24<<20),
 		Frugal:    s.ceiling.Little(),
-		PIDFile:   filepath.Join(s.cfg.RunDir, "containerd.json"),
+		PIDFile:   s.containerdFile(),
 		Stdout:    stdout, Stderr: stderr,
 		BeforeStart: func() { s.tasks.SaveExits() },
 		Answers:     func(pid int) { s.watchContainerd(ctx, pid) },
@@ -295,6 +301,7 @@ func (s *Supervisor) startContainerd(ctx context.Context) error {
 		Walls:  walls,
 		Client: client, StateDir: containerdState, RuncState: runcState, CgroupRoot: s.cfg.CgroupRoot, ShimCgroup: shimCgroup,
 		ShimLingers: ownShim(),
+		Workshop:    shop,
 		Ready: func(ctx context.Context) error {
 			ctx, cancel := context.WithTimeout(ctx, containerdBound)
 			defer cancel()
@@ -324,13 +331,49 @@ func (s *Supervisor) startContainerd(ctx context.Context) error {
 	return nil
 }
 
+// containerdFile is where containerd's process is remembered.
+func (s *Supervisor) containerdFile() string { return filepath.Join(s.cfg.RunDir, "containerd.json") }
+
+// workshop opens the mount namespace that containers are made in.
+func (s *Supervisor) workshop() (shop *workshop.Workshop) {
+	if s.resumed {
+		defer func() {
+			if err := shop.Do(prepare.Unpin); err != nil {
+				s.con.Warn("keelson", "%v", err)
+			}
+		}()
+	}
+	if s.cfg.Container {
+		return nil // its mounts are somebody else's
+	}
+	var process pidfd.Identity
+	_, err := store.Load(s.containerdFile(), &process)
+	if p, gone := pidfd.OpenSame(process); err != nil || gone != nil {
+		process.PID = 0
+	} else {
+		defer p.Close()
+	}
+	var private []string
+	for _, section := range []bundle.Section{bundle.Onboot, bundle.Services, bundle.Onshutdown} {
+		dir := filepath.Join(s.cfg.Containers, string(section))
+		if _, err := os.Stat(dir); err == nil {
+			private = append(private, dir)
+		}
+	}
+	shop, err = workshop.Open(s.logging.kept, process.PID, private...)
+	if err != nil {
+		s.con.Warn("keelson", "containers are made in the machine's mount namespace, and start the slower the more of them there are: %v", err)
+	}
+	return shop
+}
+
 // writers finds out what the services of the image can write on the machine.
 func (s *Supervisor) writers() *safepath.Writers {
 	var all []*bundle.Bundle
 	for _, section := range []bundle.Section{bundle.Onboot, bundle.Services, bundle.Onshutdown} {
 		dirs, _ := bundle.List(s.cfg.Containers, section) // an error is reported where they are run
 		for _, dir := range dirs {
-			b, _ := bundle.Load(section, dir) // what is wrong with one keeps it from being started
+			b, _ := s.bundles.Load(section, dir) // what is wrong with one keeps it from being started
 			all = append(all, b)
 		}
 	}
@@ -431,7 +474,7 @@ func (s *Supervisor) loadServices(ctx context.Context) {
 	var loaded []roster.Loaded
 	var warnings []roster.Warning
 	for _, dir := range dirs {
-		b, err := bundle.Load(bundle.Services, dir)
+		b, err := s.bundles.Load(bundle.Services, dir)
 		loaded = append(loaded, roster.Loaded{Bundle: b, Err: err})
 		for _, text := range b.Warnings {
 			warnings = append(warnings, roster.Warning{Service: b.Name, Text: text})

@@ -35,7 +35,7 @@ func (s *Supervisor) watchdogUsers() (owner, critical string) {
 	for _, section := range []bundle.Section{bundle.Onboot, bundle.Services} {
 		dirs, _ := bundle.List(s.cfg.Containers, section) // what is wrong with it is said by who runs them
 		for _, dir := range dirs {
-			b, err := bundle.Load(section, dir)
+			b, err := s.bundles.Load(section, dir)
 			if err != nil {
 				continue
 			}

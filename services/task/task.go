@@ -15,6 +15,7 @@ import (
 	tasksapi "github.com/containerd/containerd/api/services/tasks/v1"
 	tasktypes "github.com/containerd/containerd/api/types/task"
 	"github.com/containerd/errdefs"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/types/known/anypb"
@@ -24,6 +25,7 @@ import (
 	"keelson/internal/prepare"
 	"keelson/internal/safepath"
 	"keelson/internal/steer"
+	"keelson/internal/workshop"
 	"keelson/services/resources"
 )
 
@@ -56,6 +58,9 @@ type Runtime struct {
 	// for its end. A stock one removes its socket at some time after its last delete,
 	// even if a new shim of the group has taken its place.
 	ShimLingers bool
+
+	// Workshop is the mount namespace that containers are made in, and containerd is.
+	Workshop *workshop.Workshop
 
 	// Writers are the directories that services can write, asked for when the first
 	// container is started for which it matters; nil for none.
@@ -112,8 +117,8 @@ func (r *Runtime) Start(ctx context.Context, b *bundle.Bundle, io Streams) (Task
 			r.Prepare(ctx, b)
 		}
 		paths := r.paths(b)
-		if err := prepare.Before(ctx, b, paths); err != nil {
-			_ = prepare.Cleanup(context.WithoutCancel(ctx), b, paths)
+		if err := prepare.Before(ctx, b, paths, r.Workshop); err != nil {
+			_ = prepare.Cleanup(context.WithoutCancel(ctx), b, paths, r.Workshop)
 			return nil, err
 		}
 		t, err := r.start(ctx, b, paths, io)
@@ -252,19 +257,67 @@ func (r *Runtime) execute(ctx context.Context, b *bundle.Bundle, process *pidfd.
 }
 
 // pin returns the container with paths in its configuration that nobody can change until
-// release is called, for the first time.
+// release is called, for the first time: once the runtime has what it needs of them, and of
+// the container's root. Then those are not mounted any more where the next container is made.
 func (r *Runtime) pin(b *bundle.Bundle, paths *safepath.Resolver) (pinned *bundle.Bundle, release func(), err error) {
-	s, unpin, err := prepare.Pin(b, paths)
+	copied := *b
+	unshare, err := r.machineNamespaces(&copied, paths)
 	if err != nil {
 		return nil, nil, err
 	}
-	copied := *b
-	copied.Spec = s
+	var unpin func() error
+	if err := r.Workshop.Do(func() (err error) {
+		copied.Spec, unpin, err = prepare.Pin(&copied, paths)
+		return err
+	}); err != nil {
+		unshare()
+		return nil, nil, err
+	}
 	return &copied, sync.OnceFunc(func() {
-		if err := unpin(); err != nil {
+		unshare()
+		if err := r.Workshop.Do(func() error {
+			if r.Workshop != nil {
+				prepare.Leave(b)
+			}
+			return unpin()
+		}); err != nil {
 			slog.Warn(err.Error(), "container", b.FullName())
 		}
 	}), nil
+}
+
+// machineNamespaces puts open files in the place of the mount namespaces that a container
+// joins: those that a bindNS keeps are seen by their names in the machine's namespace alone,
+// as the kernel gives a mount of a mount namespace to no other one. done closes them.
+func (r *Runtime) machineNamespaces(b *bundle.Bundle, paths *safepath.Resolver) (done func(), err error) {
+	var open []*safepath.Place
+	done = func() {
+		for _, p := range open {
+			p.Close()
+		}
+	}
+	if r.Workshop == nil {
+		return done, nil
+	}
+	spec, linux := *b.Spec, *b.Spec.Linux
+	linux.Namespaces = slices.Clone(linux.Namespaces)
+	spec.Linux = &linux
+	for i, n := range linux.Namespaces {
+		if n.Type != specs.MountNamespace || !filepath.IsAbs(n.Path) {
+			continue
+		}
+		p, err := paths.Open(n.Path, safepath.Options{})
+		if err != nil {
+			done()
+			return nil, fmt.Errorf("%s: %s: linux.namespaces[%d].path: %w", b.Name, filepath.Join(b.Dir, "config.json"), i, err)
+		}
+		open = append(open, p)
+		if p.Exists() { // else the runtime says that it is not there
+			linux.Namespaces[i].Path = fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), p.FD)
+		}
+	}
+	b.Spec = &spec
+	return done, nil
 }
 
 // makeHiding sees to it that there is something to mount before what a container does
@@ -462,7 +515,7 @@ func (r *Runtime) Remove(ctx context.Context, b *bundle.Bundle) {
 	} else {
 		slog.Warn("its task is left to the next start: "+err.Error(), "container", b.FullName())
 	}
-	if err := prepare.Cleanup(context.WithoutCancel(ctx), b, r.paths(b)); err != nil {
+	if err := prepare.Cleanup(context.WithoutCancel(ctx), b, r.paths(b), r.Workshop); err != nil {
 		slog.Warn(err.Error(), "container", b.FullName())
 	}
 }
