@@ -133,7 +133,8 @@ func (r *Roster) Lost(name string, with map[string]uint64) string {
 func (r *Roster) StopFirst(name string) []string {
 	r.mu.Lock()
 	var users []string
-	for _, other := range r.names {
+	for _, svc := range r.tell[name] { // among them are all that come after it
+		other := svc.Name()
 		if o := r.order[other]; slices.Contains(o.Requires, name) || r.leaving && slices.Contains(o.After, name) {
 			users = append(users, other)
 		}

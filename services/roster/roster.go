@@ -206,12 +206,18 @@ func (r *Roster) Changed(name string) {
 // has moved: all that come after it, however indirectly, for they may wait, and
 // those right before it, which are stopped after it.
 func (r *Roster) listeners() map[string][]*runner.Service {
+	after := map[string][]string{} // those that come right after each
+	for _, name := range r.names {
+		for _, before := range r.before(name) {
+			after[before] = append(after[before], name)
+		}
+	}
 	tell := map[string][]*runner.Service{}
 	for _, name := range r.names {
 		reach := map[string]bool{}
 		for queue := []string{name}; len(queue) > 0; queue = queue[1:] {
-			for _, other := range r.names {
-				if o := r.order[other]; !reach[other] && (slices.Contains(o.After, queue[0]) || slices.Contains(o.Requires, queue[0])) {
+			for _, other := range after[queue[0]] {
+				if !reach[other] {
 					reach[other] = true
 					queue = append(queue, other)
 				}

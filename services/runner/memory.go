@@ -120,7 +120,9 @@ func (s *Service) applyAt(at time.Duration, moves ...move) {
 	for _, e := range events {
 		s.cfg.publish(e)
 	}
-	s.save()
+	if len(moves) != 1 || moves[0].event != lifecycle.Enqueued || s.remembered.State != "" || s.asked {
+		s.save() // a thousand that wait for their first turn are as they were for the next supervisor
+	}
 	s.announce()
 	s.cfg.order().Changed(s.name)
 }
