@@ -157,6 +157,10 @@ func (t *running) Wait(ctx context.Context) (Exit, error) {
 // ended; after that it counts as lost.
 const exitBound = 5 * time.Second
 
+// exitEach is added to it for each task there is: a thousand that exit at once write
+// their codes one after the other.
+const exitEach = 50 * time.Millisecond
+
 // The shim's file is looked for after fileMin, doubling up to fileMax.
 const (
 	fileMin = 2 * time.Millisecond
@@ -169,7 +173,10 @@ func (r *Runtime) status(ctx context.Context, b *bundle.Bundle, pid int) Exit {
 	if e, ok := r.readExit(b, pid); ok {
 		return e
 	}
-	ctx, cancel := call(ctx, b.Namespace(), exitBound)
+	r.mu.Lock()
+	bound := exitBound + time.Duration(len(r.tasks))*exitEach
+	r.mu.Unlock()
+	ctx, cancel := call(ctx, b.Namespace(), bound)
 	answer := make(chan Exit, 1)
 	go func() {
 		// It is not cut when the file has come: containerd would report an answer that
