@@ -40,7 +40,7 @@ services:
 	yaml.WriteString(`  - {name: user, image: keelson/busybox, command: [sleep, "1000000"], annotations: {keelson.requires: used}}
   - {name: used, image: keelson/busybox, command: [sleep, "1000000"]}
 `)
-	m := boot(t, setup{agent: true, yaml: yaml.String()})
+	m := boot(t, setup{agent: true, faulty: true, yaml: yaml.String()})
 	m.booted()
 	m.firstStartsFirst(names)
 	m.wereQueued(append(names, "user"))
