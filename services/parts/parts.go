@@ -4,7 +4,7 @@
 // It promises that a part which is slow is not taken for one that hangs: an interval
 // counts only if the part did nothing in it, neither ran nor waited for a processor,
 // while calls waited for their answers, and if the one who looks was on time. Where
-// nothing is under way it costs a call to each part a minute, or less often where there
+// nothing is under way it costs a call to each part in five minutes, or less often where there
 // are many. It must never end a part that answers.
 package parts
 
@@ -30,8 +30,8 @@ const (
 	callBound = time.Minute
 	// roundEvery is how often each part is asked, and roundPart how much time there is
 	// for each of them.
-	roundEvery = time.Minute
-	roundPart  = 10 * time.Second
+	roundEvery = 5 * time.Minute
+	roundPart  = 2 * time.Minute
 	// stuckAfter is how long after SIGKILL it is reported that a part does not exit.
 	stuckAfter = 30 * time.Second
 	// doubtEvery is how often doubts are followed.

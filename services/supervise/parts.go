@@ -64,25 +64,29 @@ func writeStacksOnAbort(dir string) {
 	}()
 }
 
-// beatEvery is how often PID 1 is shown that the supervisor goes round.
-const beatEvery = 10 * time.Second
+// beatEvery is how often PID 1 is shown that the supervisor goes round: a wakeup each.
+const beatEvery = 20 * time.Second
 
-// beat shows PID 1 that the supervisor goes round, as long as it lives: that its own
-// goroutine comes round, until the machine goes down, and that nobody keeps the services
-// locked.
+// beat shows PID 1 that the supervisor goes round, and that nobody keeps the services locked.
 func (s *Supervisor) beat() {
+	if r := s.known.roster.Load(); r != nil {
+		_ = r.Unsettled()
+	}
+	if err := s.logging.kept.Beat(); err != nil {
+		s.con.Warn("keelson", "PID 1 is not shown that the supervisor goes round: %v", err)
+	}
+}
+
+// beatOn goes on with that while the supervisor's own goroutine takes the machine down.
+func (s *Supervisor) beatOn(ctx context.Context) {
 	t := time.NewTicker(beatEvery)
-	for ; ; <-t.C {
-		if r := s.known.roster.Load(); r != nil {
-			_ = r.Unsettled()
-		}
+	defer t.Stop()
+	for {
+		s.beat()
 		select {
-		case s.rounds <- struct{}{}:
-		case <-s.leaving:
-		}
-		if err := s.logging.kept.Beat(); err != nil {
-			s.con.Warn("keelson", "PID 1 is not shown that the supervisor goes round: %v", err)
+		case <-ctx.Done():
 			return
+		case <-t.C:
 		}
 	}
 }

@@ -137,9 +137,6 @@ type Supervisor struct {
 	failed   map[string]bool  // scripts of the image that could not be run, or failed
 	buttons  *power.Buttons   // open before anybody is told that the boot is complete; nil in a container
 
-	rounds  chan struct{} // received from by the supervisor's own goroutine, each time it comes round
-	leaving chan struct{} // closed when that does so no more, as the machine goes down
-
 	mu    sync.Mutex
 	acted bool // a machine action was asked for, guarded by mu
 }
@@ -170,8 +167,7 @@ func Run(cfg Config) int {
 	_ = rtsignal.Default() // PID 1 ignores them, and that is inherited
 	lean := hugepages.Refuse()
 
-	s := &Supervisor{cfg: cfg, con: openConsole(cfg), hub: events.New(console.Now), failed: map[string]bool{},
-		bundles: &bundle.Reader{}, rounds: make(chan struct{}), leaving: make(chan struct{})}
+	s := &Supervisor{cfg: cfg, con: openConsole(cfg), hub: events.New(console.Now), failed: map[string]bool{}, bundles: &bundle.Reader{}}
 	s.routeLog()
 	if lean != nil {
 		s.con.Warn("keelson", "the supervisor takes more memory than it needs: %v", lean)
@@ -182,7 +178,7 @@ func Run(cfg Config) int {
 	}
 	s.startLogging()
 	writeStacksOnAbort(cfg.RunDir)
-	go s.beat()
+	s.beat()
 	s.progress = openProgress(filepath.Join(cfg.RunDir, "boot.json"),
 		func(format string, a ...any) { s.con.Warn("keelson", format, a...) })
 	s.know()
@@ -224,7 +220,7 @@ func Run(cfg Config) int {
 	if cfg.StopKind == "" {
 		s.watch(ctx, signals)
 	}
-	close(s.leaving)
+	go s.beatOn(ctx)
 	s.known.stopping.Store(true)
 	s.hub.Publish(api.Event{Kind: "machine", To: "stopping"})
 	stopBoot()
@@ -237,17 +233,20 @@ func Run(cfg Config) int {
 }
 
 // watch is what the supervisor's own goroutine does while the machine runs: it
-// waits for the signal to stop, and shows the watchdog that it goes round.
+// waits for the signal to stop, and shows the watchdog and PID 1 that it goes round.
 func (s *Supervisor) watch(ctx context.Context, stop <-chan os.Signal) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel() // from the stop on PID 1 feeds it
 	go s.dog.Run(ctx)
+	beats := time.NewTicker(beatEvery)
+	defer beats.Stop()
 	for {
 		select {
 		case <-stop:
 			return
 		case <-s.dog.Beats():
-		case <-s.rounds:
+		case <-beats.C:
+			s.beat()
 		}
 	}
 }
