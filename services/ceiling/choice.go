@@ -24,14 +24,11 @@ type container struct {
 }
 
 // living is how much of the shared files belongs to containers that live. What dead
-// ones wrote is charged to the parent of all, and so are their roots until these are
-// unmounted.
-func living(shared, parent, roots uint64, all []container) uint64 {
+// ones wrote is charged to the parent of all.
+func living(shared, parent uint64, all []container) uint64 {
 	for _, c := range all {
 		parent -= min(c.files, parent)
-		roots -= min(c.root, roots)
 	}
-	parent -= min(roots, parent)
 	return shared - min(parent, shared)
 }
 
@@ -99,7 +96,7 @@ func choose(limit, shared uint64, all []container) verdict {
 func (g *Guard) choose() verdict {
 	shared := g.shared()
 	all := g.containers(shared)
-	return choose(g.Limit, living(size(shared), usage(g.file("")).files, g.roots(), all), all)
+	return choose(g.Limit, living(size(shared), usage(g.file("")).files, all), all)
 }
 
 // containers returns those that have processes.
@@ -126,43 +123,24 @@ func (g *Guard) container(dir string, shared []shared) (c container, alive bool)
 	c.making = g.Making(dir)
 	use := usage(dir)
 	c.used, c.files = use.used, use.files
-	c.root = rootSize(g.root(dir))
 	procs, _ := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
 	pid, _, ok := strings.Cut(string(procs), "\n")
 	if !ok {
 		c.shares = true
 		return c, number(filepath.Join(dir, "pids.current")) > 0 // they may be in cgroups below it
 	}
+	c.root = rootSize(filepath.Join(g.Proc, pid, "root"))
 	text, _ := os.ReadFile(filepath.Join(g.Proc, pid, "oom_score_adj"))
 	c.adj, _ = strconv.Atoi(strings.TrimSpace(string(text)))
 	c.shares = sees(filepath.Join(g.Proc, pid, "mountinfo"), shared)
 	return c, true
 }
 
-// root is where the file system is mounted that the root of a cgroup's container writes to.
-func (g *Guard) root(dir string) string {
-	section, name := filepath.Split(strings.TrimPrefix(dir, filepath.Join(g.Root, Group)+"/"))
-	if section = strings.Trim(section, "./"); section == "" {
-		section = "services"
-	}
-	return filepath.Join(g.Containers, section, name, "tmp")
-}
-
-// roots is what all of these have, also of containers that have exited.
-func (g *Guard) roots() (sum uint64) {
-	dirs, _ := filepath.Glob(filepath.Join(g.Containers, "*", "*", "tmp"))
-	for _, dir := range dirs {
-		if !strings.HasPrefix(dir, filepath.Join(g.Containers, "volumes")+"/") {
-			sum += rootSize(dir)
-		}
-	}
-	return sum
-}
-
-// rootSize is what is in use of such a file system; 0 where there is none.
+// rootSize is what a process's root has in memory: of an overlay the kernel tells what
+// is in use where it is written to. A root of another kind cannot be written to.
 func rootSize(path string) uint64 {
 	var st unix.Statfs_t
-	if unix.Statfs(path, &st) != nil || st.Type != unix.TMPFS_MAGIC {
+	if unix.Statfs(path, &st) != nil || st.Type != unix.OVERLAYFS_SUPER_MAGIC {
 		return 0
 	}
 	return (st.Blocks-st.Bfree)*uint64(st.Bsize) + (st.Files-st.Ffree)*fileCost

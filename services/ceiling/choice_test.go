@@ -25,48 +25,40 @@ func TestChoose(t *testing.T) {
 	for name, c := range map[string]struct {
 		shared uint64 // MiB of files that stay
 		parent uint64 // MiB of files in memory charged to all, 0 for those of the living
-		roots  uint64 // MiB in roots of dead ones
 		all    []container
 		want   verdict
 	}{
-		"nobody":                       {0, 0, 0, nil, verdict{}},
-		"the one with most":            {0, 0, 0, []container{one("web", 20, 0, 0), one("leaky", 90, 1, 1), one("db", 30, 0, 0)}, verdict{kill: "leaky", frees: 90 * mib}},
-		"who fills its root":           {0, 0, 0, []container{one("leaky", 40, 0, 0), one("fills", 60, 59, 59)}, verdict{kill: "fills", frees: 60 * mib}},
-		"who fills a tmpfs of its own": {0, 0, 0, []container{one("leaky", 40, 0, 0), one("fills", 60, 59, 0)}, verdict{kill: "fills", frees: 60 * mib}},
-		"what stays is not worth it": {80, 0, 0, []container{one("tmp", 81, 80, 0).with(sharing), one("leaky", 40, 0, 0)},
+		"nobody":                       {0, 0, nil, verdict{}},
+		"the one with most":            {0, 0, []container{one("web", 20, 0, 0), one("leaky", 90, 1, 1), one("db", 30, 0, 0)}, verdict{kill: "leaky", frees: 90 * mib}},
+		"who fills its root":           {0, 0, []container{one("leaky", 40, 0, 0), one("fills", 60, 59, 59)}, verdict{kill: "fills", frees: 60 * mib}},
+		"who fills a tmpfs of its own": {0, 0, []container{one("leaky", 40, 0, 0), one("fills", 60, 59, 0)}, verdict{kill: "fills", frees: 60 * mib}},
+		"what stays is not worth it": {80, 0, []container{one("tmp", 81, 80, 0).with(sharing), one("leaky", 40, 0, 0)},
 			verdict{kill: "leaky", frees: 40 * mib}},
-		"files that several share": {60, 0, 0, []container{one("tmp", 41, 40, 0).with(sharing), one("var", 23, 20, 0).with(sharing), one("web", 2, 0, 0)},
+		"files that several share": {60, 0, []container{one("tmp", 41, 40, 0).with(sharing), one("var", 23, 20, 0).with(sharing), one("web", 2, 0, 0)},
 			verdict{kill: "var", frees: 3 * mib}},
-		"with a root besides": {60, 0, 0, []container{one("tmp", 91, 90, 30).with(sharing), one("leaky", 25, 0, 0)},
+		"with a root besides": {60, 0, []container{one("tmp", 91, 90, 30).with(sharing), one("leaky", 25, 0, 0)},
 			verdict{kill: "tmp", frees: 31 * mib}},
 		// Who looks at what others wrote, and fills a tmpfs of its own, does not hide behind it.
-		"what dead ones wrote stays anyhow": {60, 100, 0, []container{one("hides", 41, 40, 0).with(sharing), one("leaky", 25, 0, 0)},
+		"what dead ones wrote stays anyhow": {60, 100, []container{one("hides", 41, 40, 0).with(sharing), one("leaky", 25, 0, 0)},
 			verdict{kill: "hides", frees: 41 * mib}},
-		// The root of one that was just killed is still mounted.
-		"what dead ones have in roots does not": {60, 160, 100, []container{one("tmp", 61, 60, 0).with(sharing), one("leaky", 25, 0, 0)},
-			verdict{kill: "leaky", frees: 25 * mib}},
-		"who only sees them": {60, 0, 0, []container{one("tmp", 61, 60, 0).with(sharing), one("logger", 5, 0, 0).with(sharing), one("web", 2, 0, 0)},
+		"who only sees them": {60, 0, []container{one("tmp", 61, 60, 0).with(sharing), one("logger", 5, 0, 0).with(sharing), one("web", 2, 0, 0)},
 			verdict{kill: "logger", frees: 5 * mib}},
-		"nobody frees anything":     {80, 0, 0, []container{one("tmp", 80, 80, 0).with(sharing)}, verdict{}},
-		"never one with -1000":      {0, 0, 0, []container{one("db", 90, 0, 0).with(func(c *container) { c.adj = -1000 }), one("web", 3, 0, 0)}, verdict{kill: "web", frees: 3 * mib}},
-		"rather one with 500":       {0, 0, 0, []container{one("db", 90, 0, 0), one("cache", 20, 0, 0).with(func(c *container) { c.adj = 500 })}, verdict{kill: "cache", frees: 20 * mib}},
-		"left to the kernel":        {0, 0, 0, []container{one("alone", 90, 0, 0).with(func(c *container) { c.alone = true }), one("web", 3, 0, 0)}, verdict{}},
-		"one that is being made":    {0, 0, 0, []container{one("new", 4, 0, 0).with(making), one("db", 40, 0, 0).with(func(c *container) { c.adj = -1000 })}, verdict{start: true}},
-		"one with a command added":  {0, 0, 0, []container{one("web", 6, 0, 0).with(making), one("leaky", 40, 0, 0)}, verdict{kill: "leaky", frees: 40 * mib}},
-		"the largest, likewise":     {0, 0, 0, []container{one("leaky", 90, 0, 0).with(making), one("db", 40, 0, 0)}, verdict{kill: "leaky", frees: 86 * mib}},
-		"nobody pays for its start": {130, 0, 0, []container{one("tmp", 131, 130, 0).with(sharing), one("new", 4, 0, 0).with(making), one("web", 3, 0, 0)}, verdict{start: true}},
+		"nobody frees anything":     {80, 0, []container{one("tmp", 80, 80, 0).with(sharing)}, verdict{}},
+		"never one with -1000":      {0, 0, []container{one("db", 90, 0, 0).with(func(c *container) { c.adj = -1000 }), one("web", 3, 0, 0)}, verdict{kill: "web", frees: 3 * mib}},
+		"rather one with 500":       {0, 0, []container{one("db", 90, 0, 0), one("cache", 20, 0, 0).with(func(c *container) { c.adj = 500 })}, verdict{kill: "cache", frees: 20 * mib}},
+		"left to the kernel":        {0, 0, []container{one("alone", 90, 0, 0).with(func(c *container) { c.alone = true }), one("web", 3, 0, 0)}, verdict{}},
+		"one that is being made":    {0, 0, []container{one("new", 4, 0, 0).with(making), one("db", 40, 0, 0).with(func(c *container) { c.adj = -1000 })}, verdict{start: true}},
+		"one with a command added":  {0, 0, []container{one("web", 6, 0, 0).with(making), one("leaky", 40, 0, 0)}, verdict{kill: "leaky", frees: 40 * mib}},
+		"the largest, likewise":     {0, 0, []container{one("leaky", 90, 0, 0).with(making), one("db", 40, 0, 0)}, verdict{kill: "leaky", frees: 86 * mib}},
+		"nobody pays for its start": {130, 0, []container{one("tmp", 131, 130, 0).with(sharing), one("new", 4, 0, 0).with(making), one("web", 3, 0, 0)}, verdict{start: true}},
 	} {
 		parent := c.parent * mib
-		roots := c.roots * mib
-		for _, one := range c.all {
-			roots += one.root
-		}
 		if parent == 0 {
 			for _, one := range c.all {
 				parent += one.files
 			}
 		}
-		if got := choose(limit, living(c.shared*mib, parent, roots, c.all), c.all); got != c.want {
+		if got := choose(limit, living(c.shared*mib, parent, c.all), c.all); got != c.want {
 			t.Errorf("%s: %+v, want %+v", name, got, c.want)
 		}
 	}
@@ -112,7 +104,7 @@ func TestContainers(t *testing.T) {
 	files["services/sees/memory.oom.group"] = "0\n"
 	const own = "30 1 0:40 / / rw - overlay overlay rw\n31 30 0:41 / /own rw - tmpfs tmpfs rw\n"
 	g := &Guard{
-		Root: tree(t, files), Containers: t.TempDir(), Limit: 10e6,
+		Root: tree(t, files), Limit: 10e6,
 		Proc: tree(t, map[string]string{
 			"1/oom_score_adj": "0\n", "1/mountinfo": own, "2/oom_score_adj": "-5\n", "2/mountinfo": own + "32 30 0:23 /lib /lib rw - tmpfs tmpfs rw\n", "3/oom_score_adj": "100\n",
 		}),

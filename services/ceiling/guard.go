@@ -29,9 +29,8 @@ import (
 //	                                   \--no--> end the one whose exit frees most,
 //	                                            or let one that is being made go on
 type Guard struct {
-	// Root is where cgroup2 is mounted, Proc where /proc is, Containers where the
-	// containers of the image are.
-	Root, Proc, Containers string
+	// Root is where cgroup2 is mounted, Proc where /proc is.
+	Root, Proc string
 	// Limit is the parent's memory.max.
 	Limit uint64
 	// Making reports whether a process is being made in the container of a cgroup, a
@@ -263,10 +262,10 @@ func (g *Guard) end(ctx context.Context, v verdict) {
 	}
 	gone := 0
 	g.await(ctx, settle, func() bool {
-		if number(filepath.Join(v.kill, "pids.current")) == 0 && rootSize(g.root(v.kill)) == 0 {
-			gone++ // what is left of its file systems goes in a moment
+		if number(filepath.Join(v.kill, "pids.current")) == 0 {
+			gone++ // its file systems, which are its own alone, go in a moment
 		}
-		return gone > 2 || usage(g.file("")).used <= before-min(v.frees/2, before)
+		return gone > 9 || usage(g.file("")).used <= before-min(v.frees/2, before)
 	})
 	if now := usage(g.file("")).used; !g.bound { // shared files are not to take the room unseen
 		g.warn(g.setMark(max(firstMark(g.Limit), nextMark(g.Limit, now))))

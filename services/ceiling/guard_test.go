@@ -33,7 +33,7 @@ func live(t *testing.T, limit uint64, files map[string]string) *life {
 	}
 	l := &life{T: t}
 	l.Guard = &Guard{
-		Root: tree(t, all), Proc: tree(t, map[string]string{"1/mountinfo": ""}), Containers: t.TempDir(), Limit: limit,
+		Root: tree(t, all), Proc: tree(t, map[string]string{"1/mountinfo": ""}), Limit: limit,
 		Making: func(string) bool { return l.making.Load() },
 		Chosen: func(dir string, n uint64) {
 			l.chosen = append(l.chosen, fmt.Sprint(filepath.Base(dir), n))

@@ -42,7 +42,7 @@ func (s *Supervisor) guardMemory(ctx context.Context) {
 		return
 	}
 	g := &ceiling.Guard{
-		Root: s.cfg.CgroupRoot, Proc: "/proc", Containers: s.cfg.Containers, Limit: s.ceiling.Memory,
+		Root: s.cfg.CgroupRoot, Proc: "/proc", Limit: s.ceiling.Memory,
 		Making: s.tasks.Making,
 		Chosen: func(dir string, processes uint64) {
 			f, _ := resources.Read(dir)
