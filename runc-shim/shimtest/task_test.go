@@ -404,3 +404,26 @@ func TestCreateThatTookTooLong(t *testing.T) {
 		t.Errorf("one that is there: %v", err)
 	}
 }
+
+// A user that is not root opens its own streams by name.
+func TestUsersOpenTheirStreams(t *testing.T) {
+	e := newEnv(t)
+	s := e.spec("sh", "-c", "echo out >/dev/stdout && echo err >/dev/stderr")
+	s.Process.User.UID, s.Process.User.GID = 1000, 1000
+	var fifos []string
+	for _, name := range []string{"out", "err"} {
+		path := filepath.Join(e.Dir, name)
+		if err := unix.Mkfifo(path, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		f, err := os.OpenFile(path, os.O_RDWR, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		fifos = append(fifos, path)
+	}
+	if got := e.run("user", s, func(r *taskapi.CreateTaskRequest) { r.Stdout, r.Stderr = fifos[0], fifos[1] }); got != 0 {
+		t.Errorf("exit status %d", got)
+	}
+}

@@ -108,6 +108,7 @@ func (l *local) launch(init bool, p *specs.Process, group string, s *stdio.Strea
 	}
 	if s.Stderr != nil {
 		lp.Stderr = s.Stderr
+		l.giveToUser(s.Stderr, p)
 	}
 	if err := l.c.Start(lp); err != nil {
 		report.Close()
@@ -116,6 +117,24 @@ func (l *local) launch(init bool, p *specs.Process, group string, s *stdio.Strea
 	report.Started()
 	pid, err := lp.Pid()
 	return localChild{lp, report}, pid, err
+}
+
+// giveToUser gives the pipe of the error stream to the user that the process will be, who
+// opens it as /dev/stderr. libcontainer does so for what its last stage has as os.Stderr, and
+// that is the report of the exec (package execreport).
+func (l *local) giveToUser(f *os.File, p *specs.Process) {
+	info, err := f.Stat()
+	if err != nil || info.Mode()&os.ModeNamedPipe == 0 {
+		return
+	}
+	config := l.c.Config()
+	uid, err := config.HostUID(int(p.User.UID))
+	if err == nil {
+		err = f.Chown(uid, -1)
+	}
+	if err != nil {
+		logger.Warn("give the error stream to the container's user", "id", l.c.ID(), "error", err)
+	}
 }
 
 type localChild struct {
