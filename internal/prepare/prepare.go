@@ -98,11 +98,12 @@ func inDir(b *bundle.Bundle, m specs.Mount) bool {
 }
 
 // Leave unmounts in the workshop what the container has by now: it was created. What is
-// left of it is Cleanup's.
+// left of it is Cleanup's. What is mounted in the root goes with the root: its path may lead
+// elsewhere once that is gone, by a link that the image has below it.
 func Leave(b *bundle.Bundle) {
 	targets := []string{Root(b)}
 	for _, m := range b.Runtime.Mounts {
-		if inDir(b, m) && filepath.IsAbs(m.Destination) {
+		if _, in := inRoot(b, m.Destination); !in && inDir(b, m) && filepath.IsAbs(m.Destination) {
 			targets = append(targets, filepath.Clean(m.Destination))
 		}
 	}

@@ -34,7 +34,12 @@ func TestRootsAreMadeInTheWorkshop(t *testing.T) {
 	b.Runtime.Mounts = append(b.Runtime.Mounts,
 		specs.Mount{Destination: outside, Type: "tmpfs", Source: "data"},
 		specs.Mount{Destination: "inner", Type: "tmpfs", Source: "inner"},
+		specs.Mount{Destination: b.Rootfs() + "/out/data", Type: "tmpfs", Source: "far"},
 	)
+	// Below the root, where the container's mount is gone before its neighbours are.
+	if err := os.Symlink(filepath.Dir(outside), b.Rootfs()+"/out"); err != nil {
+		t.Fatal(err)
+	}
 	b.Runtime.Mkdir = []string{"made", outside + "/made"}
 	count := func(where *workshop.Workshop, dir string) (n int) {
 		t.Helper()
@@ -47,7 +52,7 @@ func TestRootsAreMadeInTheWorkshop(t *testing.T) {
 		if err := Before(testContext(t), b, nil, shop); err != nil {
 			t.Fatal(err)
 		}
-		if machine, there := count(nil, b.Dir), count(shop, b.Dir); machine != 0 || there != 3 {
+		if machine, there := count(nil, b.Dir), count(shop, b.Dir); machine != 0 || there != 4 {
 			t.Errorf("%d mounts of the container on the machine, %d in the workshop", machine, there)
 		}
 		if machine, there := count(nil, outside), count(shop, outside); machine != 1 || there != 1 {
