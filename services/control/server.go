@@ -83,11 +83,13 @@ type Config struct {
 
 // Bounds of what clients may take.
 const (
-	maxConns  = 64
-	maxExecs  = 16
-	maxBody   = 1 << 20 // of a request: a command line and its environment
-	maxHeader = 64 << 10
-	headBound = 10 * time.Second // for a request to arrive
+	maxConns   = 64
+	maxOfOne   = 16 // of them, of one container
+	maxLookers = 32 // of them, of all containers that may only look
+	maxExecs   = 16
+	maxBody    = 1 << 20 // of a request: a command line and its environment
+	maxHeader  = 64 << 10
+	headBound  = 10 * time.Second // for a request to arrive
 )
 
 // stallBound is how long a client may take nothing of what it asked for: long
@@ -237,7 +239,11 @@ type guard struct {
 	refused  *refusals
 	slots    chan struct{} // holds one for each open connection
 	refusals chan struct{} // holds one for each that is being refused
+	shares   shares
 }
+
+// tooMany is what whoever is refused for want of room can do.
+const tooMany = "end some of them: service logs -f, events -f, exec"
 
 // Bounds of refusals: how many at a time, and how long one may take.
 const (
@@ -264,12 +270,18 @@ func (g *guard) accept() (*counted, error) {
 			g.refuse(conn, http.StatusForbidden, api.Error{Error: text, Want: "keelson.control: read, or all, among the annotations of its container"})
 			continue
 		}
+		leave, err := g.shares.enter(client)
+		if err != nil {
+			g.refuse(conn, http.StatusServiceUnavailable, api.Error{Error: err.Error(), Want: tooMany})
+			continue
+		}
 		select {
 		case g.slots <- struct{}{}:
-			return &counted{UnixConn: conn, client: client, free: func() { <-g.slots }}, nil
+			return &counted{UnixConn: conn, client: client, free: func() { leave(); <-g.slots }}, nil
 		default:
+			leave()
 			g.refuse(conn, http.StatusServiceUnavailable, api.Error{
-				Error: fmt.Sprintf("%d connections are open, more than that are not taken", maxConns), Want: "end some of them: service logs -f, events -f, exec"})
+				Error: fmt.Sprintf("%d connections are open, more than that are not taken", maxConns), Want: tooMany})
 		}
 	}
 }
