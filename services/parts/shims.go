@@ -1,6 +1,7 @@
 package parts
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
@@ -61,14 +62,10 @@ func (s *Shims) Scan(ctx context.Context) {
 		members[socket] = append(members[socket], filepath.Base(filepath.Dir(task))+"/"+filepath.Base(task))
 		versions[socket] = b.Version
 	}
-	listening, known := listeners(), map[string]int{}
+	listening, known := listeners(members), map[string]int{}
 	for socket, names := range members {
 		slices.Sort(names)
-		inode := listening[socket]
-		pid := s.known[inode]
-		if pid == 0 {
-			pid = s.holder(inode)
-		}
+		pid, inode := s.shim(listening[socket])
 		if pid != 0 && (s.Set.Has(pid, names) || s.watch(ctx, pid, socket, versions[socket], names)) {
 			known[inode] = pid
 		}
@@ -97,32 +94,48 @@ func (s *Shims) watch(ctx context.Context, pid int, socket string, version int, 
 	return true
 }
 
-// listeners returns the inodes of the sockets that somebody listens on, by their paths.
-func listeners() map[string]string {
-	data, err := os.ReadFile("/proc/net/unix")
+// listeners returns the inodes of the sockets that somebody listens on, by their paths, if
+// those are wanted. A path may have several: the kernel tells by which one a socket was made,
+// and containers have such paths in their own roots. They may have many sockets too.
+func listeners(wanted map[string][]string) map[string][]string {
+	table, err := os.Open("/proc/net/unix")
 	if err != nil {
 		return nil
 	}
+	defer table.Close()
 	const acceptsConnections = 0x10000 // __SO_ACCEPTCON
-	found := map[string]string{}
-	for line := range strings.Lines(string(data)) {
-		f := strings.Fields(line) // Num RefCount Protocol Flags Type St Inode Path
-		if len(f) < 8 {
+	found := map[string][]string{}
+	for lines := bufio.NewScanner(table); lines.Scan(); {
+		f := strings.Fields(lines.Text()) // Num RefCount Protocol Flags Type St Inode Path
+		if len(f) < 8 || wanted[f[7]] == nil {
 			continue
 		}
 		if flags, err := strconv.ParseUint(f[3], 16, 64); err == nil && flags&acceptsConnections != 0 {
-			found[f[7]] = f[6]
+			found[f[7]] = append(found[f[7]], f[6])
 		}
 	}
 	return found
 }
 
+// shim returns the process that has one of these sockets open, 0 if none is found, and
+// which one that is.
+func (s *Shims) shim(inodes []string) (pid int, inode string) {
+	for _, inode := range inodes {
+		if pid := s.known[inode]; pid != 0 {
+			return pid, inode
+		}
+	}
+	for _, inode := range inodes {
+		if pid := s.holder(inode); pid != 0 {
+			return pid, inode
+		}
+	}
+	return 0, ""
+}
+
 // holder returns the oldest process that has a socket open, 0 if there is none: a child
 // that it has just made has it too for a moment.
 func (s *Shims) holder(inode string) (oldest int) {
-	if inode == "" {
-		return 0
-	}
 	var pids []int
 	if s.Processes != nil {
 		pids = s.Processes()

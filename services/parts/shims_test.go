@@ -143,3 +143,45 @@ func TestAShimIsFoundAndAsked(t *testing.T) {
 		t.Errorf("found %+v", all)
 	}
 }
+
+// A container that has a socket of the same path in its own root is not taken for the shim,
+// and does not hide it.
+func TestAnotherSocketOfThatPath(t *testing.T) {
+	dir := t.TempDir()
+	socket := filepath.Join(dir, "s")
+	elsewhere := func() { // the path that it was made by is the one that the kernel tells
+		l, err := net.ListenUnix("unix", &net.UnixAddr{Name: socket, Net: "unix"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		l.SetUnlinkOnClose(false)
+		t.Cleanup(func() { _ = l.Close() })
+		if err := os.Remove(socket); err != nil {
+			t.Fatal(err)
+		}
+	}
+	elsewhere()
+	shim := startShim(t, socket)
+	if err := os.Rename(socket, socket+".shim"); err != nil {
+		t.Fatal(err)
+	}
+	elsewhere()
+	if err := os.Rename(socket+".shim", socket); err != nil {
+		t.Fatal(err)
+	}
+	task := filepath.Join(dir, "tasks", "ns", "web")
+	if err := os.MkdirAll(task, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(task, "bootstrap.json"), []byte(`{"version":3,"address":"unix://`+socket+`"}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	set := New(&tasktest.Console{Now: console.Now}, console.Now, nil)
+	shims := &Shims{Set: set, Tasks: filepath.Join(dir, "tasks"), Processes: func() []int { return []int{shim.Process.Pid} }}
+	for range 2 {
+		shims.Scan(t.Context())
+		if all := set.Status(); len(all) != 1 || all[0].PID != shim.Process.Pid {
+			t.Fatalf("found %+v", all)
+		}
+	}
+}
