@@ -135,6 +135,8 @@ func (l *Listener) run() {
 		// Not before the message has been judged: libsystemd's barrier (BARRIER=1)
 		// is a pipe whose sender lives until we let go of it.
 		for _, fd := range fds {
+			// A socket may be made to linger for hours, and the next messages with it.
+			_ = unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{})
 			_ = unix.Close(fd)
 		}
 		if ok {

@@ -312,6 +312,47 @@ func TestDescriptorsAreClosed(t *testing.T) {
 	}
 }
 
+// A socket that lingers when it is closed holds up nothing.
+func TestALingeringSocketIsClosedAtOnce(t *testing.T) {
+	f := listen(t)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Connect(fd, &unix.SockaddrInet4{Port: l.Addr().(*net.TCPAddr).Port, Addr: [4]byte{127, 0, 0, 1}}); err != nil {
+		t.Fatal(err)
+	}
+	peer, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer peer.Close() // which reads nothing
+	if err := unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1, Linger: 3600}); err != nil {
+		t.Fatal(err)
+	}
+	for err == nil {
+		_, err = unix.SendmsgN(fd, make([]byte, 64<<10), nil, nil, unix.MSG_DONTWAIT)
+	}
+	// What is not taken yet keeps the listener from the third, so that its descriptor is the last one.
+	f.send("STATUS=1")
+	f.send("STATUS=2")
+	f.send("STATUS=3", fd)
+	unix.Close(fd)
+	for _, want := range []string{"1", "2", "3", "after it"} {
+		if want == "after it" {
+			f.send("STATUS=after it")
+		}
+		if m := f.get(); m.Status != want {
+			t.Errorf("got %+v, want %s", m, want)
+		}
+	}
+}
+
 func TestTheNextListenerTakesTheSameFolder(t *testing.T) {
 	f := listen(t)
 	fi, err := os.Stat(f.path())
