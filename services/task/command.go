@@ -2,7 +2,6 @@ package task
 
 import (
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -11,9 +10,10 @@ import (
 	"runtime"
 	"strings"
 
-	securejoin "github.com/cyphar/filepath-securejoin"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"keelson/internal/safepath"
 )
 
 // execFailed is the exit code of a process whose command the kernel refused to
@@ -37,21 +37,19 @@ const mostInterpreters = 5
 
 // whyNot is whyNotRun for one file, which is looked for in the container's root.
 func whyNot(root, path string, depth int) (why string, found bool) {
-	path, err := securejoin.SecureJoin(root, path)
+	f, err := openIn(root, path)
 	if err != nil {
 		return "", false
 	}
-	head, err := headOf(path)
-	if err != nil {
-		return "", false
-	}
+	defer f.Close()
+	head := readHead(f)
 	interpreter := interpreterIn(head)
 	switch {
 	case strings.HasPrefix(head, "\x7fELF"):
 		if other := otherMachine(head); other != "" {
 			return "is a binary for " + other + ", and this machine is " + machines[native16()], true
 		}
-		if interpreter = loaderOf(path); interpreter == "" {
+		if interpreter = loaderOf(f); interpreter == "" {
 			return "", true
 		}
 	case interpreter == "":
@@ -64,17 +62,21 @@ func whyNot(root, path string, depth int) (why string, found bool) {
 
 // whyNotInterpreter is whyNot for what a script or a binary needs.
 func whyNotInterpreter(root, interpreter string, depth int) string {
-	path, err := securejoin.SecureJoin(root, interpreter)
-	if err != nil || depth == mostInterpreters {
+	if depth == mostInterpreters {
 		return ""
 	}
-	fi, err := os.Lstat(path)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return "needs " + interpreter + ", which is not in the image"
-	case err != nil:
+	p, err := (*safepath.Resolver)(nil).In(root, interpreter, safepath.Options{})
+	if err != nil {
 		return ""
-	case fi.Mode().Perm()&0o111 == 0:
+	}
+	defer p.Close()
+	var st unix.Stat_t
+	switch {
+	case !p.Exists():
+		return "needs " + interpreter + ", which is not in the image"
+	case unix.Fstat(p.FD, &st) != nil:
+		return ""
+	case st.Mode&0o111 == 0:
 		return "needs " + interpreter + ", which is not executable"
 	}
 	if why, _ := whyNot(root, interpreter, depth+1); why != "" {
@@ -106,32 +108,38 @@ func candidates(p *specs.Process) []string {
 
 // Interpreter is what the first line of a script names, "" where it names none.
 func Interpreter(path string) string {
-	head, _ := headOf(path)
-	return interpreterIn(head)
-}
-
-// headOf is the beginning of a regular file.
-func headOf(path string) (string, error) {
-	f, err := openRegular(path)
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOFOLLOW, 0)
 	if err != nil {
-		return "", err
+		return ""
 	}
 	defer f.Close()
-	head := make([]byte, 256)
-	n, _ := io.ReadFull(f, head) // a shorter file ends it
-	return string(head[:n]), nil
+	return interpreterIn(readHead(f))
 }
 
-func openRegular(path string) (*os.File, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOFOLLOW, 0)
+// readHead is the beginning of a file.
+func readHead(f *os.File) string {
+	head := make([]byte, 256)
+	n, _ := io.ReadFull(f, head) // a shorter file ends it
+	return string(head[:n])
+}
+
+// openIn opens a regular file of a container, which may change its links meanwhile: none
+// leads out, and nothing else is opened.
+func openIn(root, path string) (*os.File, error) {
+	p, err := (*safepath.Resolver)(nil).In(root, path, safepath.Options{})
 	if err != nil {
 		return nil, err
 	}
-	if fi, err := f.Stat(); err != nil || !fi.Mode().IsRegular() {
-		f.Close()
-		return nil, fmt.Errorf("%s is not a regular file", path)
+	defer p.Close()
+	if !p.Exists() {
+		return nil, &fs.PathError{Op: "open", Path: p.Path, Err: unix.ENOENT}
 	}
-	return f, nil
+	var st unix.Stat_t
+	if err := unix.Fstat(p.FD, &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFREG {
+		return nil, fmt.Errorf("%s is not a regular file", p.Path)
+	}
+	// Without O_NONBLOCK it would wait for somebody who holds a lease on the file.
+	return os.OpenFile(p.Proc(), os.O_RDONLY|unix.O_NONBLOCK, 0)
 }
 
 // interpreterIn is what a script's first line names, as the kernel reads it: a carriage
@@ -178,13 +186,8 @@ func otherMachine(head string) string {
 }
 
 // loaderOf is the dynamic loader that a 64 bit binary asks for; "" is none.
-func loaderOf(path string) string {
+func loaderOf(f *os.File) string {
 	const interp = 3 // PT_INTERP
-	f, err := openRegular(path)
-	if err != nil {
-		return ""
-	}
-	defer f.Close()
 	var head [64]byte
 	if _, err := f.ReadAt(head[:], 0); err != nil || head[4] != 2 || head[5] != 1 {
 		return ""

@@ -10,8 +10,10 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 
 	"keelson/internal/bundle"
 	"keelson/internal/pidfd"
@@ -123,6 +125,49 @@ func TestWhyACommandWasNotRun(t *testing.T) {
 		if got := whyNotRun(filepath.Join(dir, "rootfs"), p); got != want {
 			t.Errorf("%s: %q, want %q", command, got, want)
 		}
+	}
+}
+
+// A container that changes its links while the machine looks why a command was not run
+// leads it to no file of the machine.
+func TestNoFileOfTheMachineIsOpened(t *testing.T) {
+	dir := t.TempDir()
+	root, outside := filepath.Join(dir, "rootfs"), filepath.Join(dir, "outside")
+	for _, path := range []string{root + "/bin", outside} {
+		if err := errors.Join(os.MkdirAll(path, 0o755), os.WriteFile(path+"/app", []byte("#!/of/"+filepath.Base(path)+"\n"), 0o755)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Symlink(outside, root+"/link"); err != nil {
+		t.Fatal(err)
+	}
+	stop, swapped := make(chan struct{}), make(chan error)
+	go func() {
+		for {
+			select {
+			case <-stop:
+				swapped <- nil
+				return
+			default:
+			}
+			if err := unix.Renameat2(unix.AT_FDCWD, root+"/bin", unix.AT_FDCWD, root+"/link", unix.RENAME_EXCHANGE); err != nil {
+				swapped <- err
+				return
+			}
+		}
+	}()
+	p, seen := &specs.Process{Args: []string{"/bin/app"}, Cwd: "/"}, false
+	for deadline := time.Now().Add(3 * time.Second); time.Now().Before(deadline); {
+		why := whyNotRun(root, p)
+		if strings.Contains(why, "/of/outside") {
+			t.Error("a file of the machine was opened")
+			break
+		}
+		seen = seen || strings.Contains(why, "/of/bin")
+	}
+	close(stop)
+	if err := <-swapped; err != nil || !seen {
+		t.Errorf("the container's own file was seen: %v; %v", seen, err)
 	}
 }
 
