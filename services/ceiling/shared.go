@@ -30,8 +30,14 @@ func (g *Guard) shared() []shared {
 	}
 	var all []shared
 	for _, s := range tmpfs(string(table)) {
+		at, err := s.open()
+		if err != nil {
+			continue
+		}
 		var st unix.Statfs_t
-		if unix.Statfs(s.path, &st) != nil || st.Type != unix.TMPFS_MAGIC {
+		err = unix.Fstatfs(at, &st)
+		_ = unix.Close(at)
+		if err != nil || st.Type != unix.TMPFS_MAGIC {
 			continue
 		}
 		s.bytes, s.files = (st.Blocks-st.Bfree)*uint64(st.Bsize), st.Files-st.Ffree
@@ -92,9 +98,15 @@ const boundTries = 5
 func spare(limit uint64) uint64 { return min(256*kib, limit/128) }
 
 func (s shared) bound(spare uint64) (err error) {
+	at, err := s.open()
+	if err != nil {
+		return err
+	}
+	defer unix.Close(at)
+	path := "/proc/self/fd/" + strconv.Itoa(at)
 	for range boundTries {
 		var st unix.Statfs_t
-		if err = unix.Statfs(s.path, &st); err != nil {
+		if err = unix.Fstatfs(at, &st); err != nil {
 			return err
 		}
 		if st.Blocks == 0 {
@@ -102,14 +114,32 @@ func (s shared) bound(spare uint64) (err error) {
 		}
 		flags := unix.MS_REMOUNT | mountFlags(st.Flags)
 		used := (st.Blocks - st.Bfree) * uint64(st.Bsize)
-		if err = unix.Mount("", s.path, "", flags, "size="+strconv.FormatUint(min(used+spare+used/64, st.Blocks*uint64(st.Bsize)), 10)); errors.Is(err, unix.EINVAL) {
+		if err = unix.Mount("", path, "", flags, "size="+strconv.FormatUint(min(used+spare+used/64, st.Blocks*uint64(st.Bsize)), 10)); errors.Is(err, unix.EINVAL) {
 			continue // it has grown meanwhile
 		}
 		// Alone: one that was made without a bound of files takes none.
-		_ = unix.Mount("", s.path, "", flags, "nr_inodes="+strconv.FormatUint(st.Files-st.Ffree+spare/kib, 10))
+		_ = unix.Mount("", path, "", flags, "nr_inodes="+strconv.FormatUint(st.Files-st.Ffree+spare/kib, 10))
 		return err
 	}
 	return err
+}
+
+// open opens where the file system is mounted. Its path may lead elsewhere by now, where a
+// container can change what lies above it.
+func (s shared) open() (fd int, err error) {
+	fd, err = unix.Open(s.path, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1, err
+	}
+	var st unix.Stat_t
+	if err = unix.Fstat(fd, &st); err == nil && fmt.Sprintf("%d:%d", unix.Major(st.Dev), unix.Minor(st.Dev)) != s.device {
+		err = errors.New("another file system is there")
+	}
+	if err != nil {
+		_ = unix.Close(fd)
+		return -1, err
+	}
+	return fd, nil
 }
 
 // mountFlags are the flags of a mount, which a remount would take away: statfs(2)
