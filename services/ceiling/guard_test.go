@@ -124,7 +124,7 @@ func TestStart(t *testing.T) {
 	l.making.Store(true)
 	l.run()
 	l.until("the limit alone holds", func() bool { return l.mark() == limit })
-	l.write("memory.current", 14*mib)
+	l.write("memory.current", lastMark(limit, 0)-limit/16)
 	l.until("no more room than it needs", func() bool { return l.mark() == lastMark(limit, 0) })
 	l.write("memory.current", 2*mib)
 	l.making.Store(false)
