@@ -64,6 +64,8 @@ func (o *one) checkProgram(key, name string) {
 		return
 	}
 	switch {
+	case why == isDirectory, why == isSpecial:
+		o.error(key, "%s %s: name a program", name, why)
 	case strings.HasPrefix(why, "needs "):
 		o.error(key, "%s %s: put it into the image, or name a command that does not need it", name, why)
 	case why != "":
@@ -89,12 +91,21 @@ func (o *one) checkFormat(key, name string, f view.Found) {
 
 // lookUp finds a program as the runtime does; ok is false if it is reported, or not known.
 func (o *one) lookUp(key, name string, in place, known bool) (f view.Found, ok bool) {
+	if name == "" {
+		o.error(key, "begins with an empty word: name a program")
+		return f, false
+	}
+	slash := strings.HasSuffix(name, "/")
 	if strings.Contains(name, "/") {
 		if !path.IsAbs(name) {
 			name = path.Join("/", o.Bundle.Spec.Process.Cwd, name)
 		}
 		if f = o.view.Find(name); f.State == view.Missing {
 			o.error(key, "%s is not in the image%s: name a program that is there, or put it there", name, boundTo(f))
+		}
+		if f.State == view.There && !f.Dir && slash {
+			o.error(key, "%s is a file, so no slash may follow it: leave the slash out", f.Path)
+			return f, false
 		}
 		return f, f.State == view.There
 	}

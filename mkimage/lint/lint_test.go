@@ -1,6 +1,7 @@
 package lint
 
 import (
+	"archive/tar"
 	"context"
 	"encoding/binary"
 	"strings"
@@ -66,6 +67,7 @@ func app(t *testing.T) v1.Image {
 		exec("bin/glibc", elf(native, "/lib64/ld-linux-x86-64.so.2", 300), 0o755), exec("bin/musl", elf(native, "/lib/ld-musl.so.1", 200_000), 0o755),
 		exec("bin/far", elf(native, "/lib/nosuch.so", 200_000), 0o755), owned(exec("bin/theirs", elf(native, "", 0), 0o070), 1000, 2000),
 		exec("bin/arm", elf(183, "", 0), 0o755), exec("lib/ld-musl.so.1", elf(native, "", 0), 0o755),
+		exec("bin/cut", "\x7fELF\x02\x01", 0o755), {Header: tar.Header{Name: "bin/pipe", Typeflag: tar.TypeFifo, Mode: 0o755}},
 		imagetest.Dir("data"), imagetest.File("etc/conf", "x"), imagetest.Symlink("var/run", "../run"), imagetest.Dir("run"),
 	})
 }
@@ -168,7 +170,11 @@ func TestProcess(t *testing.T) {
 		{"below a file", service(`command: [/bin/app/x]`), at + "command: /bin/app/x is not in the image"},
 		{"not in PATH", service(`command: [nosuch]`), at + "command: nosuch is in no directory of the container's PATH (/usr/bin:/bin): name a program that is there, or put it into the image"},
 		{"no PATH", service(`env: [A=b], command: [app]`), at + "command: app has no slash, and there is no PATH in env to find it by: give its whole path, or env: [PATH=/usr/bin:/bin]"},
-		{"directory", service(`command: [/bin]`), at + "command: /bin is a directory"},
+		{"directory", service(`command: [/bin]`), at + "command: /bin is a directory: name a program"},
+		{"pipe", service(`command: [/bin/pipe]`), at + "command: /bin/pipe is a pipe or a device: name a program"},
+		{"slash behind", service(`command: [/bin/app/]`), at + "command: /bin/app is a file, so no slash may follow it: leave the slash out"},
+		{"empty word", service(`command: [""]`), at + "command: begins with an empty word: name a program"},
+		{"binary cut short", service(`command: [cut]`), "warning: t.yml:3: services[0].command: cut is neither a binary nor a script"},
 		{"mode", service(`command: [/bin/data]`), at + "command: /bin/data is not executable (mode 0644): change its mode in the image, or name another command"},
 		{"mode, by PATH", service(`command: [data]`), at + "command: data is not executable (mode 0644)"},
 		{"another's", service(`command: [/bin/mine], uid: 1000`), at + "command: /bin/mine is not executable (mode 0700)"},

@@ -91,7 +91,10 @@ var elfMachines = map[uint16]string{3: "", 62: "", 40: "32-bit ARM", 183: "ARM (
 func parseELF(head []byte, r io.Reader) (program, error) {
 	const ptInterp = 3
 	le := binary.LittleEndian
-	if len(head) < 64 || head[5] != 1 {
+	if len(head) < 52 || head[4] == 2 && len(head) < 64 {
+		return program{unknown: true}, nil
+	}
+	if head[5] != 1 {
 		return program{foreign: "a big-endian machine"}, nil
 	}
 	if name, known := elfMachines[le.Uint16(head[18:])]; !known || name != "" {
@@ -145,13 +148,21 @@ type place struct {
 	path []string    // where programs are looked for; nil: nobody does
 }
 
+// Reasons of cannotRun that no mode and no interpreter changes.
+const (
+	isDirectory = "is a directory"
+	isSpecial   = "is a pipe or a device"
+)
+
 // cannotRun returns why the kernel would not run a file that is there, "" if it would or
 // that is not known.
 func (c *checker) cannotRun(f view.Found, in place) (string, error) {
 	for range maxScripts {
 		switch {
 		case f.Dir:
-			return "is a directory", nil
+			return isDirectory, nil
+		case f.State == view.There && f.File != nil && !f.Regular():
+			return isSpecial, nil
 		case !f.Regular():
 			return "", nil
 		case !executable(f, in.user):
