@@ -17,6 +17,7 @@ import (
 	"keelson/mkimage/config"
 	"keelson/mkimage/images"
 	"keelson/mkimage/ocispec"
+	"keelson/mkimage/regular"
 	"keelson/mkimage/sparse"
 	"keelson/mkimage/tree"
 )
@@ -136,7 +137,7 @@ func (b *builder) source(dir, name string, in *tree.Inode) error {
 	if !filepath.IsAbs(name) {
 		name = filepath.Join(dir, name)
 	}
-	f, err := openRegular(name)
+	f, err := regular.Open(name)
 	if err != nil {
 		return fmt.Errorf("source: %w", err)
 	}
@@ -145,12 +146,15 @@ func (b *builder) source(dir, name string, in *tree.Inode) error {
 	if err != nil {
 		return fmt.Errorf("source: %w", err)
 	}
+	if n, _ := f.Read(make([]byte, 1)); n > int(fi.Size()) {
+		return fmt.Errorf("source: %s has no size, as files of /proc have none; copy it to a file (cat %[1]s >FILE), and name that", name)
+	}
 	b.inputs = append(b.inputs, name)
 	in.Size = fi.Size()
 	if in.Data, err = sparse.Of(f, in.Size); err != nil {
 		return fmt.Errorf("source: %w", err)
 	}
-	in.Contents = func() (io.ReadCloser, error) { return openRegular(name) }
+	in.Contents = func() (io.ReadCloser, error) { return regular.Open(name) }
 	return nil
 }
 

@@ -17,8 +17,8 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/klauspost/compress/zstd"
 	"github.com/ulikunitz/xz"
-	"golang.org/x/sys/unix"
 
+	"keelson/mkimage/regular"
 	"keelson/mkimage/scratch"
 	"keelson/mkimage/tree"
 )
@@ -32,6 +32,7 @@ type Archive struct {
 	temp  bool               // plain is a temporary file
 	at    map[string]section // regular files of a tarball
 	links map[string]string  // links of a tarball, to what they lead
+	empty bool               // a tarball without an entry
 }
 
 // maxWindow is what a zstd stream may have kept in memory; zstd --ultra needs it.
@@ -69,20 +70,29 @@ type section struct{ off, size int64 }
 // be compressed with gzip, bzip2, zstd or xz. Close removes what it had to unpack for
 // that, which is no more than maxSize bytes; 0 is tree.DefaultMaxSize.
 func OpenArchive(name string, maxSize int64) (*Archive, error) {
-	if fi, err := os.Stat(name); err == nil && fi.IsDir() {
-		return &Archive{name: name, dir: true}, nil
+	if fi, err := os.Stat(name); err == nil {
+		switch {
+		case fi.IsDir():
+			return &Archive{name: name, dir: true}, nil
+		case !fi.Mode().IsRegular() && fi.Mode()&fs.ModeNamedPipe == 0:
+			return nil, fmt.Errorf("%s is neither a file nor a directory", name)
+		}
 	}
 	f, err := os.Open(name)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
+	fi, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
 	a := &Archive{name: name, plain: name, at: map[string]section{}, links: map[string]string{}}
 	zr, compressed, err := decompress(f)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
-	if compressed {
+	if compressed || !fi.Mode().IsRegular() { // a pipe can be read once
 		if err := a.unpack(zr, maxSize); err != nil {
 			a.Close()
 			return nil, fmt.Errorf("%s: %w", name, err)
@@ -148,6 +158,7 @@ func (a *Archive) scan() error {
 	for n := 0; ; n++ {
 		hdr, err := tr.Next()
 		if errors.Is(err, io.EOF) {
+			a.empty = n == 0
 			return nil
 		}
 		if err != nil {
@@ -235,7 +246,7 @@ func (a *Archive) open(name string) (io.ReadCloser, error) {
 	}
 	if a.dir {
 		// What became a pipe since is not waited for.
-		return os.OpenFile(filepath.Join(a.name, name), os.O_RDONLY|unix.O_NONBLOCK, 0)
+		return regular.Open(filepath.Join(a.name, name))
 	}
 	f, err := os.Open(a.plain)
 	if err != nil {

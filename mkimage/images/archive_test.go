@@ -240,6 +240,7 @@ func TestBadArchives(t *testing.T) {
 		{write("cut.tar", whole[:len(whole)-3000]), "read tar"},
 		{write("cut.gz", []byte{0x1f, 0x8b, 8, 0, 0}), "EOF"},
 		{filepath.Join(dir, "none"), "no such file"},
+		{"/dev/zero", "is neither a file nor a directory"},
 	} {
 		a, err := OpenArchive(test.file, 0)
 		if err == nil {
@@ -249,6 +250,103 @@ func TestBadArchives(t *testing.T) {
 		}
 		if !strings.Contains(err.Error(), test.want) || !strings.Contains(err.Error(), test.file) {
 			t.Errorf("%s: got %v, want %s", test.file, err, test.want)
+		}
+	}
+}
+
+// pipe makes a pipe that nobody writes to.
+func pipe(t *testing.T, dir, name string) string {
+	file := filepath.Join(dir, name)
+	if err := unix.Mkfifo(file, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return file
+}
+
+// TestArchivesThatOnlySeemToBeRoots: what a tool did not write to its end is no root
+// filesystem, and what others call manifest.json makes no image.
+func TestArchivesThatOnlySeemToBeRoots(t *testing.T) {
+	const broken = "has a manifest.json that is not whole, so the image in it cannot be read; save the image again"
+	manifest := func(text string) []imagetest.Entry { return []imagetest.Entry{imagetest.File("manifest.json", text)} }
+	for _, test := range []struct {
+		entries []imagetest.Entry
+		want    string
+	}{
+		{nil, "is an empty tarball"},
+		{manifest(`[{"Config": "a`), broken},
+		{manifest("null"), broken},
+		{manifest("[]"), broken},
+		{manifest("[null]"), broken},
+		{manifest(`[{"Layers": ["a"]}]`), broken},
+		{append(manifest("{}"), imagetest.File("version", "Directory Transport Version: 1.1\n")), broken},
+		{manifest(`{"name": "app"}`), ""},
+		{manifest(`["a.js"]`), ""},
+		{manifest(`[{"file": "a.js"}]`), ""},
+		{append(manifest("// none"), imagetest.File("etc/passwd", "x")), ""},
+	} {
+		file := filepath.Join(t.TempDir(), "x.tar")
+		if err := os.WriteFile(file, imagetest.Tar(t, test.entries...), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		a, err := OpenArchive(file, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer a.Close()
+		has, err := a.HasImages()
+		if has || test.want == "" && err != nil || test.want != "" && (err == nil || !strings.Contains(err.Error(), file+": "+test.want)) {
+			t.Errorf("%v: %t, %v; want %q", test.entries, has, err, test.want)
+		}
+	}
+}
+
+// TestArchiveOfAPipe: what a shell's <(docker save x) gives is read once, and as a whole.
+func TestArchiveOfAPipe(t *testing.T) {
+	whole, err := os.ReadFile(writeArchive(t, Named{Names: []string{"a:1"}, Image: simple(t, "x")}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	name := pipe(t, t.TempDir(), "pipe")
+	done := make(chan error, 1)
+	go func() { done <- os.WriteFile(name, whole, 0) }()
+	a, err := OpenArchive(name, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.Close()
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	list, err := a.Images()
+	if err != nil || len(list) != 1 || files(t, list[0].Image)["f"] != "x" {
+		t.Errorf("got %v, %v", list, err)
+	}
+	if _, _, err := FromRoot(name, ImportOptions{}); err == nil || !strings.Contains(err.Error(), name+" is not a regular file; write the root filesystem to a file first") {
+		t.Errorf("a root: got %v", err)
+	}
+}
+
+// TestStoreWaitsForNoPipe: a folder that somebody else filled may have anything in it.
+func TestStoreWaitsForNoPipe(t *testing.T) {
+	s := OpenStore(t.TempDir())
+	if err := s.Put("a:1", simple(t, "x"), nil); err != nil {
+		t.Fatal(err)
+	}
+	list, err := s.List()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{s.blob(list[0].Digest), filepath.Join(s.Dir(), "index.json")} {
+		if err := os.Remove(name); err != nil {
+			t.Fatal(err)
+		}
+		pipe(t, filepath.Dir(name), filepath.Base(name))
+		img, err := s.Image("a:1")
+		if err == nil {
+			_, err = img.RawManifest()
+		}
+		if err == nil || !strings.Contains(err.Error(), name+" is not a regular file") {
+			t.Errorf("got %v", err)
 		}
 	}
 }

@@ -51,12 +51,36 @@ func (a *Archive) HasImages() (bool, error) {
 	switch {
 	case a.form() != noImages:
 		return true, nil
+	case !a.dir && a.empty:
+		return false, fmt.Errorf("%s: is an empty tarball; make it again, and look for an error of the tool that writes it", a.name)
+	case a.broken() && !a.has("etc/passwd"):
+		return false, fmt.Errorf("%s: has a manifest.json that is not whole, so the image in it cannot be read; save the image again", a.name)
 	case a.has("oci-layout"):
 		return false, fmt.Errorf("%s: has an oci-layout but no index.json, so it is not a whole OCI image layout", a.name)
 	case a.has("repositories") && !a.has("etc/passwd"):
 		return false, fmt.Errorf("%s: was written by a Docker older than 1.10 (repositories without manifest.json); save the image again with a newer one", a.name)
 	}
 	return false, nil
+}
+
+// broken reports whether manifest.json is one of images, and not whole. Other things
+// have a file of this name too, such as web applications an object.
+func (a *Archive) broken() bool {
+	b, err := a.read("manifest.json")
+	if err != nil {
+		return false
+	}
+	if version, err := a.read("version"); err == nil && bytes.HasPrefix(version, []byte("Directory Transport")) {
+		return true // skopeo's
+	}
+	var list []map[string]any
+	switch json.Unmarshal(b, &list).(type) {
+	case nil: // null is no error
+		return len(list) == 0 || slices.ContainsFunc(list, func(e map[string]any) bool { return e == nil || e["Config"] != nil || e["Layers"] != nil })
+	case *json.UnmarshalTypeError:
+		return false
+	}
+	return true
 }
 
 // Named is an image with the names that its tarball or directory gives it.

@@ -18,6 +18,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/types"
 
+	"keelson/mkimage/regular"
 	"keelson/mkimage/scratch"
 )
 
@@ -67,7 +68,10 @@ func FromRoot(file string, opt ImportOptions) (img v1.Image, cleanup func(), err
 
 // copyTar passes a tarball on as it is, having checked that it is one.
 func copyTar(w io.Writer, file string) error {
-	f, err := os.Open(file)
+	f, err := regular.Open(file)
+	if errors.Is(err, regular.ErrOther) { // a pipe was read before, to look for images in it
+		return fmt.Errorf("%w; write the root filesystem to a file first, and name that", err)
+	}
 	if err != nil {
 		return err
 	}

@@ -19,6 +19,8 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/types"
 	"golang.org/x/sys/unix"
 
+	"keelson/mkimage/regular"
+
 	"keelson/mkimage/scratch"
 )
 
@@ -52,7 +54,7 @@ type Stored struct {
 }
 
 func (s *Store) index() (*v1.IndexManifest, error) {
-	b, err := os.ReadFile(filepath.Join(s.dir, "index.json"))
+	b, err := regular.Read(filepath.Join(s.dir, "index.json"))
 	if errors.Is(err, fs.ErrNotExist) {
 		return &v1.IndexManifest{SchemaVersion: 2, MediaType: types.OCIImageIndex}, nil
 	}
@@ -110,7 +112,7 @@ func (s *Store) Image(name string) (v1.Image, error) {
 	return nil, fmt.Errorf("%s: %w in store %s", name, ErrNotFound, s.dir)
 }
 
-func (s *Store) openBlob(h v1.Hash) (io.ReadCloser, error) { return os.Open(s.blob(h)) }
+func (s *Store) openBlob(h v1.Hash) (io.ReadCloser, error) { return regular.Open(s.blob(h)) }
 
 // byDigest says whether name ends in @digest and d is that image.
 func byDigest(name string, d v1.Descriptor) bool {
