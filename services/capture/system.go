@@ -158,12 +158,7 @@ func (y *System) sizes(memory bool) (size int64, keep int) {
 		return rotateBytes, rotateKeep
 	}
 	// A quarter of the bound is for the files under way; the rest is whose it may be.
-	n := int64(0)
-	for _, st := range y.cfg.Spool.Streams() {
-		if !st.Client() { // what clients write has no file of ours
-			n++
-		}
-	}
+	n := y.cfg.Spool.Own() // what clients write has no file of ours
 	return min(rotateBytes, max(y.cfg.Memory/4/max(n, 1), 4<<10)), rotateKeep
 }
 

@@ -255,6 +255,19 @@ func (s *Spool) Streams() []*Stream {
 	return all
 }
 
+// Own is how many streams there are that are not clients'. It is asked for each file of
+// each service, so it does not put them in order.
+func (s *Spool) Own() (n int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, st := range s.streams {
+		if !st.Client() {
+			n++
+		}
+	}
+	return n
+}
+
 // Bounds returns how much memory one source may take, and all together.
 func (s *Spool) Bounds() (perSource, total int64) { return s.cfg.PerSource, s.cfg.Total }
 
