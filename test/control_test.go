@@ -341,7 +341,7 @@ func testSteer(t *testing.T, d *debug) {
 // writable for himself.
 func testReload(t *testing.T, d *debug) {
 	const config = "/containers/services/chained/config.json"
-	d.script(0, ``, "cp "+config+" /tmp/chained.json; mount -o remount,rw,bind /containers")
+	d.script(0, ``, "cp "+config+" /tmp/chained.json; mount -o remount,rw,bind /containers/services")
 	change := func(sed string) { d.script(0, ``, "sed '"+sed+"' /tmp/chained.json > "+config) }
 	was := d.status("chained")
 

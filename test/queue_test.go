@@ -42,6 +42,7 @@ services:
 `)
 	m := boot(t, setup{agent: true, faulty: true, yaml: yaml.String()})
 	m.booted()
+	m.await(`bad\d .*failed to start for the same reason`) // a second try
 	m.firstStartsFirst(names)
 	m.wereQueued(append(names, "user"))
 	if n := m.mountsBelow("/containers/services"); n != 1 {

@@ -47,7 +47,7 @@ func TestKernelSettings(t *testing.T) {
 		"net/ipv4/conf/all/accept_source_route": "0", "net/ipv6/conf/all/accept_source_route": "0",
 		"net/ipv4/conf/default/accept_redirects": "0", "net/ipv4/conf/eth0/accept_redirects": "0", "net/ipv4/conf/eth0/secure_redirects": "0",
 		"net/ipv4/conf/lo/send_redirects": "0", "net/ipv4/conf/eth0/send_redirects": "0", "net/ipv6/conf/eth0/accept_redirects": "0",
-		"fs/inotify/max_user_instances": "1024", "fs/file-max": "9223372036854775807", "kernel/kexec_load_disabled": "1", "kernel/modules_disabled": "0",
+		"fs/inotify/max_user_instances": "1024", "fs/file-max": "9223372036854775807", "fs/epoll/max_user_watches": "1073741824", "kernel/kexec_load_disabled": "1", "kernel/modules_disabled": "0",
 		// What the kernel command line says.
 		"kernel/panic": "0", "kernel/perf_event_paranoid": "2",
 		// What the image's own container says.
