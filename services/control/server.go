@@ -84,7 +84,7 @@ type Config struct {
 // Bounds of what clients may take.
 const (
 	maxConns   = 64
-	maxOfOne   = 16 // of them, of one container
+	maxOfOne   = 24 // of them, of one container
 	maxLookers = 32 // of them, of all containers that may only look
 	maxExecs   = 16
 	maxBody    = 1 << 20 // of a request: a command line and its environment
