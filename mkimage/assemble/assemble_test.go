@@ -491,7 +491,7 @@ func TestBadLabelNamesImageAndField(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err = Build(context.Background(), Options{Config: cfg, Resolver: r})
-	want := `image docker.io/library/bad:latest: label org.mobyproject.config:2: readony: unknown key; did you mean "readonly"?`
+	want := `t.yml:1: services[0].image: image docker.io/library/bad:latest: label org.mobyproject.config:2: readony: unknown key; did you mean "readonly"?`
 	if err == nil || err.Error() != want {
 		t.Errorf("got  %v\nwant %s", err, want)
 	}

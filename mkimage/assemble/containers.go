@@ -62,7 +62,7 @@ func (b *builder) containers() error {
 
 func (b *builder) container(section, field, dir string, place int, image *config.Image) error {
 	l := b.image(field, image.Image)
-	label, err := b.label(l, section, image)
+	label, err := b.label(l, section, field, image)
 	if err != nil {
 		return err
 	}
@@ -105,7 +105,7 @@ type placed struct {
 
 // label reads the label of a container's image, and logs what it gives that the YAML
 // does not state, or that it is ignored.
-func (b *builder) label(l *loaded, section string, image *config.Image) (config.Container, error) {
+func (b *builder) label(l *loaded, section, field string, image *config.Image) (config.Container, error) {
 	text := l.config.Labels[config.Label]
 	if text == "" {
 		return config.Container{}, nil
@@ -125,12 +125,25 @@ func (b *builder) label(l *loaded, section string, image *config.Image) (config.
 		return config.Container{}, nil
 	}
 	if err != nil {
-		return c, err
+		return c, b.ofLabel(field, err)
 	}
 	if grants := label.Grants(image.Container, c); len(grants) > 0 {
 		b.Log("%-11s %s  label grants: %s", section, image.Name, strings.Join(grants, ", "))
 	}
 	return c, nil
+}
+
+// ofLabel gives the mistakes of a label the place in the YAML where its image is named.
+func (b *builder) ofLabel(field string, err error) error {
+	var all config.Problems
+	if !errors.As(err, &all) {
+		return b.Config.Problem(field+".image", "%v", err)
+	}
+	placed := make(config.Problems, len(all))
+	for i, p := range all {
+		placed[i] = b.Config.Problem(field+".image", "%v", p)
+	}
+	return placed
 }
 
 // note keeps a container for those who judge the image.
