@@ -2,7 +2,6 @@ package lint
 
 import (
 	"bytes"
-	"encoding/binary"
 	"fmt"
 	"io"
 	"path"
@@ -10,6 +9,7 @@ import (
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
+	"keelson/internal/executable"
 	"keelson/mkimage/view"
 )
 
@@ -23,7 +23,6 @@ type program struct {
 }
 
 const (
-	headSize = 64 << 10
 	// maxSeek bounds how far into a file its interpreter's name is looked for.
 	maxSeek = 256 << 20
 	// maxScripts is how many interpreters that are scripts themselves the kernel follows.
@@ -49,96 +48,57 @@ func (c *checker) program(f view.Found) (program, error) {
 }
 
 func parseProgram(r io.Reader) (program, error) {
-	head := make([]byte, headSize)
+	head := make([]byte, executable.HeadSize)
 	n, err := io.ReadFull(r, head)
 	if err != nil && err != io.EOF && err != io.ErrUnexpectedEOF {
 		return program{}, err
 	}
 	head = head[:n]
-	if words, ok := bytes.CutPrefix(head, []byte("#!")); ok {
-		return parseScript(string(words[:min(len(words), 254)])), nil
+	file := executable.Parse(head, func(start, length uint64) []byte { return section(head, r, start, length) })
+	switch {
+	case len(file.Script) > 0:
+		return program{interpreter: file.Script[0], script: true, finds: sought(file.Script)}, nil
+	case !file.ELF || file.Cut:
+		return program{unknown: true}, nil
+	case file.BigEndian:
+		return program{foreign: "a big-endian machine"}, nil
 	}
-	if bytes.HasPrefix(head, []byte("\x7fELF")) {
-		return parseELF(head, r)
+	if name, known := elfMachines[file.Machine]; !known || name != "" {
+		return program{foreign: name}, nil
 	}
-	return program{unknown: true}, nil
+	return program{interpreter: file.Loader}, nil
 }
 
-// parseScript reads what is behind #!. Blanks part the words, and a carriage return is a
-// letter as any other.
-func parseScript(text string) program {
-	line, _, _ := strings.Cut(text, "\n")
-	words := strings.FieldsFunc(line, func(r rune) bool { return r == ' ' || r == '\t' })
-	if len(words) == 0 {
-		return program{unknown: true}
+// sought is what env(1) finds in PATH for a script, "" where another interpreter runs it.
+func sought(script []string) string {
+	if path.Base(script[0]) != "env" {
+		return ""
 	}
-	p := program{interpreter: words[0], script: true}
-	if path.Base(words[0]) == "env" {
-		for _, w := range words[1:] {
-			if !strings.HasPrefix(w, "-") && !strings.Contains(w, "=") {
-				p.finds = w
-				break
-			}
+	for _, w := range script[1:] {
+		if !strings.HasPrefix(w, "-") && !strings.Contains(w, "=") {
+			return w
 		}
 	}
-	return p
+	return ""
 }
 
 // elfMachines are the machines of e_machine that people have images for.
 var elfMachines = map[uint16]string{3: "", 62: "", 40: "32-bit ARM", 183: "ARM (aarch64)", 243: "RISC-V", 21: "PowerPC", 22: "IBM Z", 8: "MIPS", 258: "LoongArch"}
 
-// parseELF reads the headers of a binary, whose beginning is head; the rest is in r.
-func parseELF(head []byte, r io.Reader) (program, error) {
-	const ptInterp = 3
-	le := binary.LittleEndian
-	if len(head) < 52 || head[4] == 2 && len(head) < 64 {
-		return program{unknown: true}, nil
-	}
-	if head[5] != 1 {
-		return program{foreign: "a big-endian machine"}, nil
-	}
-	if name, known := elfMachines[le.Uint16(head[18:])]; !known || name != "" {
-		return program{foreign: name}, nil
-	}
-	table, entry, count := uint64(le.Uint32(head[28:])), int(le.Uint16(head[42:])), int(le.Uint16(head[44:]))
-	offset, size := 4, 16
-	if head[4] == 2 { // 64 bits
-		table, entry, count = le.Uint64(head[32:]), int(le.Uint16(head[54:])), int(le.Uint16(head[56:]))
-		offset, size = 8, 32
-	}
-	for i := range count {
-		at := table + uint64(i*entry)
-		if at+uint64(size+8) > uint64(len(head)) {
-			return program{}, nil // not where linkers put it: not known
-		}
-		h := head[at:]
-		if le.Uint32(h) != ptInterp {
-			continue
-		}
-		start, length := uint64(le.Uint32(h[offset:])), uint64(le.Uint32(h[size:]))
-		if head[4] == 2 {
-			start, length = le.Uint64(h[offset:]), le.Uint64(h[size:])
-		}
-		name, err := section(head, r, start, length)
-		return program{interpreter: strings.TrimRight(string(name), "\x00")}, err
-	}
-	return program{}, nil
-}
-
 // section reads a part of a file; none if it lies too far away.
-func section(head []byte, r io.Reader, start, length uint64) ([]byte, error) {
-	if length > 4096 || start > maxSeek {
-		return nil, nil
+func section(head []byte, r io.Reader, start, length uint64) []byte {
+	if start > maxSeek {
+		return nil
 	}
 	all := io.MultiReader(bytes.NewReader(head), r)
 	if _, err := io.CopyN(io.Discard, all, int64(start)); err != nil {
-		return nil, nil // cut short
+		return nil // cut short
 	}
 	part := make([]byte, length)
 	if _, err := io.ReadFull(all, part); err != nil {
-		return nil, nil
+		return nil
 	}
-	return part, nil
+	return part
 }
 
 // place is where and by whom a program is run.
@@ -165,7 +125,7 @@ func (c *checker) cannotRun(f view.Found, in place) (string, error) {
 			return isSpecial, nil
 		case !f.Regular():
 			return "", nil
-		case !executable(f, in.user):
+		case !executableBy(f, in.user):
 			return fmt.Sprintf("is not executable (mode %04o)", f.File.Mode&0o7777), nil
 		}
 		p, err := c.program(f)
@@ -202,7 +162,7 @@ func (p place) search(name string) view.Found {
 			continue
 		}
 		f := p.find(path.Join(dir, name))
-		if f.State == view.Unknown || f.State == view.There && !f.Dir && (!f.Regular() || executable(f, p.user)) {
+		if f.State == view.Unknown || f.State == view.There && !f.Dir && (!f.Regular() || executableBy(f, p.user)) {
 			return f
 		}
 		if f.State == view.There && !f.Dir {
@@ -212,8 +172,8 @@ func (p place) search(name string) view.Found {
 	return found
 }
 
-// executable reports whether a user may execute a file by its mode.
-func executable(f view.Found, user *specs.User) bool {
+// executableBy reports whether a user may execute a file by its mode.
+func executableBy(f view.Found, user *specs.User) bool {
 	mode := f.File.Mode
 	if user == nil || user.UID == 0 {
 		return mode&0o111 != 0

@@ -1,10 +1,10 @@
 package task
 
 import (
-	"encoding/binary"
 	"fmt"
 	"io"
 	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -13,6 +13,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"keelson/internal/executable"
 	"keelson/internal/safepath"
 )
 
@@ -42,22 +43,22 @@ func whyNot(root, path string, depth int) (why string, found bool) {
 		return "", false
 	}
 	defer f.Close()
-	head := readHead(f)
-	interpreter := interpreterIn(head)
+	program := parse(f)
 	switch {
-	case strings.HasPrefix(head, "\x7fELF"):
-		if other := otherMachine(head); other != "" {
+	case program.ELF:
+		if other := otherMachine(program); other != "" {
 			return "is a binary for " + other + ", and this machine is " + machines[native16()], true
 		}
-		if interpreter = loaderOf(f); interpreter == "" {
+		if program.Loader == "" {
 			return "", true
 		}
-	case interpreter == "":
+		return whyNotInterpreter(root, program.Loader, depth), true
+	case len(program.Script) == 0:
 		return "is neither a binary nor a script whose first line names its interpreter, such as #!/bin/sh", true
-	case strings.HasSuffix(interpreter, "\r"):
-		return fmt.Sprintf("needs %q, which is not in the image: its lines end as on Windows (CRLF), save it with LF", interpreter), true
+	case strings.HasSuffix(program.Script[0], "\r"):
+		return fmt.Sprintf("needs %q, which is not in the image: its lines end as on Windows (CRLF), save it with LF", program.Script[0]), true
 	}
-	return whyNotInterpreter(root, interpreter, depth), true
+	return whyNotInterpreter(root, program.Script[0], depth), true
 }
 
 // whyNotInterpreter is whyNot for what a script or a binary needs.
@@ -113,14 +114,26 @@ func Interpreter(path string) string {
 		return ""
 	}
 	defer f.Close()
-	return interpreterIn(readHead(f))
+	if script := parse(f).Script; len(script) > 0 {
+		return script[0]
+	}
+	return ""
 }
 
-// readHead is the beginning of a file.
-func readHead(f *os.File) string {
-	head := make([]byte, 256)
+// parse reads what a file is.
+func parse(f *os.File) executable.Program {
+	head := make([]byte, executable.HeadSize)
 	n, _ := io.ReadFull(f, head) // a shorter file ends it
-	return string(head[:n])
+	return executable.Parse(head[:n], func(start, length uint64) []byte {
+		part := make([]byte, length)
+		if start > math.MaxInt64 {
+			return nil
+		}
+		if _, err := f.ReadAt(part, int64(start)); err != nil {
+			return nil
+		}
+		return part
+	})
 }
 
 // openIn opens a regular file of a container, which may change its links meanwhile: none
@@ -142,18 +155,6 @@ func openIn(root, path string) (*os.File, error) {
 	return os.OpenFile(p.Proc(), os.O_RDONLY|unix.O_NONBLOCK, 0)
 }
 
-// interpreterIn is what a script's first line names, as the kernel reads it: a carriage
-// return is part of a name.
-func interpreterIn(head string) string {
-	line, _, _ := strings.Cut(head, "\n")
-	words, ok := strings.CutPrefix(line, "#!")
-	fields := strings.FieldsFunc(words, func(r rune) bool { return r == ' ' || r == '\t' })
-	if !ok || len(fields) == 0 {
-		return ""
-	}
-	return fields[0]
-}
-
 // machines are the architectures that binaries are found for in practice, by ELF's number.
 var machines = map[uint16]string{
 	3: "x86 (32 bit)", 8: "MIPS", 20: "PowerPC", 21: "ppc64le", 22: "s390x", 40: "arm (32 bit)", 62: "x86-64 (amd64)", 183: "arm64 (aarch64)", 243: "riscv64",
@@ -168,45 +169,13 @@ func native16() uint16 {
 }
 
 // otherMachine names the architecture of a binary that is none of this machine's.
-func otherMachine(head string) string {
-	if len(head) < 20 {
-		return ""
-	}
-	n := binary.LittleEndian.Uint16([]byte(head[18:20]))
-	if head[5] == 2 {
-		n = binary.BigEndian.Uint16([]byte(head[18:20]))
-	}
-	if n == native16() || n == 3 && native16() == 62 || n == 40 && native16() == 183 {
-		return "" // the kernel may run its 32 bit kin
+func otherMachine(p executable.Program) string {
+	n := p.Machine
+	if n == 0 || n == native16() || n == 3 && native16() == 62 || n == 40 && native16() == 183 {
+		return "" // the kernel may run its 32 bit kin; 0 is of a file that is cut
 	}
 	if name := machines[n]; name != "" {
 		return name
 	}
 	return fmt.Sprintf("another architecture (ELF machine %d)", n)
-}
-
-// loaderOf is the dynamic loader that a 64 bit binary asks for; "" is none.
-func loaderOf(f *os.File) string {
-	const interp = 3 // PT_INTERP
-	var head [64]byte
-	if _, err := f.ReadAt(head[:], 0); err != nil || head[4] != 2 || head[5] != 1 {
-		return ""
-	}
-	le := binary.LittleEndian
-	at, size, count := int64(le.Uint64(head[32:])), int64(le.Uint16(head[54:])), int64(le.Uint16(head[56:]))
-	for i := range count {
-		var segment [56]byte
-		if _, err := f.ReadAt(segment[:], at+i*size); err != nil {
-			return ""
-		}
-		if le.Uint32(segment[:]) != interp {
-			continue
-		}
-		name := make([]byte, min(le.Uint64(segment[32:]), unix.PathMax))
-		if _, err := f.ReadAt(name, int64(le.Uint64(segment[8:]))); err != nil {
-			return ""
-		}
-		return strings.TrimRight(string(name), "\x00")
-	}
-	return ""
 }
