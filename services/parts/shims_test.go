@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"keelson/internal/console"
+	"keelson/internal/cputime"
 	"keelson/services/task/tasktest"
 )
 
@@ -112,6 +113,14 @@ func TestAShimIsFoundAndAsked(t *testing.T) {
 	}
 	if err := part.Signal(unix.SIGSTOP); err != nil {
 		t.Fatal(err)
+	}
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) { // its threads stop one by one
+		if sample, err := cputime.Of(osProc{}, shim.Process.Pid); err == nil && sample.Stopped {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("it does not stop")
+		}
 	}
 	cut, end := context.WithTimeout(ctx, 100*time.Millisecond)
 	defer end()
