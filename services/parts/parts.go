@@ -21,6 +21,7 @@ import (
 
 	"keelson/internal/api"
 	"keelson/internal/cputime"
+	"keelson/internal/pidfd"
 )
 
 const (
@@ -213,6 +214,28 @@ func (s *Set) Has(pid int, members []string) bool {
 		}
 	}
 	return false
+}
+
+// WatchProcess is Watch for a process of this machine, which it finds and signals by p.PID. over,
+// which may be nil, is called when nobody watches any more. It reports false, and calls nothing,
+// where the process has just exited.
+func (s *Set) WatchProcess(ctx context.Context, p Part, over func()) bool {
+	process, err := pidfd.Open(p.PID)
+	if err != nil {
+		return false
+	}
+	exited := make(chan struct{})
+	p.Signal, p.Exited = process.Signal, exited
+	go func() {
+		_ = process.Wait(ctx)
+		close(exited)
+		process.Close()
+		if over != nil {
+			over()
+		}
+	}()
+	s.Watch(ctx, p)
+	return true
 }
 
 // Watch watches a part until its process has exited or the context ends. It does not

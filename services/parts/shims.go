@@ -75,23 +75,8 @@ func (s *Shims) Scan(ctx context.Context) {
 
 // watch has a shim watched, unless it has just exited.
 func (s *Shims) watch(ctx context.Context, pid int, socket string, version int, members []string) bool {
-	process, err := pidfd.Open(pid)
-	if err != nil {
-		return false
-	}
-	exited := make(chan struct{})
 	c := &shimClient{socket: socket, version: version, member: members[0]}
-	go func() {
-		_ = process.Wait(ctx)
-		close(exited)
-		process.Close()
-		c.close()
-	}()
-	s.Set.Watch(ctx, Part{
-		Name: "shim", PID: pid, Members: members, Limits: Shim,
-		Ask: c.ask, Signal: process.Signal, Exited: exited,
-	})
-	return true
+	return s.Set.WatchProcess(ctx, Part{Name: "shim", PID: pid, Members: members, Limits: Shim, Ask: c.ask}, c.close)
 }
 
 // listeners returns the inodes of the sockets that somebody listens on, by their paths, if

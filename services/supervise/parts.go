@@ -11,7 +11,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"keelson/internal/console"
-	"keelson/internal/pidfd"
 	"keelson/services/parts"
 	"keelson/services/task"
 )
@@ -27,20 +26,7 @@ func (s *Supervisor) watchParts(ctx context.Context) {
 
 // watchContainerd watches a containerd that has come.
 func (s *Supervisor) watchContainerd(ctx context.Context, pid int) {
-	process, err := pidfd.Open(pid)
-	if err != nil {
-		return // it has just exited
-	}
-	exited := make(chan struct{})
-	go func() {
-		_ = process.Wait(ctx)
-		close(exited)
-		process.Close()
-	}()
-	s.parts.Watch(ctx, parts.Part{
-		Name: "containerd", PID: pid, Limits: parts.Containerd,
-		Ask: s.tasks.Client.Ask, Signal: process.Signal, Exited: exited,
-	})
+	s.parts.WatchProcess(ctx, parts.Part{Name: "containerd", PID: pid, Limits: parts.Containerd, Ask: s.tasks.Client.Ask}, nil)
 }
 
 // stacksFile is where a supervisor that hangs leaves its stacks, below RunDir, and
