@@ -132,18 +132,24 @@ func (r *Roster) Lost(name string, with map[string]uint64) string {
 // One that cannot be stopped is not waited for.
 func (r *Roster) StopFirst(name string) []string {
 	r.mu.Lock()
-	var users []string
-	for _, svc := range r.tell[name] { // among them are all that come after it
-		other := svc.Name()
-		if o := r.order[other]; slices.Contains(o.Requires, name) || r.leaving && slices.Contains(o.After, name) {
-			users = append(users, other)
-		}
-	}
+	users := r.comeAfter(name, r.leaving)
 	r.mu.Unlock()
 	return slices.DeleteFunc(users, func(other string) bool {
 		st := r.status(other)
 		return !st.State.Active() || st.Over || st.Stuck != "" || st.State == lifecycle.Unknown && st.Settled
 	})
+}
+
+// comeAfter returns those that require a service themselves, and if ordered those that are
+// ordered after it too, sorted. mu is held.
+func (r *Roster) comeAfter(name string, ordered bool) (users []string) {
+	for _, svc := range r.tell[name] { // among them are all that come after it
+		other := svc.Name()
+		if o := r.order[other]; slices.Contains(o.Requires, name) || ordered && slices.Contains(o.After, name) {
+			users = append(users, other)
+		}
+	}
+	return users
 }
 
 // waitsFor says in words what a service waits for at present, if it does.

@@ -158,8 +158,8 @@ func (r *Roster) users(name string) []string {
 	defer r.mu.Unlock()
 	var users []string
 	for queue := []string{name}; len(queue) > 0; queue = queue[1:] {
-		for _, other := range r.names {
-			if slices.Contains(r.order[other].Requires, queue[0]) && !slices.Contains(users, other) {
+		for _, other := range r.comeAfter(queue[0], false) {
+			if !slices.Contains(users, other) {
 				users = append(users, other)
 				queue = append(queue, other)
 			}

@@ -134,11 +134,7 @@ func (r *Roster) Info(name string) (api.Service, bool) {
 	o := r.order[name]
 	i.Requires, i.After = slices.Clone(o.Requires), slices.Clone(o.After)
 	i.Problems = append(i.Problems, r.problems[name]...)
-	for _, other := range r.names {
-		if slices.Contains(r.order[other].Requires, name) {
-			i.RequiredBy = append(i.RequiredBy, other)
-		}
-	}
+	i.RequiredBy = r.comeAfter(name, false)
 	r.mu.Unlock()
 	i.WaitingFor = r.waitsFor(name)
 	return i, true
