@@ -184,11 +184,16 @@ func (s Settings) given() given {
 	return g
 }
 
-// settingPath is the path of a setting named with dots or with slashes: which of them
-// comes first separates, and the other belongs to a part, as in
-// net.ipv4.conf.eth0/1.rp_filter.
-func settingPath(name string) string {
-	if i := strings.IndexAny(name, "./"); i < 0 || name[i] == '/' {
+// settingPath is the path of a setting named with dots or with slashes.
+func settingPath(name string) string { return separated(name, '/') }
+
+// Dotted returns a setting's name with dots between its parts, as sysctl(8) prints it.
+func Dotted(name string) string { return separated(name, '.') }
+
+// separated returns a setting's name with this separator: which of dots and slashes comes
+// first separates, and the other belongs to a part, as in net.ipv4.conf.eth0/1.rp_filter.
+func separated(name string, by byte) string {
+	if i := strings.IndexAny(name, "./"); i < 0 || name[i] == by {
 		return name
 	}
 	return strings.Map(func(r rune) rune {

@@ -1,6 +1,7 @@
 package lint
 
 import (
+	"maps"
 	"math"
 	"slices"
 	"strconv"
@@ -9,6 +10,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"keelson/internal/bundle"
+	"keelson/internal/sysctl"
 	"keelson/mkimage/config"
 	"keelson/mkimage/view"
 )
@@ -20,9 +22,9 @@ func (o *one) namespaces() {
 	if s.Hostname != "" && shared(specs.UTSNamespace) {
 		o.error("hostname", "the container shares the machine's host name, which the runtime refuses to change: add uts: new, or put the machine's name into /etc/hostname with files:")
 	}
-	for _, name := range sortedKeys(s.Linux.Sysctl) {
+	for _, name := range slices.Sorted(maps.Keys(s.Linux.Sysctl)) {
 		if word, kind := sysctlNamespace(name); word == "" {
-			o.error("sysctl."+name, "is the whole machine's, so the runtime refuses to set it for a container: have an onboot container write it to /proc/sys, or put sysctl.%s=%s into kernel: cmdline:", dotted(name), s.Linux.Sysctl[name])
+			o.error("sysctl."+name, "is the whole machine's, so the runtime refuses to set it for a container: have an onboot container write it to /proc/sys, or put sysctl.%s=%s into kernel: cmdline:", sysctl.Dotted(name), s.Linux.Sysctl[name])
 		} else if shared(kind) {
 			o.error("sysctl."+name, "belongs to a namespace that the container shares with the machine: add %s: new, or have an onboot container write it to /proc/sys", word)
 		}
@@ -44,7 +46,7 @@ var ipcSettings = []string{"kernel.msgmax", "kernel.msgmnb", "kernel.msgmni", "k
 // sysctlNamespace returns which namespace a setting belongs to, and the key that makes one;
 // "" for none.
 func sysctlNamespace(name string) (key string, kind specs.LinuxNamespaceType) {
-	name = dotted(name)
+	name = sysctl.Dotted(name)
 	switch {
 	case slices.Contains(ipcSettings, name), strings.HasPrefix(name, "fs.mqueue."):
 		return "ipc", specs.IPCNamespace
@@ -56,32 +58,6 @@ func sysctlNamespace(name string) (key string, kind specs.LinuxNamespaceType) {
 		return "userns", specs.UserNamespace
 	}
 	return "", ""
-}
-
-// dotted returns a sysctl's name with dots between its parts, as sysctl(8) reads it.
-func dotted(name string) string {
-	i := strings.IndexAny(name, "./")
-	if i < 0 || name[i] == '.' {
-		return name
-	}
-	return strings.Map(func(r rune) rune {
-		switch r {
-		case '.':
-			return '/'
-		case '/':
-			return '.'
-		}
-		return r
-	}, name)
-}
-
-func sortedKeys(m map[string]string) []string {
-	var keys []string
-	for k := range m {
-		keys = append(keys, k)
-	}
-	slices.Sort(keys)
-	return keys
 }
 
 const (
