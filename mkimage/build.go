@@ -371,15 +371,11 @@ func writeBeside(res *assemble.Result, out *output.Files, prefix, name, cmdline 
 // writeInitrd writes the root, with the microcode in front; file is for whom it is.
 func writeInitrd(ctx context.Context, ui *reporter, res *assemble.Result, file, compress string, w io.Writer, once *shared) error {
 	warnXattrs(ui, res, "an initrd", func(string) bool { return false })
-	var early io.Reader
-	if res.UCode != nil {
-		rc, err := res.UCode.Open()
-		if err != nil {
-			return err
-		}
-		defer rc.Close()
-		early = rc
+	early, err := res.Early()
+	if err != nil {
+		return err
 	}
+	defer early.Close()
 	_, total := res.Root.Size()
 	count, done := ui.bar("write "+filepath.Base(file), total-res.Root.Holes())
 	defer done()

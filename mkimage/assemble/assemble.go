@@ -10,6 +10,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"strings"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
@@ -37,6 +38,14 @@ type Result struct {
 	Containers []Container
 	// Inputs are the files that were read, tarballs and sources.
 	Inputs []string
+}
+
+// Early opens what goes uncompressed in front of an initrd: the microcode, empty without one.
+func (r *Result) Early() (io.ReadCloser, error) {
+	if r.UCode == nil {
+		return io.NopCloser(strings.NewReader("")), nil
+	}
+	return r.UCode.Open()
 }
 
 // Container is a container of the image, as the machine will find it.

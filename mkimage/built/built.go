@@ -46,15 +46,11 @@ func FromRoot(ctx context.Context, name string, res *assemble.Result, cmdline st
 
 // writePlain writes the initrd of an image, not compressed.
 func writePlain(ctx context.Context, w io.Writer, res *assemble.Result) error {
-	var early io.Reader
-	if res.UCode != nil {
-		rc, err := res.UCode.Open()
-		if err != nil {
-			return err
-		}
-		defer rc.Close()
-		early = rc
+	early, err := res.Early()
+	if err != nil {
+		return err
 	}
+	defer early.Close()
 	return output.Initrd(ctx, w, res.Root, early, "none", nil)
 }
 
