@@ -30,19 +30,7 @@ type Many struct {
 const manyScript = `(
 		b=/bench/busybox
 		while ! [ -e /run/keelson/timeline.json ] || ! $b grep -q '"complete":[1-9]' /run/keelson/timeline.json; do $b sleep 5; done
-		$b sleep 10
-		$b sync
-		echo 3 >/proc/sys/vm/drop_caches
-		$b sleep 1
-		while read name value unit; do
-			case $name in MemTotal: | MemFree:) echo "bench: $name $value" ;; esac
-		done </proc/meminfo >/dev/console
-		n=0
-		while read name value; do
-			case $name in count:) n=$((n + value)) ;; esac
-		done </proc/zoneinfo
-		echo "bench: percpu: $n" >/dev/console
-		$b dmesg | while read line; do
+		$b sleep 10` + memoryProbe + `		$b dmesg | while read line; do
 			case $line in *"soft lockup"* | *"WARNING:"* | *"BUG:"* | *"blocked for more than"* | *"rcu_sched self-detected"*) echo "bench: warning: 1" ;; esac
 		done >/dev/console
 		$b sleep 1

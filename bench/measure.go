@@ -121,10 +121,7 @@ func (b *bench) measure(ctx context.Context) (*Result, error) {
 
 // measureSupervision measures only how services are kept.
 func (b *bench) measureSupervision(ctx context.Context) (*Result, error) {
-	if err := b.weighShell(); err != nil {
-		return nil, err
-	}
-	offset, err := b.offset(ctx)
+	offset, err := b.prepare(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -151,6 +148,14 @@ func (b *bench) supervision(ctx context.Context, offset float64, r *Result) (err
 		return fmt.Errorf("storm: %w", err)
 	}
 	return nil
+}
+
+// prepare weighs the probe's busybox, and returns what to take off times of the kernel's log.
+func (b *bench) prepare(ctx context.Context) (offset float64, err error) {
+	if err := b.weighShell(); err != nil {
+		return 0, err
+	}
+	return b.offset(ctx)
 }
 
 // weighShell finds out how large the busybox is that measures memory.

@@ -60,13 +60,8 @@ func probe(script string) string {
 	return yaml.String()
 }
 
-// A script of the probe prints its findings to the console in lines that begin with "bench:".
-const (
-	// memoryScript: 15 s after the boot (which is over before the 20th second), with nothing cached that could
-	// be dropped, what is in use; then a minute of idleness.
-	memoryScript = `(
-		b=/bench/busybox
-		$b sleep 20
+// memoryProbe is the part of a script that drops what is cached and prints what is in use.
+const memoryProbe = `
 		$b sync
 		echo 3 >/proc/sys/vm/drop_caches
 		$b sleep 1
@@ -78,7 +73,15 @@ const (
 			case $name in count:) n=$((n + value)) ;; esac
 		done </proc/zoneinfo
 		echo "bench: percpu: $n" >/dev/console
-		$b df -k /run/keelson/log | while read name size used rest; do
+`
+
+// A script of the probe prints its findings to the console in lines that begin with "bench:".
+const (
+	// memoryScript: 15 s after the boot (which is over before the 20th second), with nothing cached that could
+	// be dropped, what is in use; then a minute of idleness.
+	memoryScript = `(
+		b=/bench/busybox
+		$b sleep 20` + memoryProbe + `		$b df -k /run/keelson/log | while read name size used rest; do
 			case $used in [0-9]*) echo "bench: ring: $used" ;; esac
 		done >/dev/console
 		$b du -sk /var/log | while read used rest; do echo "bench: files: $used"; done >/dev/console

@@ -44,10 +44,7 @@ func each(m5, m20 *Shape) float64 { return (m20.AllUp - m5.AllUp) / 15 }
 
 // measureWalls measures only what the walls cost.
 func (b *bench) measureWalls(ctx context.Context) (*Result, error) {
-	if err := b.weighShell(); err != nil {
-		return nil, err
-	}
-	offset, err := b.offset(ctx)
+	offset, err := b.prepare(ctx)
 	if err != nil {
 		return nil, err
 	}
