@@ -14,7 +14,7 @@ onboot:
   - name: fixed
     image: busybox
     readonly: true
-    cwd: /work/here
+    cwd: /srv/here
     binds: ["/etc/motd:/new/motd", "/run:/new/run", "/run/a.sock:/new/a.sock", "/var/lib/conf.d:/new/conf.d", "/etc:/bin/sh/../../up", "/usr:/dev/sub", "v:/data/v", "/lib:/data/v/in", "/var:/all", "/lib:/all/sub"]
     tmpfs: [/scratch, /bin]
     mounts: [{type: proc, source: proc, destination: /host/proc}]
@@ -30,7 +30,7 @@ files: [{path: etc/motd, contents: hello}]
 	}
 	const image = "containers/onboot/000-fixed/rootfs/"
 	for _, want := range []string{
-		"0755 0:0 " + image + "work/here/", "0644 0:0 " + image + "new/motd", "0755 0:0 " + image + "new/run/", "0644 0:0 " + image + "new/a.sock",
+		"0755 0:0 " + image + "srv/here/", "0644 0:0 " + image + "new/motd", "0755 0:0 " + image + "new/run/", "0644 0:0 " + image + "new/a.sock",
 		"0755 0:0 " + image + "new/conf.d/", "0755 0:0 " + image + "data/v/", "0755 0:0 " + image + "scratch/", "0755 0:0 " + image + "host/proc/",
 		"0755 0:0 " + image + "made/a/", "0755 0:0 " + image + "extra/", "0755 0:0 made/b/", "0755 0:0 etc/d/", "0755 0:0 disk/", "0644 0:0 ns/net",
 	} {

@@ -87,14 +87,7 @@ func TestSpecIsHardened(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		encoded, err := spec(h, false, "", nil, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		var s specs.Spec
-		if err := json.Unmarshal(encoded.Value, &s); err != nil {
-			t.Fatal(err)
-		}
+		s := encodedSpec(t, h)
 		p, err := (&Runtime{Walls: tc.walls}).Process(b)
 		if err != nil {
 			t.Fatal(err)
@@ -124,6 +117,19 @@ func TestStrictThatCannotBeIsNotStarted(t *testing.T) {
 	}
 }
 
+// encodedSpec is what a runtime is given for a bundle.
+func encodedSpec(t *testing.T, b *bundle.Bundle) (s specs.Spec) {
+	t.Helper()
+	encoded, err := spec(b, false, "", nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := json.Unmarshal(encoded.Value, &s); err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
 // Our shim is given the profile's name; any other, and people who ask, the profile.
 func TestProfileByName(t *testing.T) {
 	w := Walls{}
@@ -132,14 +138,7 @@ func TestProfileByName(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		encoded, err := spec(h, false, "", nil, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		var s specs.Spec
-		if err := json.Unmarshal(encoded.Value, &s); err != nil {
-			t.Fatal(err)
-		}
+		s := encodedSpec(t, h)
 		if got := harden.IsPlaceholder(s.Linux.Seccomp); got != byName || (s.Annotations[harden.SeccompAnnotation] == "default") != byName {
 			t.Errorf("by name %v: a placeholder: %v, annotations %v", byName, got, s.Annotations)
 		}
