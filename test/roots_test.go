@@ -46,7 +46,7 @@ const linkedService = `
     annotations: {keelson.console: "true"}
 `
 
-// wildOneShot is of an image (wildImage) with a file that has two names, one that lets whoever runs it change owners, and
+// wildOneShot is of an image (wildImage) with a file that has two names, one that lets its user change owners, and
 // one that is nearly all hole; the last only where a root holds it.
 func wildOneShot(lastlog string) string {
 	return `

@@ -138,7 +138,7 @@ func TestNamedProfile(t *testing.T) {
 	}
 }
 
-// Whoever does not know the annotation does not let the container do anything.
+// A runtime that does not know the annotation lets the container do nothing.
 func TestProfileByName(t *testing.T) {
 	s := &specs.Spec{Process: &specs.Process{}, Linux: &specs.Linux{}, Annotations: map[string]string{"a": "b", SeccompAnnotation: "forged"}}
 	got, _ := Apply(s, Strict, Options{ByName: true, LogOnly: true})

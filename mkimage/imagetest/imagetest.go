@@ -47,7 +47,7 @@ func HardLink(name, target string) Entry {
 	return Entry{Header: tar.Header{Typeflag: tar.TypeLink, Name: name, Linkname: target, Mode: 0o644}}
 }
 
-// Capability returns the extended attribute security.capability that gives whoever runs
+// Capability returns the extended attribute security.capability that gives the user who runs
 // a file a capability (linux/capability.h, revision 2).
 func Capability(number int) string {
 	b := make([]byte, 20)

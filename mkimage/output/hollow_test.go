@@ -203,7 +203,7 @@ func same(t *testing.T, name, file string, p places, size int64) {
 	}
 }
 
-// TestHolesOfATar keeps them, for squashfs's tool and whoever reads the tar.
+// TestHolesOfATar keeps them, for squashfs's tool and other readers of the tar.
 func TestHolesOfATar(t *testing.T) {
 	inodes, contents := sparseFiles(t)
 	delete(inodes, "middle") // takes the tool long

@@ -101,7 +101,7 @@ func TestTableOfAnInitrd(t *testing.T) {
 	if f := table.Largest; len(f) != 7 || f[0] != (File{"containers/services/zeros/rootfs/big", 300000}) || f[1].Size != 100000 {
 		t.Errorf("the largest are %+v", f)
 	}
-	// Measured or not, and whoever made the tree, it is the same initrd.
+	// Measured or not, and from either tree, it is the same initrd.
 	var again bytes.Buffer
 	if err := output.MeasuredInitrd(t.Context(), &again, image(t), bytes.NewReader(early), "zstd", nil, new(Counter)); err != nil || !bytes.Equal(initrd.Bytes(), again.Bytes()) {
 		t.Errorf("another initrd of %d bytes, %v", again.Len(), err)

@@ -18,7 +18,7 @@ import (
 // The kernel alone would choose by the memory of single processes, in which files
 // in memory do not count: who fills its root with dd is small, and a neighbour
 // would die for it, again and again. So memory.high of the parent, short of the
-// limit, has the kernel slow down whoever takes more and tell the guard, which ends
+// limit, has the kernel slow down the processes that take more and tell the guard, which ends
 // the container whose exit frees most. Files in memory that several containers share
 // (/tmp, /var, volumes) stay when a container is ended: once they are nearly half of
 // it all, the file systems get no larger than they are, and a writer gets ENOSPC.

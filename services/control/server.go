@@ -242,7 +242,7 @@ type guard struct {
 	shares   shares
 }
 
-// tooMany is what whoever is refused for want of room can do.
+// tooMany is what a client can do that is refused for want of room.
 const tooMany = "end some of them: service logs -f, events -f, exec"
 
 // Bounds of refusals: how many at a time, and how long one may take.

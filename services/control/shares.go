@@ -9,7 +9,7 @@ import (
 )
 
 // shares keeps containers from taking all connections: one may have so many, and those
-// that may only look so many together, so that whoever steers the machine gets through.
+// that may only look so many together, so that those who steer the machine get through.
 type shares struct {
 	mu      sync.Mutex
 	of      map[string]int // connections by container, without those of the machine's own; guarded by mu

@@ -32,8 +32,8 @@ func (Exited) event()     {}
 
 // Evidence is what an interval without an answer says of the part.
 type Evidence struct {
-	// Interval is how long it was to be, and Took how long it was: more where whoever
-	// looks was late, as on a machine without time for it or one that was paused.
+	// Interval is how long it was to be, and Took how long it was: more where the
+	// watcher was late, as on a machine without time for it or one that was paused.
 	Interval, Took time.Duration
 	// Worked says that the part ran or waited for a processor meanwhile.
 	Worked bool

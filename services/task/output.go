@@ -20,7 +20,7 @@ const (
 	restOutput = 1 << 20
 )
 
-// An output reads what a process writes, at the pace of whoever reads from it.
+// An output reads what a process writes, at the pace of its reader.
 //
 //   - It returns every byte that the process wrote, however late those are read: the
 //     end is a pipe that nobody has open for writing any more.
