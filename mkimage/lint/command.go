@@ -64,7 +64,7 @@ func (o *one) checkProgram(key, name string) {
 		return
 	}
 	switch {
-	case why == isDirectory, why == isSpecial:
+	case why == isDirectory, why == isSpecial, why == tooManyScripts:
 		o.error(key, "%s %s: name a program", name, why)
 	case strings.HasPrefix(why, "needs "):
 		o.error(key, "%s %s: put it into the image, or name a command that does not need it", name, why)

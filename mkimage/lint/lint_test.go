@@ -61,7 +61,7 @@ const native = 62
 func app(t *testing.T) v1.Image {
 	return imagetest.Image(t, v1.Config{Env: []string{"PATH=/usr/bin:/bin"}, Cmd: []string{"/bin/app"}}, []imagetest.Entry{
 		exec("bin/app", elf(native, "", 0), 0o755), imagetest.Symlink("bin/alias", "/bin/app"), imagetest.Symlink("bin/dangling", "nothing"),
-		exec("bin/script", "#! /bin/app -x\n", 0o755), exec("bin/noscript", "#!/bin/bash\n", 0o755), exec("bin/nested", "#!/bin/noscript\n", 0o755),
+		exec("bin/script", "#! /bin/app -x\n", 0o755), exec("bin/noscript", "#!/bin/bash\n", 0o755), exec("bin/nested", "#!/bin/noscript\n", 0o755), exec("bin/itself", "#!/bin/itself\n", 0o755),
 		exec("bin/windows", "#!/bin/app\r\necho\r\n", 0o755), exec("bin/env", elf(native, "", 0), 0o755), exec("bin/envapp", "#!/bin/env app\n", 0o755), exec("bin/envbash", "#!/bin/env -S A=b bash -e\n", 0o755),
 		exec("bin/plain", "echo hello\n", 0o755), exec("bin/data", elf(native, "", 0), 0o644), exec("bin/mine", elf(native, "", 0), 0o700),
 		exec("bin/glibc", elf(native, "/lib64/ld-linux-x86-64.so.2", 300), 0o755), exec("bin/musl", elf(native, "/lib/ld-musl.so.1", 200_000), 0o755),
@@ -186,6 +186,7 @@ func TestProcess(t *testing.T) {
 		{"script", service(`command: [script]`), ""},
 		{"script without its interpreter", service(`command: [noscript]`), at + "command: noscript needs /bin/bash, which is not there: put it into the image, or name a command that does not need it"},
 		{"script of a script", service(`command: [nested]`), at + "command: nested needs /bin/bash, which is not there"},
+		{"script that is its own interpreter", service(`command: [itself]`), at + "command: itself is a script whose interpreter is a script, and so on, further than the kernel follows: name a program"},
 		{"script with carriage returns", service(`command: [windows]`), at + "command: windows needs an interpreter whose name ends with a carriage return, as its lines end as on Windows"},
 		{"env", service(`command: [envapp]`), ""},
 		{"env without what it finds", service(`command: [envbash]`), at + "command: envbash needs bash, which is in no directory of PATH: put it into the image"},

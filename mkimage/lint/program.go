@@ -25,8 +25,8 @@ type program struct {
 const (
 	// maxSeek bounds how far into a file its interpreter's name is looked for.
 	maxSeek = 256 << 20
-	// maxScripts is how many interpreters that are scripts themselves the kernel follows.
-	maxScripts = 4
+	// maxScripts is how many scripts, each the interpreter of the one before, the kernel follows.
+	maxScripts = 5
 )
 
 // program reads what a file is; each is read once.
@@ -112,12 +112,14 @@ type place struct {
 const (
 	isDirectory = "is a directory"
 	isSpecial   = "is a pipe or a device"
+	// tooManyScripts is what execve(2) calls ELOOP.
+	tooManyScripts = "is a script whose interpreter is a script, and so on, further than the kernel follows"
 )
 
 // cannotRun returns why the kernel would not run a file that is there, "" if it would or
 // that is not known.
 func (c *checker) cannotRun(f view.Found, in place) (string, error) {
-	for range maxScripts {
+	for range maxScripts + 1 {
 		switch {
 		case f.Dir:
 			return isDirectory, nil
@@ -150,7 +152,7 @@ func (c *checker) cannotRun(f view.Found, in place) (string, error) {
 		}
 		f = next
 	}
-	return "", nil
+	return tooManyScripts, nil
 }
 
 // search finds a program in PATH as execvp(3) does: what is there and cannot be executed
