@@ -40,6 +40,7 @@ type world struct {
 func newWorld(t *testing.T) *world {
 	w := &world{t: t, dir: t.TempDir(), now: time.Second, changed: make(chan struct{}, 1)}
 	w.store = logs.New(logs.Config{Now: w.clock, Wall: time.Now})
+	t.Cleanup(w.store.Close)
 	return w
 }
 

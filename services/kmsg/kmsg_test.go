@@ -48,14 +48,16 @@ type machine struct {
 }
 
 func newMachine(t *testing.T, level string) *machine {
-	m := &machine{t: t, dir: t.TempDir(), store: newStore()}
+	m := &machine{t: t, dir: t.TempDir(), store: newStore(t)}
 	m.write("printk", level+"\t4\t1\t7\n")
 	m.write("kmsg", "")
 	return m
 }
 
-func newStore() *logs.Store {
-	return logs.New(logs.Config{Now: func() time.Duration { return time.Hour }, Wall: time.Now})
+func newStore(t *testing.T) *logs.Store {
+	s := logs.New(logs.Config{Now: func() time.Duration { return time.Hour }, Wall: time.Now})
+	t.Cleanup(s.Close)
+	return s
 }
 
 func (m *machine) write(name, text string) {
@@ -141,7 +143,7 @@ func TestSupervisorComesBack(t *testing.T) {
 		m.say(6, "quieter")
 		m.say(2, "critical")
 		if !keeps {
-			m.store = newStore()
+			m.store = newStore(t)
 		}
 		r = m.open()
 		r.drain(m.read(0))

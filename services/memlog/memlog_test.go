@@ -44,6 +44,7 @@ func startWith(t *testing.T, dir string, h *hold.Hold, change func(*Config)) *be
 	began := time.Now()
 	now := func() time.Duration { return time.Since(began) + time.Second }
 	b := &bench{t: t, dir: dir, store: logs.New(logs.Config{Now: now, Wall: time.Now})}
+	t.Cleanup(b.store.Close)
 	cfg := Config{
 		Dir: dir, Store: b.store, Hold: h,
 		Warn: func(format string, a ...any) {
@@ -364,7 +365,9 @@ func (stalled) Read(ctx context.Context, _ logs.Query, give func(logs.Record) er
 // A reader that does not read is alone with it, and does not hold up the end.
 func TestAReaderThatDoesNotReadHoldsUpNobody(t *testing.T) {
 	dir := t.TempDir()
-	s, err := Listen(Config{Dir: dir, Store: stalled{logs.New(logs.Config{Now: func() time.Duration { return 1 }, Wall: time.Now})},
+	store := logs.New(logs.Config{Now: func() time.Duration { return 1 }, Wall: time.Now})
+	t.Cleanup(store.Close)
+	s, err := Listen(Config{Dir: dir, Store: stalled{store},
 		Warn: t.Logf, Wall: func(time.Duration) time.Time { return time.Time{} }})
 	if err != nil {
 		t.Fatal(err)
@@ -418,6 +421,7 @@ func FuzzProtocol(f *testing.F) {
 	dir := f.TempDir()
 	// Small, as all of it is read again and again.
 	store := logs.New(logs.Config{Now: func() time.Duration { return time.Second }, Wall: time.Now, PerSource: 128 << 10, Total: 512 << 10})
+	f.Cleanup(store.Close)
 	s, err := Listen(Config{Dir: dir, Store: store, Warn: func(string, ...any) {}, Wall: func(time.Duration) time.Time { return time.Time{} }})
 	if err != nil {
 		f.Fatal(err)
