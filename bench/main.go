@@ -32,6 +32,7 @@ func main() {
 	seed := flag.Int("seed", 1, "of the emulator; compare two trees with the median of three seeds")
 	onlyLogs := flag.Bool("logs", false, "measure only how fast logs are taken")
 	onlySupervision := flag.Bool("supervision", false, "measure only how services are kept")
+	onlyBoots := flag.Bool("boots", false, "measure only how long boots take and their memory")
 	many := flag.String("many", "", "measure only machines with so many `services`, as in 100,200,1000")
 	cpus := flag.Int("cpus", 1, "with -many: of those machines; with 1 the clock counts instructions, with more it is the host's")
 	onlyWalls := flag.Bool("walls", false, "measure only what the hardening of containers costs")
@@ -51,13 +52,13 @@ func main() {
 		printLogs(os.Stdout, result)
 		return
 	}
-	if err := run(ctx, *build, *seed, *many, *cpus, *onlySupervision, *onlyWalls, *verbose); err != nil {
+	if err := run(ctx, *build, *seed, *many, *cpus, *onlyBoots, *onlySupervision, *onlyWalls, *verbose); err != nil {
 		slog.Error("bench", "error", err)
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, build string, seed int, many string, cpus int, onlySupervision, onlyWalls, verbose bool) error {
+func run(ctx context.Context, build string, seed int, many string, cpus int, onlyBoots, onlySupervision, onlyWalls, verbose bool) error {
 	dir, err := os.MkdirTemp("", "keelson-bench-")
 	if err != nil {
 		return err
@@ -78,6 +79,14 @@ func run(ctx context.Context, build string, seed int, many string, cpus int, onl
 			return err
 		}
 		printMany(os.Stdout, result)
+		return nil
+	}
+	if onlyBoots {
+		result, err := b.measureBoots(ctx)
+		if err != nil {
+			return err
+		}
+		printTable(os.Stdout, bootRows(result))
 		return nil
 	}
 	if onlySupervision {

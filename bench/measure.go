@@ -26,12 +26,13 @@ const megabyte = 1e6
 
 // Shape is what is measured of a number of services. Times in seconds of the guest.
 type Shape struct {
-	AllUp       float64 `json:"all_up_s"`      // from the kernel's start of /init to the last service's exec
-	FromKernel  float64 `json:"from_kernel_s"` // from the kernel's start
-	MemoryUsed  float64 `json:"mem_used_mb"`   // MemTotal - MemFree, 15 s after the boot, caches dropped
-	PerCPU      float64 `json:"mem_percpu_mb"` // of it free pages that the kernel keeps ready for each CPU
-	LogRing     float64 `json:"log_ring_mb"`   // of it what has been logged, in the ring
-	LogFiles    float64 `json:"log_files_mb"`  // and in files
+	AllUp       float64 `json:"all_up_s"`         // from the kernel's start of /init to the last service's exec
+	FromKernel  float64 `json:"from_kernel_s"`    // from the kernel's start
+	MemoryUsed  float64 `json:"mem_used_mb"`      // MemTotal - MemFree, 15 s after the boot, caches dropped
+	PerCPU      float64 `json:"mem_percpu_mb"`    // of it free pages that the kernel keeps ready for each CPU
+	Available   float64 `json:"mem_available_mb"` // MemAvailable at the same moment
+	LogRing     float64 `json:"log_ring_mb"`      // of it what has been logged, in the ring
+	LogFiles    float64 `json:"log_files_mb"`     // and in files
 	SwitchesSec float64 `json:"idle_switches_per_s,omitempty"`
 	CPUPercent  float64 `json:"idle_cpu_percent,omitempty"`
 }
@@ -76,28 +77,13 @@ func (b *bench) measure(ctx context.Context) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, s := range []struct {
-		services int
-		shape    *Shape
-	}{{0, &r.M0}, {1, &r.M1}, {5, &r.M5}, {20, &r.M20}} {
-		say("m%d: time", s.services)
-		handover, err := b.times(ctx, fmt.Sprintf("m%d", s.services), s.services, shape(s.services, ""), offset, s.shape)
-		if err != nil {
-			return nil, fmt.Errorf("m%d: %w", s.services, err)
-		}
-		if s.services == 1 {
-			r.Handover = handover
-		}
-		say("m%d: memory", s.services)
-		if err := b.memory(ctx, fmt.Sprintf("m%d-memory", s.services), shape(s.services, probe(memoryScript)), s.shape); err != nil {
-			return nil, fmt.Errorf("m%d: %w", s.services, err)
-		}
+	if err := b.boots(ctx, offset, r); err != nil {
+		return nil, err
 	}
 	say("m20 that has talked: memory")
 	if err := b.memory(ctx, "m20-talked", talking(), &r.Talked); err != nil {
 		return nil, fmt.Errorf("m20 that has talked: %w", err)
 	}
-	r.Each = each(&r.M5, &r.M20)
 	if r.Walls, err = b.walls(ctx, offset, &r.M5, &r.M20); err != nil {
 		return nil, fmt.Errorf("walls: %w", err)
 	}
@@ -117,6 +103,42 @@ func (b *bench) measure(ctx context.Context) (*Result, error) {
 		return nil, fmt.Errorf("logs: %w", err)
 	}
 	return r, nil
+}
+
+// boots measures how long the boot of each shape takes and what memory it costs.
+func (b *bench) boots(ctx context.Context, offset float64, r *Result) error {
+	for _, s := range []struct {
+		services int
+		shape    *Shape
+	}{{0, &r.M0}, {1, &r.M1}, {5, &r.M5}, {20, &r.M20}} {
+		say("m%d: time", s.services)
+		handover, err := b.times(ctx, fmt.Sprintf("m%d", s.services), s.services, shape(s.services, ""), offset, s.shape)
+		if err != nil {
+			return fmt.Errorf("m%d: %w", s.services, err)
+		}
+		if s.services == 1 {
+			r.Handover = handover
+		}
+		say("m%d: memory", s.services)
+		if err := b.memory(ctx, fmt.Sprintf("m%d-memory", s.services), shape(s.services, probe(memoryScript)), s.shape); err != nil {
+			return fmt.Errorf("m%d: %w", s.services, err)
+		}
+	}
+	r.Each = each(&r.M5, &r.M20)
+	return nil
+}
+
+// measureBoots measures only the boots.
+func (b *bench) measureBoots(ctx context.Context) (*Result, error) {
+	offset, err := b.prepare(ctx)
+	if err != nil {
+		return nil, err
+	}
+	r := new(Result)
+	if err := b.sizes(ctx, r); err != nil {
+		return nil, err
+	}
+	return r, b.boots(ctx, offset, r)
 }
 
 // measureSupervision measures only how services are kept.
@@ -319,6 +341,7 @@ func (b *bench) memory(ctx context.Context, name, yaml string, s *Shape) error {
 		return fmt.Errorf("the console does not show the memory:\n%s", m.Console)
 	}
 	s.MemoryUsed = ((found["MemTotal"]-found["MemFree"])*1024 - b.shell) / megabyte
+	s.Available = (found["MemAvailable"]*1024 + b.shell) / megabyte
 	s.LogRing, s.LogFiles = found["ring"]*1024/megabyte, found["files"]*1024/megabyte
 	s.PerCPU = found["percpu"] * float64(os.Getpagesize()) / megabyte
 	// Ticks are hundredths of a second, and there were 100 s of them.

@@ -66,7 +66,7 @@ const memoryProbe = `
 		echo 3 >/proc/sys/vm/drop_caches
 		$b sleep 1
 		while read name value unit; do
-			case $name in MemTotal: | MemFree:) echo "bench: $name $value" ;; esac
+			case $name in MemTotal: | MemFree: | MemAvailable:) echo "bench: $name $value" ;; esac
 		done </proc/meminfo >/dev/console
 		n=0
 		while read name value; do

@@ -13,7 +13,27 @@ type row struct {
 }
 
 func rows(r *Result) []row {
-	all := []row{
+	all := bootRows(r)
+	all = append(all, []row{
+		{"  m20 with full logs, without them", "%.1f MB", r.Talked.MemoryUsed - r.Talked.PerCPU, 0, 0},
+		{"    of it the ring", "%.1f MB", r.Talked.LogRing, 0, 0},
+		{"    of it log files", "%.1f MB", r.Talked.LogFiles, 0, 0},
+		{"least RAM that boots m1", "%.0f MiB", float64(r.LeastRAM), 128, 96},
+		{"idle m20: context switches", "%.1f /s", r.M20.SwitchesSec, 20, 5},
+		{"idle m20: CPU", "%.2f %%", r.M20.CPUPercent, 0.2, 0.05},
+		{"  with full logs: switches", "%.1f /s", r.Talked.SwitchesSec, 0, 0},
+		{"  with full logs: CPU", "%.2f %%", r.Talked.CPUPercent, 0, 0},
+	}...)
+	all = append(all, wallRows(r)...)
+	all = append(all, supervisionRows(r)...)
+	return append(all, []row{
+		{"poweroff -> power down", "%.3f s", r.Poweroff, 0.5, 0.2},
+	}...)
+}
+
+// bootRows are those of what a boot takes.
+func bootRows(r *Result) []row {
+	return []row{
 		{"m1 all up", "%.3f s", r.M1.AllUp, 0.40, 0.20},
 		{"m5 all up", "%.3f s", r.M5.AllUp, 0.65, 0.32},
 		{"m20 all up", "%.3f s", r.M20.AllUp, 1.50, 0.70},
@@ -28,22 +48,11 @@ func rows(r *Result) []row {
 		{"  m1 without them", "%.1f MB", r.M1.MemoryUsed - r.M1.PerCPU, 0, 0},
 		{"  m5 without them", "%.1f MB", r.M5.MemoryUsed - r.M5.PerCPU, 0, 0},
 		{"  m20 without them", "%.1f MB", r.M20.MemoryUsed - r.M20.PerCPU, 0, 0},
-		{"  m20 with full logs, without them", "%.1f MB", r.Talked.MemoryUsed - r.Talked.PerCPU, 0, 0},
-		{"    of it the ring", "%.1f MB", r.Talked.LogRing, 0, 0},
-		{"    of it log files", "%.1f MB", r.Talked.LogFiles, 0, 0},
-		{"least RAM that boots m1", "%.0f MiB", float64(r.LeastRAM), 128, 96},
-		{"idle m20: context switches", "%.1f /s", r.M20.SwitchesSec, 20, 5},
-		{"idle m20: CPU", "%.2f %%", r.M20.CPUPercent, 0.2, 0.05},
-		{"  with full logs: switches", "%.1f /s", r.Talked.SwitchesSec, 0, 0},
-		{"  with full logs: CPU", "%.2f %%", r.Talked.CPUPercent, 0, 0},
-	}
-	all = append(all, wallRows(r)...)
-	all = append(all, supervisionRows(r)...)
-	return append(all, []row{
-		{"poweroff -> power down", "%.3f s", r.Poweroff, 0.5, 0.2},
+		{"memory available m1", "%.1f MB", r.M1.Available, 0, 0},
+		{"memory available m20", "%.1f MB", r.M20.Available, 0, 0},
 		{"init + runtime files", "%.1f MB", r.Runtime, 30, 24},
 		{"m1 initrd, gzip", "%.1f MB", r.Initrd, 14, 11},
-	}...)
+	}
 }
 
 // wallRows are those of what the hardening of containers adds.
