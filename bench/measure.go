@@ -1,7 +1,6 @@
 package main
 
 import (
-	"compress/gzip"
 	"context"
 	"errors"
 	"fmt"
@@ -54,7 +53,7 @@ type Result struct {
 	Poweroff float64 `json:"poweroff_s"`    // from poweroff(8) to the kernel's "Power down"
 	LeastRAM int     `json:"least_ram_mib"` // that boots m1
 	Runtime  float64 `json:"runtime_mb"`    // the init's and the runtime's files
-	Initrd   float64 `json:"initrd_mb"`     // of m1, with gzip
+	Initrd   float64 `json:"initrd_mb"`     // of m1, with LZ4
 	Logs     *Logs   `json:"logs"`
 }
 
@@ -204,7 +203,7 @@ func (b *bench) image(ctx context.Context, name, yaml string) (string, error) {
 		return "", err
 	}
 	command := exec.CommandContext(ctx, filepath.Join(b.build, "bin/mkimage"), "build",
-		"--store", filepath.Join(b.build, "store"), "--compress", "gzip", "-q", "-o", b.dir, "--name", name, source)
+		"--store", filepath.Join(b.build, "store"), "-q", "-o", b.dir, "--name", name, source)
 	if output, err := command.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("mkimage: %w: %s", err, output)
 	}
@@ -436,9 +435,10 @@ func (b *bench) sizes(ctx context.Context, r *Result) error {
 		return err
 	}
 	defer file.Close()
-	// That it is gzip is looked at, because a size of something else would be a wrong number.
-	if _, err := gzip.NewReader(file); err != nil {
-		return fmt.Errorf("%s: %w", file.Name(), err)
+	// A size of something else would be a wrong number.
+	magic := make([]byte, 4)
+	if _, err := io.ReadFull(file, magic); err != nil || string(magic) != "\x02\x21\x4c\x18" {
+		return fmt.Errorf("%s is not compressed with LZ4 but begins with %x: %w", file.Name(), magic, err)
 	}
 	size, err := file.Seek(0, io.SeekEnd)
 	if err != nil {

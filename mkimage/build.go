@@ -88,7 +88,7 @@ type buildFlags struct {
 	pull     bool
 	offline  bool
 	insecure []string
-	compress string
+	compress compression
 	efiStub  string
 	quiet    bool
 	verbose  bool
@@ -115,7 +115,7 @@ func (f *buildFlags) add(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&f.lock, "lock", "", "file that records the digest of each image the first time; an image that changes is then an error")
 	f.lint.add(cmd)
 	cmd.Flags().Var(&f.audit, "audit", "build nothing if a container's exposure is above this, such as 3.0 (see mkimage audit)")
-	cmd.Flags().StringVar(&f.compress, "compress", output.Compressions[0], "of the initrd: "+strings.Join(output.Compressions, ", "))
+	f.compress.add(cmd)
 	cmd.Flags().StringVar(&f.efiStub, "efi-stub", "", "program that a .efi begins with (default: the distribution's linuxx64.efi.stub)")
 	cmd.Flags().BoolVarP(&f.quiet, "quiet", "q", false, "say nothing but errors")
 	cmd.Flags().BoolVarP(&f.verbose, "verbose", "v", false, "list what the machine adds to each container (keelson.harden)")
@@ -228,9 +228,6 @@ func baseName(file string) string {
 
 // load reads the YAMLs of an image, once the flags are right.
 func (f *buildFlags) load(stdin io.Reader, yamls []string) (*config.Config, error) {
-	if !slices.Contains(output.Compressions, f.compress) {
-		return nil, fmt.Errorf("--compress %s: must be one of %s", f.compress, strings.Join(output.Compressions, ", "))
-	}
 	return config.LoadAll(stdin, yamls...)
 }
 
@@ -336,7 +333,7 @@ func withWords(line string, words ...string) string {
 	return strings.TrimSpace(line)
 }
 
-func writeKernelInitrd(ctx context.Context, ui *reporter, res *assemble.Result, out *output.Files, prefix, compress string, once *shared) ([]string, error) {
+func writeKernelInitrd(ctx context.Context, ui *reporter, res *assemble.Result, out *output.Files, prefix string, compress compression, once *shared) ([]string, error) {
 	name := initrdFile(prefix)
 	return writeBeside(res, out, prefix, name, cmdline(res.Cmdline), func(f *os.File) error {
 		return writeInitrd(ctx, ui, res, name, compress, f, once)
@@ -369,18 +366,24 @@ func writeBeside(res *assemble.Result, out *output.Files, prefix, name, cmdline 
 }
 
 // writeInitrd writes the root, with the microcode in front; file is for whom it is.
-func writeInitrd(ctx context.Context, ui *reporter, res *assemble.Result, file, compress string, w io.Writer, once *shared) error {
+func writeInitrd(ctx context.Context, ui *reporter, res *assemble.Result, file string, compress compression, w io.Writer, once *shared) error {
 	warnXattrs(ui, res, "an initrd", func(string) bool { return false })
 	early, err := res.Early()
 	if err != nil {
 		return err
 	}
 	defer early.Close()
+	if once.compress == "" {
+		var why string
+		if once.compress, why = compress.choose(res.Kernel); why != "" {
+			ui.line("%-11s %s: %s", "initrd", once.compress, why)
+		}
+	}
 	_, total := res.Root.Size()
 	count, done := ui.bar("write "+filepath.Base(file), total-res.Root.Holes())
 	defer done()
 	once.room = new(sizes.Counter)
-	return output.MeasuredInitrd(ctx, w, res.Root, early, compress, count, once.room)
+	return output.MeasuredInitrd(ctx, w, res.Root, early, once.compress, count, once.room)
 }
 
 func writeTar(ctx context.Context, ui *reporter, res *assemble.Result, out *output.Files, prefix string) ([]string, error) {

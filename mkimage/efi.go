@@ -51,8 +51,9 @@ var diskFormats = map[string]output.DiskFormat{
 
 // shared is what a build makes once for all of its formats.
 type shared struct {
-	program []byte         // kernel, initrd and command line as one that EFI firmware starts
-	room    *sizes.Counter // of the initrd
+	program  []byte         // kernel, initrd and command line as one that EFI firmware starts
+	compress string         // what the initrd is compressed with, once that is chosen
+	room     *sizes.Counter // of the initrd
 }
 
 // writeEFI writes the program: by itself, on a disk, or on a CD.

@@ -1,9 +1,7 @@
 package main
 
 import (
-	"fmt"
 	"io"
-	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -58,16 +56,14 @@ all that share it.`,
   mkimage size --files 50 build/web`,
 		Args: someFiles("an image YAML or what was built"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if !slices.Contains(output.Compressions, flags.compress) {
-				return fmt.Errorf("--compress %s: must be one of %s", flags.compress, strings.Join(output.Compressions, ", "))
-			}
 			image, done, err := openImage(cmd, flags, args...)
 			if err != nil {
 				return err
 			}
 			defer done()
 			var counter sizes.Counter
-			if err := output.MeasuredInitrd(cmd.Context(), io.Discard, image, nil, flags.compress, nil, &counter); err != nil {
+			compress, _ := flags.compress.choose(image.Kernel)
+			if err := output.MeasuredInitrd(cmd.Context(), io.Discard, image, nil, compress, nil, &counter); err != nil {
 				return err
 			}
 			var kernel int64
@@ -79,7 +75,7 @@ all that share it.`,
 		},
 	}
 	flags.addImages(cmd)
-	cmd.Flags().StringVar(&flags.compress, "compress", output.Compressions[0], "what the initrd is compressed with: "+strings.Join(output.Compressions, ", "))
+	flags.compress.add(cmd)
 	cmd.Flags().IntVar(&files, "files", 20, "how many of the largest files to show, 100 at most")
 	return cmd
 }

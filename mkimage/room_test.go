@@ -46,7 +46,7 @@ func TestSize(t *testing.T) {
 	if err != nil || !strings.Contains(errs, "FILES ") || strings.Contains(errs, "COMPRESSED") || strings.Contains(errs, "IN RAM") || !strings.Contains(errs, "the files of onboot a") {
 		t.Errorf("a root on a disk: %v\n%s", err, errs)
 	}
-	if _, _, err := mkimage(t, "size", "--compress", "lz4", yaml); err == nil || err.Error() != "--compress lz4: must be one of zstd, gzip, none" {
+	if _, _, err := mkimage(t, "size", "--compress", "lzma", yaml); err == nil || err.Error() != `invalid argument "lzma" for "--compress" flag: must be one of auto, lz4, zstd, gzip, none; see mkimage size --help` {
 		t.Errorf("got %v", err)
 	}
 	if printed := must(t, "size", "--files", "0", built); strings.Contains(printed, "LARGEST") {

@@ -19,6 +19,7 @@ import (
 
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
+	"github.com/pierrec/lz4/v4"
 
 	"keelson/mkimage/assemble"
 	"keelson/mkimage/output"
@@ -114,7 +115,7 @@ func open(name string) (*Image, error) {
 	case has(257, "ustar"):
 		image.root = func() (io.ReadCloser, error) { return os.Open(name) }
 		return image, image.readBoot()
-	case has(0, "0707"), has(0, gzipMagic), has(0, zstdMagic):
+	case has(0, "0707"), has(0, gzipMagic), has(0, zstdMagic), has(0, lz4Magic):
 		image.root = func() (io.ReadCloser, error) { return os.Open(name) }
 		return image, image.openBeside(name)
 	}
@@ -234,6 +235,7 @@ func (u until) Read(b []byte) (int, error) {
 const (
 	gzipMagic = "\x1f\x8b"
 	zstdMagic = "\x28\xb5\x2f\xfd"
+	lz4Magic  = "\x02\x21\x4c\x18" // of the legacy format, the one that the kernel unpacks
 	// maxWindow is what the kernel's decoder of zstd takes.
 	maxWindow = 128 << 20
 )
@@ -246,6 +248,9 @@ func decompressor(magic []byte, r io.Reader) (io.ReadCloser, error) {
 			zr.Multistream(false) // padding follows
 		}
 		return zr, err
+	}
+	if bytes.HasPrefix(magic, []byte(lz4Magic)) {
+		return io.NopCloser(lz4.NewReader(r)), nil
 	}
 	zr, err := zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(maxWindow))
 	if err != nil {

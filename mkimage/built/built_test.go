@@ -14,6 +14,7 @@ import (
 
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
+	"github.com/pierrec/lz4/v4"
 	"golang.org/x/sys/unix"
 
 	"keelson/mkimage/assemble"
@@ -58,6 +59,15 @@ func zstandard(s string) string {
 	return b.String()
 }
 
+func lz4ed(s string) string {
+	var b bytes.Buffer
+	zw := lz4.NewWriter(&b)
+	_ = zw.Apply(lz4.LegacyOption(true))
+	_, _ = io.WriteString(zw, s)
+	_ = zw.Close()
+	return b.String()
+}
+
 func TestInitrdsOfOthers(t *testing.T) {
 	const file, dir, link, device = unix.S_IFREG | 0o644, unix.S_IFDIR | 0o755, unix.S_IFLNK | 0o777, unix.S_IFCHR | 0o600
 	plain := newc(1, dir, 2, "d", "") + newc(2, file, 1, "d/f", "text") + newc(3, link, 1, "l", "d/f") + newc(4, device, 1, "null", "")
@@ -68,6 +78,9 @@ func TestInitrdsOfOthers(t *testing.T) {
 		"compressed and padded":         {gzipped(plain+trailer) + strings.Repeat("\x00", 600), want},
 		"with zstd, and padded":         {zstandard(plain+trailer) + "\x00\x00", want},
 		"with zstd, padded more":        {zstandard(plain+trailer) + strings.Repeat("\x00", 600), want},
+		"with LZ4":                      {lz4ed(plain + trailer), want},
+		"with LZ4, and padded":          {lz4ed(plain+trailer) + "\x00\x00", want},
+		"with LZ4, padded more":         {lz4ed(plain+trailer) + strings.Repeat("\x00", 600), want},
 		"microcode in front":            {newc(1, file, 1, "u", "code") + trailer + strings.Repeat("\x00", 512) + gzipped(plain+trailer), "0 644 u  code\n" + want},
 		"two archives":                  {plain + trailer + newc(1, file, 1, "last", "x") + trailer, want + "\n0 644 last  x"},
 		"nothing":                       {"", ""},
@@ -84,7 +97,7 @@ func TestInitrdsOfOthers(t *testing.T) {
 		"cut in a header":       {plain[:100], "unexpected EOF"},
 		"cut in a file":         {plain[:112+116+2], "d/f: unexpected EOF"},
 		"without a trailer":     {plain, "unexpected EOF"},
-		"no archive":            {"hello, world", `"hell" begins neither a cpio archive nor what is compressed with zstd or gzip`},
+		"no archive":            {"hello, world", `"hell" begins neither a cpio archive nor what is compressed with LZ4, zstd or gzip`},
 		"no digits":             {strings.Replace(plain, "00000001", "0000000g", 1) + trailer, "an entry of the cpio archive: encoding/hex: invalid byte"},
 		"a name without end":    {newc(1, file, 1, strings.Repeat("n", 5000), ""), "an entry of the cpio archive has a name of 5001 bytes"},
 		"a link without end":    {newc(1, link, 1, "l", strings.Repeat("n", 5000)), "l: a symbolic link of 5000 bytes"},

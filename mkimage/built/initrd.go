@@ -44,7 +44,7 @@ func readRoot(r io.Reader, w tree.Writer, unpacked bool) error {
 				return err
 			}
 			archives++
-		case !unpacked && (string(magic) == zstdMagic || string(magic[:2]) == gzipMagic):
+		case !unpacked && (string(magic) == zstdMagic || string(magic) == lz4Magic || string(magic[:2]) == gzipMagic):
 			zr, err := decompressor(magic, br)
 			if err != nil {
 				return err
@@ -52,7 +52,7 @@ func readRoot(r io.Reader, w tree.Writer, unpacked bool) error {
 			defer zr.Close()
 			return readRoot(zr, w, true)
 		default:
-			return fmt.Errorf("%q begins neither a cpio archive nor what is compressed with zstd or gzip", magic)
+			return fmt.Errorf("%q begins neither a cpio archive nor what is compressed with LZ4, zstd or gzip", magic)
 		}
 	}
 }

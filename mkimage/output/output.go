@@ -18,8 +18,8 @@ import (
 	"keelson/mkimage/tree"
 )
 
-// Compressions lists what an initrd can be compressed with, the default first.
-var Compressions = []string{"zstd", "gzip", "none"}
+// Compressions lists what an initrd can be compressed with.
+var Compressions = []string{"lz4", "zstd", "gzip", "none"}
 
 // Root is what an initrd is made of: a tree, or what was one.
 type Root interface{ Write(w tree.Writer) error }
@@ -76,8 +76,11 @@ func MeasuredInitrd(ctx context.Context, w io.Writer, t Root, early io.Reader, c
 	if err := zw.Close(); err != nil {
 		return err
 	}
-	if err := pw.pad(); err != nil {
-		return err
+	// Zeros behind LZ4 would be one more block: its format has no end.
+	if compression != "lz4" {
+		if err := pw.pad(); err != nil {
+			return err
+		}
 	}
 	if meter != nil {
 		meter.Done(pw.n)
@@ -158,6 +161,8 @@ func (nopCloser) Close() error { return nil }
 
 func compressor(w io.Writer, name string) (io.WriteCloser, error) {
 	switch name {
+	case "lz4":
+		return newLZ4(w), nil
 	case "zstd":
 		// The kernel's decoder takes windows of up to 128 MiB; 8 MiB is the
 		// size at which a bigger one gains next to nothing on a root.

@@ -15,6 +15,7 @@ import (
 
 	"github.com/cavaliergopher/cpio"
 	"github.com/klauspost/compress/zstd"
+	"github.com/pierrec/lz4/v4"
 
 	"keelson/mkimage/imagetest"
 	"keelson/mkimage/tree"
@@ -53,7 +54,7 @@ func initrd(t *testing.T, tr *tree.Tree, early io.Reader, compression string) []
 	if err := Initrd(context.Background(), &buf, tr, early, compression, nil); err != nil {
 		t.Fatal(err)
 	}
-	if buf.Len()%4 != 0 {
+	if buf.Len()%4 != 0 && compression != "lz4" {
 		t.Errorf("%d bytes, not a multiple of 4", buf.Len())
 	}
 	return buf.Bytes()
@@ -190,6 +191,8 @@ func TestCompressionAndMicrocode(t *testing.T) {
 					zr.Multistream(false)
 				}
 				r = zr
+			case "lz4":
+				r = lz4.NewReader(r)
 			case "zstd":
 				// The zeros after the frame are for the kernel only.
 				r, err = zstd.NewReader(bytes.NewReader(bytes.TrimRight(one[8:], "\x00")))
@@ -206,7 +209,7 @@ func TestCompressionAndMicrocode(t *testing.T) {
 			}
 		})
 	}
-	if err := Initrd(context.Background(), io.Discard, sample(t), nil, "lzma", nil); err == nil || err.Error() != `compression "lzma": must be one of [zstd gzip none]` {
+	if err := Initrd(context.Background(), io.Discard, sample(t), nil, "lzma", nil); err == nil || err.Error() != `compression "lzma": must be one of [lz4 zstd gzip none]` {
 		t.Errorf("got %v", err)
 	}
 }
