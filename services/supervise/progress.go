@@ -32,6 +32,8 @@ func openProgress(path string, warn func(string, ...any)) *progress {
 	if _, err := store.Load(path, &p.steps); err != nil {
 		warn("%v; the boot counts as over", err)
 		p.steps.Lost = true
+		// At once: the file was set aside, and a next supervisor that found none would boot again.
+		p.save()
 	}
 	if p.steps.Done == nil {
 		p.steps.Done = map[string]bool{}

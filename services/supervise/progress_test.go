@@ -31,6 +31,9 @@ func TestABootThatIsForgottenIsNotRepeated(t *testing.T) {
 	if len(said) != 1 || !strings.Contains(said[0], "set aside as "+path+".corrupt; the boot counts as over") {
 		t.Errorf("said %q", said)
 	}
+	if p = open(); !p.Done("000-format") || len(said) != 1 {
+		t.Errorf("a forgotten boot is repeated by a supervisor whose predecessor died at once; said %q", said)
+	}
 	p.SetDone("services") // now there is a file that can be read again
 	if p = open(); !p.Done("000-format") {
 		t.Error("a forgotten boot is repeated by the supervisor after the next")
