@@ -3,16 +3,22 @@ package tasks
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"net"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/containerd/containerd/v2/core/containers"
 	"github.com/containerd/containerd/v2/core/runtime"
 	"github.com/containerd/containerd/v2/core/sandbox"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
 )
 
 // groupKeys are the annotations that put a container into a group, which one
@@ -26,11 +32,11 @@ const groupPrefix = "group/"
 // groups knows the shims that serve several containers.
 //
 // To find out which shim takes a container, containerd runs the shim's program
-// once for each. For a container whose group has a task already the answer is
-// known, so the shim manager is told it the way a sandbox controller would
-// tell it, and that program is not run. What is known is never relied upon:
-// the group must have a living task, and after a failure with a shim that has
-// gone the long way is taken.
+// once for each. For a group whose shim lives the answer is known, so the shim
+// manager is told it the way a sandbox controller would tell it, and that program
+// is not run. What is known is never relied upon: the group must have a living
+// task or its shim must answer, and after a failure with a shim that has gone the
+// long way is taken.
 type groups struct {
 	mu    sync.Mutex
 	known map[groupKey]*group
@@ -64,8 +70,18 @@ func keyOf(ctx context.Context, c containers.Container, runtimeName string) (key
 	return key, false
 }
 
-// find returns the shim of a group that has a living task.
+// find returns the shim of a group, if it lives.
 func (g *groups) find(ctx context.Context, key groupKey, manager runtime.PlatformRuntime) (address string, version int, ok bool) {
+	address, version, populated := g.look(ctx, key, manager)
+	if address == "" || !populated && !stays(ctx, address) {
+		g.forget(key, address)
+		return "", 0, false
+	}
+	return address, version, true
+}
+
+// look returns what is known of a group's shim, and whether it has a living task.
+func (g *groups) look(ctx context.Context, key groupKey, manager runtime.PlatformRuntime) (address string, version int, populated bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	known := g.known[key]
@@ -81,8 +97,16 @@ func (g *groups) find(ctx context.Context, key groupKey, manager runtime.Platfor
 		}
 		delete(known.members, id)
 	}
-	delete(g.known, key)
-	return "", 0, false
+	return known.address, known.version, false
+}
+
+// forget drops what is known of a group, unless it has another shim by now.
+func (g *groups) forget(key groupKey, address string) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if known := g.known[key]; known != nil && known.address == address {
+		delete(g.known, key)
+	}
 }
 
 // add notes which shim has taken a container.
@@ -112,9 +136,15 @@ func endpoint(t runtime.Task) (address string, version int) {
 	return "", 0
 }
 
+// socketPath is the path of a shim's Unix socket.
+func socketPath(address string) (path string, ok bool) {
+	_, path, ok = strings.Cut(address, "+unix://")
+	return path, ok
+}
+
 // accepts is whether a shim still listens.
 func accepts(ctx context.Context, address string) bool {
-	_, path, ok := strings.Cut(address, "+unix://")
+	path, ok := socketPath(address)
 	if !ok {
 		return false
 	}
@@ -125,6 +155,44 @@ func accepts(ctx context.Context, address string) bool {
 	}
 	conn.Close()
 	return true
+}
+
+// answerBound is how long a shim without containers may take to answer.
+const answerBound = 5 * time.Second
+
+// stays is whether a shim without containers lives and goes on living for a while, as
+// our shim promises to whoever it answers while they hold the lock of its socket's
+// directory: it ends only with that lock, and counts the time from the last connection.
+// With the lock taken, the shim is about to end, or another is being started, and the
+// long way waits for that. The stock shim, which ends with its last container, does not
+// answer.
+func stays(ctx context.Context, address string) bool {
+	path, ok := socketPath(address)
+	if !ok {
+		return false
+	}
+	dir, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return false
+	}
+	defer dir.Close()
+	if unix.Flock(int(dir.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(ctx, answerBound)
+	defer cancel()
+	var d net.Dialer
+	conn, err := d.DialContext(ctx, "unix", path)
+	if err != nil {
+		return false
+	}
+	defer conn.Close()
+	deadline, _ := ctx.Deadline()
+	if conn.SetDeadline(deadline) != nil || conn.(*net.UnixConn).CloseWrite() != nil {
+		return false
+	}
+	_, err = conn.Read(make([]byte, 1)) // the shim closes its side of what we have closed
+	return errors.Is(err, io.EOF)
 }
 
 // Sandboxes is the sandbox store for the shim manager: it has the groups, and

@@ -3,6 +3,7 @@ package tasks
 import (
 	"context"
 	"net"
+	"os"
 	"path/filepath"
 	"testing"
 
@@ -10,6 +11,7 @@ import (
 	"github.com/containerd/containerd/v2/core/runtime"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/types/known/anypb"
 )
 
@@ -61,9 +63,55 @@ func TestGroups(t *testing.T) {
 	g.add(web, "c", young)
 	check("the new shim is known", web, young.address)
 	delete(manager.tasks, "c")
-	check("everybody is gone", web, "")
+	check("everybody is gone, and the shim does not answer", web, "")
 	if len(g.known) != 0 {
 		t.Errorf("still known: %v", g.known)
+	}
+}
+
+// A shim without containers is known as long as it answers and nobody holds the lock that
+// it needs to end.
+func TestAGroupOutlivesItsLastMember(t *testing.T) {
+	ctx := context.Background()
+	dir := t.TempDir()
+	l, err := net.Listen("unix", filepath.Join(dir, "s"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			_, _ = conn.Read(make([]byte, 1))
+			conn.Close()
+		}
+	}()
+	key := groupKey{"ns", "runc", "web"}
+	shim := served{address: "ttrpc+unix://" + filepath.Join(dir, "s")}
+	var g groups
+	g.add(key, "a", shim)
+	find := func() bool {
+		_, _, ok := g.find(ctx, key, living{})
+		return ok
+	}
+	for range 2 {
+		if !find() {
+			t.Error("a shim that answers is not known any more")
+		}
+	}
+	lock, err := os.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer lock.Close()
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
+		t.Fatal(err)
+	}
+	if find() {
+		t.Error("a shim that may be about to end is relied upon")
 	}
 }
 

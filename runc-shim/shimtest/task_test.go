@@ -266,6 +266,43 @@ func TestDeadShim(t *testing.T) {
 	}
 }
 
+// After a good delete containerd asks the binary as well, and gets the shim's answer
+// without anything being looked for.
+func TestDeleteOfWhatTheShimHasRemoved(t *testing.T) {
+	if os.Getenv("KEELSON_SHIM") != "" {
+		return // what the stock shim has removed its binary removes again
+	}
+	e := newEnv(t)
+	c, _, err := e.tryCreate("gone", e.spec("sh", "-c", "exit 7"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	e.start(c, "gone", "")
+	e.wait(c, "gone", "")
+	want := e.remove(c, "gone", "")
+	// The long way stumbles over these.
+	if err := os.WriteFile(filepath.Join(e.BundleDir("gone"), task.OptionsFile), []byte("no JSON"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	remove := func() ([]byte, error) {
+		return e.Call(e.ctx, "gone", nil, "-bundle", e.BundleDir("gone"), "delete")
+	}
+	out, err := remove()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got taskapi.DeleteResponse
+	if err := proto.Unmarshal(out, &got); err != nil || !proto.Equal(&got, want) {
+		t.Errorf("delete says %v %v, the shim said %v", &got, err, want)
+	}
+	if err := os.Remove(filepath.Join(e.BundleDir("gone"), "deleted")); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := remove(); err == nil || !strings.Contains(err.Error(), "task options") {
+		t.Errorf("without the shim's answer: %q %v, want the long way", out, err)
+	}
+}
+
 func TestKillReachesWhatSharesThePidNamespace(t *testing.T) {
 	e := newEnv(t)
 	s := e.spec("sh", "-c", "sleep 1000 & exec sleep 2000")

@@ -24,6 +24,7 @@ import (
 	"google.golang.org/protobuf/types/known/emptypb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"keelson/runc-shim/deletion"
 	"keelson/runc-shim/events"
 	"keelson/runc-shim/metrics"
 )
@@ -198,6 +199,9 @@ func (s *Service) deleteContainer(ctx context.Context, c *container) error {
 		e.release(ctx)
 	}
 	pid, status, at := p.exit()
+	if err := deletion.Leave(c.bundle, &taskapi.DeleteResponse{Pid: uint32(pid), ExitStatus: uint32(status), ExitedAt: timestamppb.New(at)}); err != nil {
+		logger.Warn("containerd's clean-up looks for what there is to remove", "id", c.id, "error", err)
+	}
 	s.publisher.Publish(events.TopicDelete, &eventsapi.TaskDelete{
 		ContainerID: c.id, Pid: uint32(pid), ExitStatus: uint32(status), ExitedAt: timestamppb.New(at),
 	})

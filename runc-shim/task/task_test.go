@@ -138,7 +138,7 @@ func (unheard) Publish(string, proto.Message) {}
 func TestDeleteRightAfterTheRecordOfTheExit(t *testing.T) {
 	s := New("test", unheard{}, nil, false)
 	defer s.Close()
-	c := &container{id: "web", engine: nothing{}, init: newProcess("", stdio.Config{}), settled: make(chan struct{})}
+	c := &container{id: "web", bundle: t.TempDir(), engine: nothing{}, init: newProcess("", stdio.Config{}), settled: make(chan struct{})}
 	c.init.state = running
 	s.put("web", c)
 	if err := s.deleteContainer(t.Context(), c); !errors.Is(err, errdefs.ErrFailedPrecondition) {
