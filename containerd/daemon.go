@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/containerd/v2/pkg/sys"
@@ -22,6 +23,8 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+
+	"keelson/internal/garbage"
 )
 
 // serve runs the daemon until a signal says stop. The sockets accept only
@@ -36,7 +39,7 @@ func serve(ctx context.Context, cfg *Config, warnings []string, signals <-chan o
 		return err
 	}
 	started := make(chan error, 1)
-	d := &daemon{failed: make(chan error, 2)}
+	d := &daemon{failed: make(chan error, 2), busy: untilQuiet(garbage.Postpone(100).Release)}
 	// Beside the signals: reconnecting to a shim that does not answer takes
 	// seconds, and a stop must not wait for it.
 	go func() { started <- d.start(ctx, cfg) }()
@@ -92,11 +95,25 @@ type daemon struct {
 	ttrpc   *ttrpc.Server
 	plugins *plugin.Set
 	failed  chan error // a server ended by itself
+	busy    func()     // is called at each call
+}
+
+// quiet is how long nobody calls a daemon whose start, and that of the machine, is over.
+const quiet = 2 * time.Second
+
+// untilQuiet calls release once, when busy has not been called for a while.
+func untilQuiet(release func()) (busy func()) {
+	timer := time.AfterFunc(quiet, release)
+	return func() {
+		if timer.Stop() {
+			timer.Reset(quiet)
+		}
+	}
 }
 
 func (d *daemon) start(ctx context.Context, cfg *Config) (err error) {
 	d.grpc = grpc.NewServer(
-		grpc.UnaryInterceptor(unaryNamespace), grpc.StreamInterceptor(streamNamespace),
+		grpc.UnaryInterceptor(d.unaryNamespace), grpc.StreamInterceptor(streamNamespace),
 		grpc.UnknownServiceHandler(notHere),
 		grpc.MaxRecvMsgSize(cfg.grpc().MaxRecvMsgSize), grpc.MaxSendMsgSize(cfg.grpc().MaxSendMsgSize),
 	)
@@ -181,7 +198,8 @@ func withNamespace(ctx context.Context) context.Context {
 	return ctx
 }
 
-func unaryNamespace(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+func (d *daemon) unaryNamespace(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+	d.busy()
 	return handler(withNamespace(ctx), req)
 }
 

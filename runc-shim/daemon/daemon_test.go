@@ -105,7 +105,7 @@ func TestDaemonEnv(t *testing.T) {
 func TestAnExpiredLifetimeEndsOnlyWithoutAStartUnderWay(t *testing.T) {
 	dir := t.TempDir()
 	newLife := func() *lifetime {
-		l := newLifetime(filepath.Join(dir, "socket"))
+		l := newLifetime(filepath.Join(dir, "socket"), func() {})
 		t.Cleanup(l.close)
 		return l
 	}

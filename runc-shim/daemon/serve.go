@@ -11,7 +11,6 @@ import (
 	"path"
 	"path/filepath"
 	"runtime"
-	"runtime/debug"
 	"sync"
 	"syscall"
 	"time"
@@ -20,6 +19,7 @@ import (
 	"github.com/containerd/ttrpc"
 	"golang.org/x/sys/unix"
 
+	"keelson/internal/garbage"
 	"keelson/runc-shim/events"
 	"keelson/runc-shim/seal"
 	"keelson/runc-shim/task"
@@ -46,7 +46,7 @@ const (
 // serve is the shim: it serves the task API until it has been without
 // containers for a while.
 func serve(ctx context.Context, f flags) error {
-	tune()
+	collection := tune()
 	if err := openLog(logName); err != nil {
 		return err
 	}
@@ -66,7 +66,7 @@ func serve(ctx context.Context, f flags) error {
 		return err
 	}
 	publisher := events.New(f.namespace, events.NewTTRPC(os.Getenv("TTRPC_ADDRESS")))
-	life := newLifetime(socket)
+	life := newLifetime(socket, collection.Release)
 	if f.external {
 		if err := task.Adopt(ctx); err != nil {
 			return err
@@ -157,16 +157,13 @@ func (l counted) Accept() (net.Conn, error) {
 }
 
 // tune lets the shim be quick while it works and small while it is idle, which
-// it is nearly all of its life: garbage of a few creates may gather, and goes
-// back to the kernel when there has been nothing to do for a while. GOGC says otherwise
-// where there is little memory.
-func tune() {
-	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(400)
-	}
+// it is nearly all of its life: garbage of a few creates may gather, that of the boot
+// all together, and goes back to the kernel when there has been nothing to do for a while.
+func tune() *garbage.Postponed {
 	if os.Getenv("GOMAXPROCS") == "" {
 		runtime.GOMAXPROCS(2)
 	}
+	return garbage.Postpone(400)
 }
 
 // logName is the FIFO of a bundle that containerd reads.
@@ -240,11 +237,12 @@ type lifetime struct {
 	closed   bool
 }
 
-func newLifetime(socket string) *lifetime {
+// release gives unused memory back, after a while in which nobody called.
+func newLifetime(socket string, release func()) *lifetime {
 	t := &lifetime{socketDir: filepath.Dir(socket), over: make(chan struct{})}
 	// A shim that nobody gives a container ends as well.
 	t.idle = time.AfterFunc(4*linger, t.expire)
-	t.scavenge = time.AfterFunc(quiet, debug.FreeOSMemory)
+	t.scavenge = time.AfterFunc(quiet, release)
 	return t
 }
 

@@ -174,6 +174,7 @@ func (s *Supervisor) complete() {
 	s.progress.SetDone("complete")
 	s.times.complete()
 	s.hub.Publish(api.Event{Kind: "machine", To: "running"})
+	s.garbage.Release()
 }
 
 // mountVolumes mounts the image's volumes, which containers bind.

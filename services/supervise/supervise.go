@@ -13,7 +13,6 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
-	"runtime/debug"
 	"strconv"
 	"strings"
 	"sync"
@@ -25,6 +24,7 @@ import (
 	"keelson/internal/beneath"
 	"keelson/internal/bundle"
 	"keelson/internal/console"
+	"keelson/internal/garbage"
 	"keelson/internal/hugepages"
 	"keelson/internal/modules"
 	"keelson/internal/pidfd"
@@ -135,7 +135,8 @@ type Supervisor struct {
 	autoload *autoload.Log    // who makes the kernel load modules; nil in a container
 	events   *uevent.Listener // nil where the kernel's device events cannot be had
 	failed   map[string]bool  // scripts of the image that could not be run, or failed
-	buttons  *power.Buttons   // open before anybody is told that the boot is complete; nil in a container
+	garbage  *garbage.Postponed
+	buttons  *power.Buttons // open before anybody is told that the boot is complete; nil in a container
 
 	mu    sync.Mutex
 	acted bool // a machine action was asked for, guarded by mu
@@ -156,7 +157,7 @@ const (
 // stop that PID 1 asked for with SIGTERM.
 func Run(cfg Config) int {
 	// Everything here can be had again; memory in use by services cannot.
-	debug.SetGCPercent(50)
+	collection := garbage.Postpone(50)
 	signals := make(chan os.Signal, 4)
 	signal.Notify(signals, unix.SIGTERM)
 	// Caught by nobody rather than ignored: what is ignored stays so in every
@@ -167,7 +168,7 @@ func Run(cfg Config) int {
 	_ = rtsignal.Default() // PID 1 ignores them, and that is inherited
 	lean := hugepages.Refuse()
 
-	s := &Supervisor{cfg: cfg, con: openConsole(cfg), hub: events.New(console.Now), failed: map[string]bool{}, bundles: &bundle.Reader{}}
+	s := &Supervisor{cfg: cfg, con: openConsole(cfg), hub: events.New(console.Now), failed: map[string]bool{}, bundles: &bundle.Reader{}, garbage: collection}
 	s.routeLog()
 	if lean != nil {
 		s.con.Warn("keelson", "the supervisor takes more memory than it needs: %v", lean)
