@@ -69,10 +69,10 @@ help: ## list the targets
 build: $(BIN)/init $(BIN)/service $(BIN)/containerd-shim-runc-v2 $(MKIMAGE) ## build the binaries into build/bin
 
 .PHONY: image
-image: $(B)/keelson.tar $(B)/keelson-ctr.tar ## the init as an OCI image for linuxkit or mkimage: build/keelson.tar; and containerd's ctr: build/keelson-ctr.tar
+image: $(B)/keelson.tar $(B)/keelson-ctr.tar $(B)/keelson-runc.tar ## the init as an OCI image for linuxkit or mkimage: build/keelson.tar; and the stock ctr and runc: build/keelson-ctr.tar, build/keelson-runc.tar
 
 .PHONY: images
-images: $(addprefix $(STAMP)/image-,init kernel kernel-lean kernel-no-overlay kernel-watchdog busybox redis guestagent attack stock-runtime ctr) ## the images that the examples and tests use, into build/store
+images: $(addprefix $(STAMP)/image-,init kernel kernel-lean kernel-no-overlay kernel-watchdog busybox redis guestagent attack stock-runtime ctr runc) ## the images that the examples and tests use, into build/store
 
 .PHONY: demo
 demo: $(foreach d,$(DEMOS),$(B)/demo/$(d)-initrd.img) ## build every testdata/*.yml into build/demo (NAME-kernel, NAME-initrd.img, NAME-cmdline)
@@ -117,7 +117,7 @@ bench: build images | host-vm ## measure this tree against the budgets: a table,
 
 .PHONY: clean
 clean: ## remove what was built; Debian's packages in build/cache stay
-	rm -rf $(BIN) $(STORE) $(STAMP) $(B)/images $(B)/demo $(B)/keelson.tar $(B)/keelson-ctr.tar $(B)/bench.json
+	rm -rf $(BIN) $(STORE) $(STAMP) $(B)/images $(B)/demo $(B)/keelson.tar $(B)/keelson-ctr.tar $(B)/keelson-runc.tar $(B)/bench.json
 
 .PHONY: distclean
 distclean: ## remove build/ altogether
@@ -193,8 +193,11 @@ $(B)/images/attack/bin/attack: $(BIN)/attack $(B)/images/busybox/bin/busybox
 $(B)/images/stock-runtime/usr/bin/runc: $(STOCK_BIN)
 	rm -rf $(B)/images/stock-runtime && mkdir -p $(@D) && install -m 0755 $^ $(@D)/ && touch $@
 
-# For a debug container with containerd's own client; keelson itself has no use for it.
+# For a debug container with containerd's own client and runc; keelson itself has no use for them.
 $(B)/images/ctr/usr/bin/ctr: $(BIN)/stock/ctr
+	mkdir -p $(@D) && install -m 0755 $< $@
+
+$(B)/images/runc/usr/bin/runc: $(BIN)/stock/runc
 	mkdir -p $(@D) && install -m 0755 $< $@
 
 $(B)/images/init/init: $(IMAGES)/init.sh $(BIN)/init $(BIN)/service $(BIN)/containerd-shim-runc-v2
@@ -212,13 +215,14 @@ $(STAMP)/image-redis: $(B)/images/redis/usr/bin/redis-server
 $(STAMP)/image-guestagent: $(B)/images/guestagent/bin/guestagent
 $(STAMP)/image-attack: $(B)/images/attack/bin/attack
 $(STAMP)/image-ctr: $(B)/images/ctr/usr/bin/ctr
+$(STAMP)/image-runc: $(B)/images/runc/usr/bin/runc
 $(STAMP)/image-stock-runtime: $(B)/images/stock-runtime/usr/bin/runc
 
 # A kernel without a console gives PID 1 no open files, and Go opens /dev/null before any of our code runs.
 DEVICES := --device /dev/null:1:3 --device /dev/console:5:1
 $(STAMP)/image-init: CONFIG := {"Cmd":["/init"]}
 $(STAMP)/image-init: IMPORT := $(DEVICES)
-$(STAMP)/image-kernel $(STAMP)/image-kernel-lean $(STAMP)/image-kernel-no-overlay $(STAMP)/image-kernel-watchdog $(STAMP)/image-stock-runtime $(STAMP)/image-ctr: CONFIG := {}
+$(STAMP)/image-kernel $(STAMP)/image-kernel-lean $(STAMP)/image-kernel-no-overlay $(STAMP)/image-kernel-watchdog $(STAMP)/image-stock-runtime $(STAMP)/image-ctr $(STAMP)/image-runc: CONFIG := {}
 $(STAMP)/image-busybox: CONFIG := {"Cmd":["/bin/sh"],"Env":["$(PATH_ENV)"]}
 $(STAMP)/image-redis: CONFIG := {"Cmd":["redis-server","--save","","--protected-mode","no"],"Env":["$(PATH_ENV)"],"WorkingDir":"/var/lib/redis"}
 $(STAMP)/image-attack: CONFIG := {"Cmd":["/bin/attack"],"Env":["$(PATH_ENV)"]}
@@ -233,6 +237,9 @@ $(B)/keelson.tar: $(B)/images/init/init $(MKIMAGE)
 
 $(B)/keelson-ctr.tar: $(B)/images/ctr/usr/bin/ctr $(MKIMAGE)
 	$(MKIMAGE) import --output $@ --config '{}' keelson/ctr $(B)/images/ctr
+
+$(B)/keelson-runc.tar: $(B)/images/runc/usr/bin/runc $(MKIMAGE)
+	$(MKIMAGE) import --output $@ --config '{}' keelson/runc $(B)/images/runc
 
 $(B)/demo/%-initrd.img: testdata/%.yml $(MKIMAGE) $(addprefix $(STAMP)/image-,init kernel busybox redis)
 	@mkdir -p $(@D)

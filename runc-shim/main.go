@@ -1,14 +1,8 @@
-// Command runc-shim is /usr/bin/containerd-shim-runc-v2 and /usr/bin/runc in
-// one static file: the containerd v2 shim, and a runc compatible command line
-// on the same libcontainer.
+// Command runc-shim is /usr/bin/containerd-shim-runc-v2, the containerd v2 shim,
+// which makes containers with libcontainer in its own process.
 //
-// It owns nothing itself: it decides which of its faces was called and hands
-// over. The decision is made on the arguments, because the shim daemon runs
-// from a sealed memfd, where argv[0] says nothing; argv[0] only breaks ties
-// such as `--version`.
-//
-// It must never write to standard output or standard error on its own account
-// before the face is known: containerd reads both.
+// It must never write to standard output or standard error before it knows what it
+// was called for: containerd reads both.
 package main
 
 import (
@@ -19,7 +13,6 @@ import (
 
 	_ "github.com/opencontainers/cgroups/devices"
 
-	"keelson/runc-shim/command"
 	"keelson/runc-shim/daemon"
 	"keelson/runc-shim/execreport"
 	"keelson/runc-shim/seccomp"
@@ -37,8 +30,5 @@ func init() {
 }
 
 func main() {
-	if face(os.Args) == shimFace {
-		os.Exit(daemon.Main(os.Args))
-	}
-	os.Exit(command.Main(os.Args))
+	os.Exit(daemon.Main(os.Args))
 }

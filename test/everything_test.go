@@ -156,7 +156,7 @@ func testRoot(t *testing.T, m *vm) {
 			t.Errorf("%s is %+v (%v)", path, file, err)
 		}
 	}
-	for _, path := range []string{"/usr/bin/containerd", "/usr/bin/containerd-shim-runc-v2", "/usr/bin/runc", "/usr/bin/service", "/containers"} {
+	for _, path := range []string{"/usr/bin/containerd", "/usr/bin/containerd-shim-runc-v2", "/usr/bin/runc-shim", "/usr/bin/runc", "/usr/bin/service", "/containers"} {
 		if _, err := m.Stat(m.ctx, path); err != nil {
 			t.Error(err)
 		}

@@ -123,7 +123,7 @@ func TestSwap(t *testing.T) {
 	t.Run("services", func(t *testing.T) {
 		m := m.in(t)
 		for name, want := range map[string][]string{
-			"sshd":          {"/root/.ssh", "/hostroot/etc/hosts", "/containers/services/getty", "code 127", "runc version"},
+			"sshd":          {"/root/.ssh", "/hostroot/etc/hosts", "/containers/services/getty", "code 127", "code 1\n"},
 			"node_exporter": {"init", "/rootfs/usr/bin/service", "/host/sys/kernel"},
 			"acpid":         {"/dev/input"},
 			"cadvisor":      {"/var/lib/docker"},
@@ -146,6 +146,9 @@ func TestSwap(t *testing.T) {
 		}
 		if log := m.read("/var/log/sshd.log"); !strings.Contains(log, "    - keelson/ctr\n") {
 			t.Errorf("ctr of an image without it said %q", log)
+		}
+		if log := m.read("/var/log/sshd.log"); !strings.Contains(log, "runc: not in this image: add keelson/runc to init:") {
+			t.Errorf("runc of an image without it said %q", log)
 		}
 	})
 	t.Run("memlogd", func(t *testing.T) {

@@ -8,7 +8,6 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/containerd/containerd/api/types/runc/options"
 	"github.com/opencontainers/cgroups"
 )
 
@@ -46,14 +45,6 @@ func joinCgroup(path string, pid int) error {
 	}
 	if joined == 0 {
 		return fmt.Errorf("runtime option ShimCgroup: no cgroup %s in any hierarchy below %s", path, root)
-	}
-	return nil
-}
-
-// checkRuntime refuses what this runtime does not have.
-func checkRuntime(o *options.Options) error {
-	if o.GetSystemdCgroup() {
-		return errors.New("runtime option SystemdCgroup: there is no systemd here; cgroups are made directly")
 	}
 	return nil
 }

@@ -34,7 +34,6 @@ type flags struct {
 	socket      string
 	debugSocket string
 	publish     string
-	external    bool
 	action      string
 }
 
@@ -53,7 +52,6 @@ func parse(args []string) (flags, error) {
 	fs.StringVar(&f.socket, "socket", "", "path of a socket to serve, in place of the inherited one")
 	fs.StringVar(&f.debugSocket, "debug-socket", "", "accepted for containerd's sake; there is no debug server")
 	fs.StringVar(&f.publish, "publish-binary", "", "accepted for containerd's sake; events go to $TTRPC_ADDRESS")
-	fs.BoolVar(&f.external, "external", false, "serve containers of runtime binaries that their options name (set by start)")
 	if err := fs.Parse(args[1:]); err != nil {
 		return f, err
 	}

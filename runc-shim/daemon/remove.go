@@ -7,7 +7,6 @@ import (
 	"io"
 	"log/slog"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -22,7 +21,6 @@ import (
 	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
-	"keelson/runc-shim/command"
 	"keelson/runc-shim/oci"
 	"keelson/runc-shim/task"
 	"keelson/runc-shim/version"
@@ -52,12 +50,7 @@ func remove(f flags, out io.Writer) error {
 		root = task.StateRoot
 	}
 	root = filepath.Join(root, f.namespace)
-	if external(opts) {
-		err = exec.Command(opts.BinaryName, "--root", root, "delete", "--force", f.id).Run()
-	} else {
-		err = oci.ForceDelete(root, f.id)
-	}
-	if err != nil {
+	if err := oci.ForceDelete(root, f.id); err != nil {
 		slog.Warn("remove container of a dead shim", "id", f.id, "error", err)
 	}
 	at := time.Now()
@@ -114,7 +107,7 @@ func info(in io.Reader, out io.Writer) error {
 		}
 		i.Options = &o
 	}
-	feat, err := json.Marshal(command.Features())
+	feat, err := json.Marshal(describe())
 	if err != nil {
 		return err
 	}

@@ -67,12 +67,7 @@ func serve(ctx context.Context, f flags) error {
 	}
 	publisher := events.New(f.namespace, events.NewTTRPC(os.Getenv("TTRPC_ADDRESS")))
 	life := newLifetime(socket, collection.Release)
-	if f.external {
-		if err := task.Adopt(ctx); err != nil {
-			return err
-		}
-	}
-	service := task.New(f.namespace, publisher, life.changed, f.external)
+	service := task.New(f.namespace, publisher, life.changed)
 	taskapi.RegisterTTRPCTaskService(server, service)
 
 	// The bundle is the first container's and goes with it.
@@ -194,7 +189,7 @@ func listener(f flags) (net.Listener, string, error) {
 		l.SetUnlinkOnClose(false)
 		return l, path, nil
 	}
-	if seal.SealedFd(inheritedProgram) {
+	if seal.Sealed(inheritedProgram) {
 		unix.Close(inheritedProgram)
 	}
 	file := os.NewFile(inheritedSocket, "socket")

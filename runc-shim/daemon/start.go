@@ -96,25 +96,6 @@ func readRequest(f flags, in io.Reader) (*request, error) {
 	return r, nil
 }
 
-// external says whether a container is to be made by a runtime binary. "runc"
-// is what this program itself is, and so is any name that leads to its file.
-func external(o *options.Options) bool {
-	name := o.GetBinaryName()
-	if name == "" || name == "runc" {
-		return false
-	}
-	path, err := exec.LookPath(name)
-	if err != nil {
-		return true // create will say what is wrong
-	}
-	theirs, err := os.Stat(path)
-	if err != nil {
-		return true
-	}
-	ours, err := os.Stat("/proc/self/exe")
-	return err != nil || !os.SameFile(theirs, ours)
-}
-
 // start answers with the address of the shim that takes the container.
 func start(f flags, in io.Reader, out io.Writer) error {
 	r, err := readRequest(f, in)
@@ -125,13 +106,8 @@ func start(f flags, in io.Reader, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	if err := checkRuntime(r.options); err != nil {
+	if err := task.CheckOptions(r.options); err != nil {
 		return err
-	}
-	if external(r.options) {
-		// Its processes become children of a shim that must not be that of
-		// the others.
-		group = filepath.Join(group, "external")
 	}
 	address := socketAddress(r, group)
 	if err := ensure(r, address); err != nil {
@@ -277,9 +253,6 @@ func spawn(r *request, address string) (err error) {
 	args := []string{"-namespace", r.namespace, "-id", r.id, "-address", r.address}
 	if r.debug {
 		args = append(args, "-debug")
-	}
-	if external(r.options) {
-		args = append(args, "-external")
 	}
 	cmd := exec.Command(exe, args...)
 	cmd.Args[0] = os.Args[0]

@@ -1,6 +1,5 @@
 // Package oci turns an OCI bundle into a libcontainer container. It is the one
-// place where config.json meets libcontainer, shared by the shim and by the
-// runc command line so that both make the same container of the same bundle.
+// place where config.json meets libcontainer.
 //
 // It promises not to depend on the process's working directory, which the shim
 // shares between containers, and it keeps no state of its own.
@@ -72,11 +71,8 @@ type Options struct {
 	Bundle       string // absolute path
 	NoPivotRoot  bool
 	NoNewKeyring bool
-	// Rootless cgroups: failures to write them are ignored.
-	RootlessCgroups bool
 	// DefaultOOMScoreAdj is given to a container whose config.json has no
-	// oomScoreAdj. Nil lets it inherit that of the caller, as runc does. The
-	// shim sets it: it is itself protected, its containers are not to be.
+	// oomScoreAdj. Nil lets it inherit that of the shim, which is protected.
 	DefaultOOMScoreAdj *int
 }
 
@@ -84,12 +80,11 @@ type Options struct {
 // runs yet. It must be called inside the bundle, see In.
 func Create(o Options, spec *specs.Spec) (*libcontainer.Container, error) {
 	config, err := specconv.CreateLibcontainerConfig(&specconv.CreateOpts{
-		CgroupName:      o.ID,
-		NoPivotRoot:     o.NoPivotRoot,
-		NoNewKeyring:    o.NoNewKeyring,
-		Spec:            spec,
-		RootlessEUID:    os.Geteuid() != 0,
-		RootlessCgroups: o.RootlessCgroups,
+		CgroupName:   o.ID,
+		NoPivotRoot:  o.NoPivotRoot,
+		NoNewKeyring: o.NoNewKeyring,
+		Spec:         spec,
+		RootlessEUID: os.Geteuid() != 0,
 	})
 	if err != nil {
 		return nil, err

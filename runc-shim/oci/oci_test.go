@@ -66,17 +66,6 @@ func TestInDoesNotMoveTheProcess(t *testing.T) {
 	}
 }
 
-func TestParseSignal(t *testing.T) {
-	for in, want := range map[string]unix.Signal{"9": 9, "KILL": 9, "SIGKILL": 9, "sigterm": 15, "hup": 1} {
-		if got, err := ParseSignal(in); err != nil || got != want {
-			t.Errorf("%s: %v %v, want %v", in, got, err, want)
-		}
-	}
-	if got, err := ParseSignal("NOSUCH"); err == nil {
-		t.Errorf("NOSUCH is %v", got)
-	}
-}
-
 func TestThrottleAndWeightChangesKeepOtherDevices(t *testing.T) {
 	list := []*cgroups.ThrottleDevice{cgroups.NewThrottleDevice(8, 0, 1), cgroups.NewThrottleDevice(8, 16, 2)}
 	d := specs.LinuxThrottleDevice{Rate: 9}

@@ -5,29 +5,12 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"time"
 
 	"github.com/opencontainers/runc/libcontainer"
-	"github.com/opencontainers/runc/libcontainer/utils"
 	"golang.org/x/sys/unix"
 )
-
-// ParseSignal reads a signal's number or name, with or without SIG.
-func ParseSignal(s string) (unix.Signal, error) {
-	if n, err := strconv.Atoi(s); err == nil {
-		return unix.Signal(n), nil
-	}
-	name := strings.ToUpper(s)
-	if !strings.HasPrefix(name, "SIG") {
-		name = "SIG" + name
-	}
-	if sig := unix.SignalNum(name); sig != 0 {
-		return sig, nil
-	}
-	return 0, fmt.Errorf("unknown signal %q", s)
-}
 
 // SignalAll sends sig to every process of the container's cgroup. SIGKILL
 // goes through cgroup.kill where the kernel has it, so that nothing forks away.
@@ -116,9 +99,4 @@ func Kill(c *libcontainer.Container) error {
 		time.Sleep(10 * time.Millisecond)
 	}
 	return ErrStillRunning
-}
-
-// Bundle is the bundle folder a container was created from.
-func Bundle(c *libcontainer.Container) (string, bool) {
-	return utils.SearchLabels(c.Config().Labels, "bundle")
 }

@@ -70,17 +70,6 @@ func (h *Handle) Wait() error {
 	return pollErr
 }
 
-// Signal sends sig to the process, and only to it.
-func (h *Handle) Signal(sig unix.Signal) error {
-	var serr error
-	if err := h.conn.Control(func(fd uintptr) {
-		serr = unix.PidfdSendSignal(int(fd), sig, nil, 0)
-	}); err != nil {
-		return err
-	}
-	return serr
-}
-
 // Close ends every Wait.
 func (h *Handle) Close() error { return h.file.Close() }
 
@@ -91,15 +80,10 @@ func Status(st *os.ProcessState) int {
 		return 255
 	}
 	if ws, ok := st.Sys().(syscall.WaitStatus); ok {
-		return WaitStatus(unix.WaitStatus(ws))
+		if ws.Signaled() {
+			return 128 + int(ws.Signal())
+		}
+		return ws.ExitStatus()
 	}
 	return st.ExitCode()
-}
-
-// WaitStatus is Status of what wait(2) returned.
-func WaitStatus(ws unix.WaitStatus) int {
-	if ws.Signaled() {
-		return 128 + int(ws.Signal())
-	}
-	return ws.ExitStatus()
 }

@@ -8,8 +8,8 @@
 // the shim is started, it saves the copies on a kernel without overlayfs.
 //
 // The overlay is of the program's folder, and shows what lies below a mount, not
-// what is mounted there: a program that is itself bound into a container, as people
-// bind /usr/bin/runc, would find an empty file in its place. It needs the copy.
+// what is mounted there: a shim whose file is itself a mount would find an empty file
+// in its place. It needs the copy.
 package seal
 
 import (
@@ -49,24 +49,6 @@ func Hidden() bool {
 	return err == nil && st.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0
 }
 
-// Again runs the program again from a sealed copy, with the same arguments,
-// environment and descriptors, where its own file is hidden. It returns where that
-// is not needed.
-func Again() error {
-	if !Hidden() {
-		return nil
-	}
-	self, err := Self()
-	if err != nil {
-		return fmt.Errorf("seal a copy of this program: %w", err)
-	}
-	defer self.Close()
-	if err := unix.Exec(fmt.Sprintf("/proc/self/fd/%d", self.Fd()), os.Args, os.Environ()); err != nil {
-		return fmt.Errorf("run a sealed copy of this program: %w", err)
-	}
-	return nil
-}
-
 // Copy returns a sealed, executable copy of src.
 func Copy(src *os.File, name string) (*os.File, error) {
 	const flags = unix.MFD_CLOEXEC | unix.MFD_ALLOW_SEALING
@@ -98,11 +80,8 @@ func fill(f, src *os.File) error {
 	return nil
 }
 
-// Sealed says whether f is a memfd with every seal set.
-func Sealed(f *os.File) bool { return SealedFd(f.Fd()) }
-
-// SealedFd is Sealed for a descriptor that need not be open.
-func SealedFd(fd uintptr) bool {
+// Sealed says whether fd, which need not be open, is a memfd with every seal set.
+func Sealed(fd uintptr) bool {
 	got, err := unix.FcntlInt(fd, unix.F_GET_SEALS, 0)
 	return err == nil && got&seals == seals
 }

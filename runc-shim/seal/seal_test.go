@@ -14,7 +14,7 @@ func TestCopyIsSealedAndRuns(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer src.Close()
-	if Sealed(src) {
+	if Sealed(src.Fd()) {
 		t.Error("a file on disk is sealed")
 	}
 	f, err := Copy(src, "true")
@@ -22,7 +22,7 @@ func TestCopyIsSealedAndRuns(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	if !Sealed(f) {
+	if !Sealed(f.Fd()) {
 		t.Error("the copy is not sealed")
 	}
 	if _, err := f.WriteAt([]byte{0}, 0); err == nil {

@@ -48,17 +48,6 @@ func Program(s *specs.Spec) (*os.File, error) {
 	return named(name)
 }
 
-// ProgramOf is Program for a libcontainer configuration with these labels, if its
-// profile is a placeholder.
-func ProgramOf(labels []string) (*os.File, error) {
-	for _, l := range labels {
-		if name, ok := strings.CutPrefix(l, harden.SeccompAnnotation+"="); ok {
-			return named(name)
-		}
-	}
-	return nil, fmt.Errorf("no label %s names the seccomp profile", harden.SeccompAnnotation)
-}
-
 // programs are those that were made, by the names of their profiles. Containers share
 // them for as long as the shim lives: there are few.
 var programs struct {

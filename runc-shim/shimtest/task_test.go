@@ -233,6 +233,31 @@ func TestGroupsShareAShimAndEndWithTheirLastMember(t *testing.T) {
 	}
 }
 
+// A runtime binary is refused before there is a shim, and by one that lives.
+func TestRuntimeBinaryIsRefused(t *testing.T) {
+	e := newEnv(t)
+	c := e.create("ours", e.spec("sleep", "1000"))
+	request := &taskapi.CreateTaskRequest{ID: "x", Bundle: e.BundleDir("x")}
+	e.Options.BinaryName = "runc"
+	var err error
+	if request.Options, err = anypb.New(e.Options); err != nil {
+		t.Fatal(err)
+	}
+	if err := e.Bundle("x", e.spec("true")); err != nil {
+		t.Fatal(err)
+	}
+	const want = "bring the stock containerd-shim-runc-v2"
+	if _, err := e.Start(e.ctx, "x"); err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("start: %v", err)
+	}
+	if _, err := c.Create(e.ctx, request); err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("create: %v", err)
+	}
+	e.kill(c, "ours", "", unix.SIGKILL)
+	e.wait(c, "ours", "")
+	e.remove(c, "ours", "")
+}
+
 func TestDeadShim(t *testing.T) {
 	e := newEnv(t)
 	c, pid, err := e.tryCreate("orphan", e.spec("sleep", "1000"))

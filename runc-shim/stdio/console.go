@@ -57,7 +57,7 @@ func ConsoleSocket() (parent, child *os.File, err error) {
 // Attach receives the pty from the socket, after the process has been started,
 // and begins to move bytes between it and the streams.
 func (s *Streams) Attach(socket *os.File) error {
-	f, err := ReceiveFile(socket)
+	f, err := receiveFile(socket)
 	if err != nil {
 		return fmt.Errorf("receive terminal from container: %w", err)
 	}
@@ -187,9 +187,9 @@ func (c *Console) close() {
 	})
 }
 
-// ReceiveFile receives one file descriptor over a Unix socket (SCM_RIGHTS, see
+// receiveFile receives one file descriptor over a Unix socket (SCM_RIGHTS, see
 // unix(7)).
-func ReceiveFile(socket *os.File) (*os.File, error) {
+func receiveFile(socket *os.File) (*os.File, error) {
 	name := make([]byte, 4096)
 	oob := make([]byte, unix.CmsgSpace(4))
 	n, oobn, _, _, err := unix.Recvmsg(int(socket.Fd()), name, oob, unix.MSG_CMSG_CLOEXEC)

@@ -26,7 +26,7 @@ type container struct {
 	bundle  string
 	rootfs  string // where containerd's mounts are, "" if there are none
 	options *options.Options
-	engine  engine
+	engine  *engine
 	init    *process
 
 	mu       sync.Mutex // guards what follows

@@ -26,7 +26,7 @@ type execGroup struct{ dir string }
 
 // newExecGroup makes a cgroup for an exec; nil where there can be none, and then the
 // exec is started in its container's.
-func newExecGroup(e engine, exec string) *execGroup {
+func newExecGroup(e *engine, exec string) *execGroup {
 	parent := e.cgroup()
 	if parent == "" || strings.Contains(exec, "/") {
 		return nil

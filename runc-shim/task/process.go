@@ -60,7 +60,7 @@ type process struct {
 	pid      int
 	status   int
 	exitedAt time.Time
-	child    child
+	child    *child
 	streams  *stdio.Streams
 
 	done chan struct{} // closed on the way to stopped
@@ -97,7 +97,7 @@ func (p *process) is() state {
 }
 
 // began records a process that has been started.
-func (p *process) began(s state, c child, pid int) error {
+func (p *process) began(s state, c *child, pid int) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.child, p.pid = c, pid

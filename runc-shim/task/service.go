@@ -43,7 +43,7 @@ var logger = slog.Default()
 
 // StateRoot is where the runtime keeps a container's state unless the task's
 // options say otherwise; containerd's namespace is a folder below it. It is
-// that of the stock shim: `runc --root StateRoot/NAMESPACE list` works.
+// that of the stock shim: the stock `runc --root StateRoot/NAMESPACE list` works.
 const StateRoot = "/run/containerd/runc"
 
 // containerOOMScore is what a container gets that asks for nothing. The shim
@@ -63,20 +63,15 @@ type Service struct {
 	// changed is told how many containers there are, whenever that changed.
 	// It must not block.
 	changed func(containers int)
-	// external: the containers are made by the binary their options name.
-	external bool
 
 	mu         sync.Mutex               // guards what follows
 	containers map[string]*container    // nil while they are being made
 	making     map[string]chan struct{} // closed when that has come to something
 }
 
-// New makes the service of one shim. changed may be nil. An external service
-// runs the runtime binary of the task's options; the process must then be a
-// child subreaper, see Adopt.
-func New(namespace string, p Publisher, changed func(int), external bool) *Service {
+// New makes the service of one shim. changed may be nil.
+func New(namespace string, p Publisher, changed func(int)) *Service {
 	s := &Service{
-		external:   external,
 		namespace:  namespace,
 		publisher:  p,
 		changed:    changed,
@@ -186,6 +181,18 @@ func IsOptions(url string) bool {
 	return url[strings.LastIndexByte(url, '/')+1:] == "containerd.runc.v1.Options"
 }
 
+// CheckOptions refuses the task options that this runtime cannot follow.
+func CheckOptions(o *options.Options) error {
+	switch {
+	case o.GetSystemdCgroup():
+		return fmt.Errorf("task option SystemdCgroup: there is no systemd here; cgroups are made directly: %w", errdefs.ErrInvalidArgument)
+	case o.GetBinaryName() != "":
+		return fmt.Errorf("task option BinaryName %q: this shim runs no other runtime; bring the stock containerd-shim-runc-v2, and that runtime, in an image of init: %w",
+			o.GetBinaryName(), errdefs.ErrInvalidArgument)
+	}
+	return nil
+}
+
 // Create makes a container of a bundle. Its init process waits to be started.
 func (s *Service) Create(ctx context.Context, r *taskapi.CreateTaskRequest) (*taskapi.CreateTaskResponse, error) {
 	pid, err := s.create(ctx, r)
@@ -203,8 +210,8 @@ func (s *Service) create(ctx context.Context, r *taskapi.CreateTaskRequest) (_ i
 	if err != nil {
 		return 0, err
 	}
-	if opts.SystemdCgroup {
-		return 0, fmt.Errorf("task option SystemdCgroup: there is no systemd here; cgroups are made directly: %w", errdefs.ErrInvalidArgument)
+	if err := CheckOptions(opts); err != nil {
+		return 0, err
 	}
 	if err := s.reserve(ctx, r.ID); err != nil {
 		return 0, err
@@ -290,12 +297,7 @@ func (s *Service) build(c *container) error {
 		NoNewKeyring:       c.options.NoNewKeyring,
 		DefaultOOMScoreAdj: &containerOOMScore,
 	}
-	if s.external {
-		c.engine, err = newExternal(c.options.BinaryName, o, spec)
-	} else {
-		c.engine, err = newLocal(o, spec)
-	}
-	if err != nil {
+	if c.engine, err = newEngine(o, spec); err != nil {
 		return err
 	}
 	if c.init.config.UID == 0 && c.init.config.GID == 0 {

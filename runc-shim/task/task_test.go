@@ -5,14 +5,17 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/containerd/containerd/api/types/runc/options"
 	"github.com/containerd/errdefs"
+	"github.com/opencontainers/runtime-spec/specs-go"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 
+	"keelson/runc-shim/oci"
 	"keelson/runc-shim/stdio"
 )
 
@@ -112,12 +115,12 @@ func TestTaskOptions(t *testing.T) {
 		t.Errorf("none: %v %v", o, err)
 	}
 	for _, url := range []string{"containerd.runc.v1.Options", "types.googleapis.com/containerd.runc.v1.Options"} {
-		any, err := anypb.New(&options.Options{BinaryName: "crun"})
+		any, err := anypb.New(&options.Options{ShimCgroup: "/shim"})
 		if err != nil {
 			t.Fatal(err)
 		}
 		any.TypeUrl = url
-		if o, err := taskOptions(any); err != nil || o.BinaryName != "crun" {
+		if o, err := taskOptions(any); err != nil || o.ShimCgroup != "/shim" {
 			t.Errorf("%s: %v %v", url, o, err)
 		}
 	}
@@ -126,9 +129,38 @@ func TestTaskOptions(t *testing.T) {
 	}
 }
 
-type nothing struct{ engine }
+// A task that asks for a runtime binary is told how to have one.
+func TestOptionsThatThisShimCannotFollow(t *testing.T) {
+	for _, c := range []struct {
+		o    *options.Options
+		want string
+	}{
+		{&options.Options{BinaryName: "crun"}, `BinaryName "crun": this shim runs no other runtime; bring the stock containerd-shim-runc-v2`},
+		{&options.Options{SystemdCgroup: true}, "no systemd"},
+	} {
+		if err := CheckOptions(c.o); !errors.Is(err, errdefs.ErrInvalidArgument) || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%v: %v", c.o, err)
+		}
+	}
+	if err := CheckOptions(&options.Options{Root: "/run/x", ShimCgroup: "/shim"}); err != nil {
+		t.Error(err)
+	}
+}
 
-func (nothing) destroy() error { return nil }
+// neverStarted is a container's engine without a process.
+func neverStarted(t *testing.T, id string) *engine {
+	t.Helper()
+	var e *engine
+	dir := t.TempDir()
+	err := oci.In(dir, func() (err error) {
+		e, err = newEngine(oci.Options{Root: dir, ID: id, Bundle: dir}, &specs.Spec{Root: &specs.Root{Path: "/"}, Linux: &specs.Linux{}})
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return e
+}
 
 type unheard struct{}
 
@@ -136,9 +168,9 @@ func (unheard) Publish(string, proto.Message) {}
 
 // Whoever has read of an exit may delete the task at once, though its end is told a moment later.
 func TestDeleteRightAfterTheRecordOfTheExit(t *testing.T) {
-	s := New("test", unheard{}, nil, false)
+	s := New("test", unheard{}, nil)
 	defer s.Close()
-	c := &container{id: "web", bundle: t.TempDir(), engine: nothing{}, init: newProcess("", stdio.Config{}), settled: make(chan struct{})}
+	c := &container{id: "web", bundle: t.TempDir(), engine: neverStarted(t, "web"), init: newProcess("", stdio.Config{}), settled: make(chan struct{})}
 	c.init.state = running
 	s.put("web", c)
 	if err := s.deleteContainer(t.Context(), c); !errors.Is(err, errdefs.ErrFailedPrecondition) {
@@ -154,7 +186,7 @@ func TestDeleteRightAfterTheRecordOfTheExit(t *testing.T) {
 		t.Errorf("delete: %v, %d containers are left", err, s.Len())
 	}
 	// Its caller's time bounds it.
-	c = &container{id: "late", engine: nothing{}, init: newProcess("", stdio.Config{}), settled: make(chan struct{})}
+	c = &container{id: "late", init: newProcess("", stdio.Config{}), settled: make(chan struct{})}
 	c.init.state = running
 	c.endsNow()
 	ctx, cancel := context.WithCancel(t.Context())

@@ -122,6 +122,13 @@ Without it: service list, service logs NAME and service exec NAME CMD show and s
 	return codeProgram
 }
 
+// NoRunc answers for /usr/bin/runc of an image without the stock runtime, and returns
+// its exit code.
+func NoRunc(out io.Writer) int {
+	fmt.Fprintln(out, "runc: not in this image: add keelson/runc to init:, after keelson/init (make image writes build/keelson-runc.tar for linuxkit cache import)")
+	return codeFailed
+}
+
 // OwnStep answers for a link in /etc/init.d or /etc/shutdown.d that names a step
 // which the supervisor does by itself, and reports whether name is one.
 func OwnStep(name string, out io.Writer) bool {

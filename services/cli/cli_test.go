@@ -1014,3 +1014,11 @@ func TestNoCtr(t *testing.T) {
 		t.Errorf("exits with %d: %s", code, b.String())
 	}
 }
+
+// And what they bind as /usr/bin/runc, on one line: shims repeat it in their errors.
+func TestNoRunc(t *testing.T) {
+	var b bytes.Buffer
+	if code := NoRunc(&b); code != 1 || strings.Count(b.String(), "\n") != 1 || !strings.Contains(b.String(), "keelson/runc") || !strings.Contains(b.String(), "build/keelson-runc.tar") {
+		t.Errorf("exits with %d: %s", code, b.String())
+	}
+}

@@ -380,11 +380,11 @@ func (s *Supervisor) writers() *safepath.Writers {
 	return safepath.WritersOf(all)
 }
 
-// ownShim reports whether the image's shim is ours: it is one program with runc,
-// and the image has the link that says so.
+// ownShim reports whether the image's shim is ours: then its name is a link to our
+// file, which another shim replaces.
 func ownShim() bool {
-	to, err := os.Readlink("/usr/bin/runc")
-	return err == nil && filepath.Base(to) == "containerd-shim-runc-v2"
+	to, err := os.Readlink("/usr/bin/containerd-shim-runc-v2")
+	return err == nil && filepath.Base(to) == "runc-shim"
 }
 
 // containerdBound is how long a single start waits for containerd.

@@ -15,12 +15,15 @@ for dir in bin containers dev etc home lib media mnt opt proc root run sbin srv 
 done
 mkdir "$out/tmp"
 cp "$bin/init" "$out/init"
-cp "$bin/service" "$bin/containerd-shim-runc-v2" "$out/usr/bin/"
+cp "$bin/service" "$out/usr/bin/"
+# A link, so that the supervisor sees whether another image has put a shim of its own in its place.
+cp "$bin/containerd-shim-runc-v2" "$out/usr/bin/runc-shim"
+ln -s runc-shim "$out/usr/bin/containerd-shim-runc-v2"
 # One file, several programs: each looks at the name, or the arguments, it was called with.
 ln -s service "$out/usr/bin/containerd"
-ln -s containerd-shim-runc-v2 "$out/usr/bin/runc"
-# Containers bind it (LinuxKit's getty and sshd): it names the image that has the real one, which takes its place.
+# Containers bind these (LinuxKit's getty and sshd): they name the images that have the real ones, which take their place.
 ln -s service "$out/usr/bin/ctr"
+ln -s service "$out/usr/bin/runc"
 # What a kernel starts from a root on a disk without init=, and what starts an image of LinuxKit's docker format.
 ln -s /init "$out/sbin/init"
 ln -s /init "$out/bin/rc.init"

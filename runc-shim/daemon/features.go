@@ -1,10 +1,7 @@
-package command
+package daemon
 
 import (
-	"encoding/json"
-	"flag"
 	"fmt"
-	"os"
 
 	"github.com/opencontainers/runc/libcontainer/capabilities"
 	"github.com/opencontainers/runc/libcontainer/configs"
@@ -17,18 +14,10 @@ import (
 	"keelson/runc-shim/version"
 )
 
-func featuresVerb(fs *flag.FlagSet, g *globals) func([]string) (int, error) {
-	return func([]string) (int, error) {
-		enc := json.NewEncoder(os.Stdout)
-		enc.SetIndent("", "    ")
-		return 0, enc.Encode(Features())
-	}
-}
-
-// Features describes this runtime as features.md of the runtime-spec wants it.
+// describe describes this runtime as features.md of the runtime-spec wants it.
 // It differs from runc's own answer where this runtime does: no systemd
 // cgroups, no checkpoints.
-func Features() *features.Features {
+func describe() *features.Features {
 	yes, no := true, false
 	f := &features.Features{
 		OCIVersionMin: "1.0.0",
