@@ -1,6 +1,7 @@
 package bundle
 
 import (
+	"slices"
 	"strings"
 )
 
@@ -19,6 +20,23 @@ const BinfmtMisc = "/proc/sys/fs/binfmt_misc"
 // Modules returns the kernel modules that the container asks for by a path that it
 // binds, mounts, has as a device or names in its command.
 func (b *Bundle) Modules() []string {
+	paths := b.paths()
+	var names []string
+	for _, w := range wanted {
+		if slices.ContainsFunc(paths, func(path string) bool { return strings.Contains(path, w.path) }) {
+			names = append(names, w.module)
+		}
+	}
+	return names
+}
+
+// Names reports whether the container binds, mounts, has as a device or names in its
+// command something at or below a path.
+func (b *Bundle) Names(path string) bool {
+	return slices.ContainsFunc(b.paths(), func(p string) bool { return strings.Contains(p, path) })
+}
+
+func (b *Bundle) paths() []string {
 	var paths []string
 	for _, m := range b.Runtime.Mounts {
 		paths = append(paths, m.Source)
@@ -36,14 +54,5 @@ func (b *Bundle) Modules() []string {
 			}
 		}
 	}
-	var names []string
-	for _, w := range wanted {
-		for _, path := range paths {
-			if strings.Contains(path, w.path) {
-				names = append(names, w.module)
-				break
-			}
-		}
-	}
-	return names
+	return paths
 }

@@ -22,7 +22,7 @@ import (
 // Modules is what it needs of modules.Index.
 type Modules interface {
 	LoadAlias(ctx context.Context, alias string) ([]string, error)
-	Coldplug(ctx context.Context, first []string, brought func()) ([]string, []error)
+	Coldplug(ctx context.Context) ([]string, []error)
 }
 
 // Source is what it needs of uevent.Listener.
@@ -66,7 +66,7 @@ func (w *Watcher) Run(ctx context.Context) error {
 }
 
 func (w *Watcher) rescan(ctx context.Context) {
-	loaded, errs := w.Modules.Coldplug(ctx, nil, nil)
+	loaded, errs := w.Modules.Coldplug(ctx)
 	w.report(loaded, errors.Join(errs...))
 	w.report(nil, w.PortLinks())
 	w.tell(uevent.Event{})

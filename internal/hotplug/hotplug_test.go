@@ -43,7 +43,7 @@ func (m *machine) LoadAlias(_ context.Context, alias string) ([]string, error) {
 	return []string{alias + "_mod"}, nil
 }
 
-func (m *machine) Coldplug(context.Context, []string, func()) ([]string, []error) {
+func (m *machine) Coldplug(context.Context) ([]string, []error) {
 	return []string{"everything"}, nil
 }
 

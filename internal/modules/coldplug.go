@@ -57,21 +57,18 @@ func isVirtio(alias string) bool {
 	return strings.HasPrefix(alias, "virtio:") || strings.HasPrefix(alias, "pci:v00001AF4")
 }
 
-// Coldplug loads the modules named in first, then those the devices ask for that
-// are there now, and goes on until no device turns up that was not there before:
-// a driver may bring new devices, as virtio_pci does. It returns what it loaded,
-// and every error it met; none of them keeps it from going on. A name of first
-// that is not known is no error.
+// Early loads the modules named in first, then those that the devices ask for which are
+// there now and that a container may miss, and goes on until no device turns up that was
+// not there before: a driver may bring new devices, as virtio_pci does. It returns what it
+// loaded, and every error it met; none of them keeps it from going on. A name of first
+// that is not known is no error. Coldplug loads the rest.
 //
 // When ctx ends it returns at once. A module that is just being initialised
 // cannot be called off; it is named in the error.
 //
-// brought is told whenever modules were loaded, which may have brought devices; nil
-// tells nobody.
-func (x *Index) Coldplug(ctx context.Context, first []string, brought func()) (loaded []string, errs []error) {
-	if brought == nil {
-		brought = func() {}
-	}
+// named reports whether a container names a path. brought is told whenever modules were
+// loaded, which may have brought devices.
+func (x *Index) Early(ctx context.Context, first []string, named func(path string) bool, brought func()) (loaded []string, errs []error) {
 	if x.dir == "" {
 		return nil, nil
 	}
@@ -93,26 +90,25 @@ func (x *Index) Coldplug(ctx context.Context, first []string, brought func()) (l
 			errs = append(errs, err)
 		}
 	}
-	c := coldplug{x: x, scan: newScanner(x.sys.root), done: make(chan batch, lanes)}
-	c.rescan()
-	for c.start(ctx) {
-		select {
-		case b := <-c.done:
-			c.running[b.lane] = nil
-			c.loaded = append(c.loaded, b.loaded...)
-			if b.err != nil {
-				c.errs = append(c.errs, b.err)
-			}
-			if len(b.loaded) > 0 {
-				brought()
-				c.rescan()
-			}
-		case <-ctx.Done():
-			c.errs = append(c.errs, fmt.Errorf("load the modules of the devices: %w while loading %s", ctx.Err(), strings.Join(slices.Concat(c.running[:]...), " ")))
-			return append(loaded, c.loaded...), append(errs, c.errs...)
-		}
-	}
+	c := x.coldplug()
+	c.skip = func(module string) bool { return x.isLate(module, named) }
+	c.brought = brought
+	c.run(ctx)
 	return append(loaded, c.loaded...), append(errs, c.errs...)
+}
+
+// Coldplug is Early for all modules that the devices ask for. Those that are there are no
+// work.
+func (x *Index) Coldplug(ctx context.Context) (loaded []string, errs []error) {
+	if x.dir == "" {
+		return nil, nil
+	}
+	if err := x.read(); err != nil {
+		return nil, []error{err}
+	}
+	c := x.coldplug()
+	c.run(ctx)
+	return c.loaded, c.errs
 }
 
 // Processor loads the modules that the processors ask for: KVM, frequency
@@ -143,17 +139,48 @@ func isProcessor(alias string) bool {
 	return strings.HasPrefix(alias, "acpi:LNXCPU:") || strings.HasPrefix(alias, "acpi:ACPI0007:") || strings.HasPrefix(alias, "cpu:")
 }
 
-// coldplug is one run of Coldplug; one goroutine has it, and one for each lane
+// coldplug is one run of Early or Coldplug; one goroutine has it, and one for each lane
 // that is loading tells it what came of it.
 type coldplug struct {
 	x       *Index
 	scan    *scanner
+	skip    func(module string) bool
+	brought func()
 	queued  [lanes][]string // modules that wait for their lane
 	running [lanes][]string // modules their lane is loading
 	tried   []string
 	done    chan batch
 	loaded  []string
 	errs    []error
+}
+
+func (x *Index) coldplug() *coldplug {
+	return &coldplug{
+		x: x, scan: newScanner(x.sys.root), done: make(chan batch, lanes),
+		skip: func(string) bool { return false }, brought: func() {},
+	}
+}
+
+// run loads until no device is left that asks for something, or ctx ends.
+func (c *coldplug) run(ctx context.Context) {
+	c.rescan()
+	for c.start(ctx) {
+		select {
+		case b := <-c.done:
+			c.running[b.lane] = nil
+			c.loaded = append(c.loaded, b.loaded...)
+			if b.err != nil {
+				c.errs = append(c.errs, b.err)
+			}
+			if len(b.loaded) > 0 {
+				c.brought()
+				c.rescan()
+			}
+		case <-ctx.Done():
+			c.errs = append(c.errs, fmt.Errorf("load the modules of the devices: %w while loading %s", ctx.Err(), strings.Join(slices.Concat(c.running[:]...), " ")))
+			return
+		}
+	}
 }
 
 // batch is what came of a lane's modules.
@@ -178,7 +205,7 @@ func (c *coldplug) rescan() {
 	for i, alias := range aliases {
 		l := laneOf(alias)
 		for _, name := range found[i] {
-			if !slices.Contains(c.tried, name) {
+			if !slices.Contains(c.tried, name) && !c.skip(name) {
 				c.tried = append(c.tried, name)
 				c.queued[l] = append(c.queued[l], name)
 			}

@@ -270,7 +270,7 @@ func TestOpen(t *testing.T) {
 	if x, err := open(release, system{root: t.TempDir()}); !errors.Is(err, ErrNoModules) || x == nil {
 		t.Errorf("%v", err)
 	} else {
-		if loaded, errs := x.Coldplug(t.Context(), []string{"overlay"}, nil); len(loaded)+len(errs) != 0 {
+		if loaded, errs := x.Early(t.Context(), []string{"overlay"}, nobody, func() {}); len(loaded)+len(errs) != 0 {
 			t.Errorf("coldplug without modules: %v %v", loaded, errs)
 		}
 		if err := x.Load(t.Context(), "overlay"); !errors.Is(err, ErrNotFound) {
@@ -303,7 +303,7 @@ func TestColdplug(t *testing.T) {
 		}
 		return m.insert(path, params)
 	}
-	loaded, errs := x.Coldplug(t.Context(), []string{"virtio-rng", "nosuch", "fs-overlay"}, nil)
+	loaded, errs := x.Early(t.Context(), []string{"virtio-rng", "nosuch", "fs-overlay"}, nobody, func() {})
 	if len(errs) != 0 {
 		t.Error(errs)
 	}
@@ -323,8 +323,74 @@ func TestColdplug(t *testing.T) {
 		t.Errorf("loaded %q and %q,\nwant   %q and %q", got, gotPlatform, want, wantPlatform)
 	}
 	m.inserted = nil
-	if loaded, errs := x.Coldplug(t.Context(), []string{"virtio-rng"}, nil); len(loaded)+len(errs)+len(m.inserted) != 0 {
+	if loaded, errs := x.Early(t.Context(), []string{"virtio-rng"}, nobody, func() {}); len(loaded)+len(errs)+len(m.inserted) != 0 {
 		t.Errorf("again: %v %v", loaded, errs)
+	}
+}
+
+// nobody is an image whose containers name no device.
+func nobody(string) bool { return false }
+
+func TestLateModules(t *testing.T) {
+	machine := func(t *testing.T) *tree {
+		m := newTree(t, base)
+		m.write("/proc/cmdline", "quiet")
+		m.write("MOD/modules.dep", base["MOD/modules.dep"]+`kernel/drivers/acpi/button.ko:
+kernel/drivers/input/evdev.ko:
+kernel/drivers/input/serio/hyperv-keyboard.ko:
+kernel/drivers/hwmon/coretemp.ko:
+kernel/drivers/acpi/unknown.ko:
+`)
+		m.write("MOD/modules.alias", base["MOD/modules.alias"]+`alias acpi*:LNXPWRBN:* button
+alias input:b*v*p*e*-e*1,*k*r*a*m*l*s*f*w* evdev
+alias acpi*:ACME0001:* unknown
+alias acpi*:ACME0002:* coretemp
+`)
+		m.write("/sys/bus/acpi/devices/LNXPWRBN:00/modalias", "acpi:LNXPWRBN:\n")
+		m.write("/sys/bus/acpi/devices/ACME0001:00/modalias", "acpi:ACME0001:\n")
+		m.write("/sys/bus/acpi/devices/ACME0002:00/modalias", "acpi:ACME0002:\n")
+		m.write("/sys/bus/virtio/devices/virtio0/modalias", "virtio:d00000001v00001AF4\n")
+		return m
+	}
+	// The driver of the button makes an input device.
+	index := func(m *tree) *Index {
+		x := m.index()
+		x.sys.insert = func(path, params string) error {
+			if moduleName(path) == "button" {
+				m.write("/sys/class/input/input0/modalias", "input:b0019v0000p0001e0000-e0,1,k74,ramlsfw\n")
+			}
+			return m.insert(path, params)
+		}
+		return x
+	}
+	network := []string{"failover", "net_failover", "virtio", "virtio_net", "virtio_ring"}
+	for _, test := range []struct {
+		what, cmdline string
+		names         string // what a container names
+		early, late   []string
+	}{
+		{"nobody cares", "quiet", "", []string{"unknown"}, []string{"button", "coretemp", "evdev"}},
+		{"a container has keys", "quiet", "/dev/input", []string{"button", "evdev", "unknown"}, []string{"coretemp"}},
+		{"a container reads sensors", "quiet", "/sys/class/hwmon", []string{"coretemp", "unknown"}, []string{"button", "evdev"}},
+		{"the command line names one", "button.lid_init_state=open", "", []string{"button", "unknown"}, []string{"coretemp", "evdev"}},
+		{"one is switched off", "modprobe.blacklist=button", "", []string{"unknown"}, []string{"coretemp"}},
+	} {
+		t.Run(test.what, func(t *testing.T) {
+			m := machine(t)
+			m.write("/proc/cmdline", test.cmdline)
+			x := index(m)
+			named := func(path string) bool { return path == test.names }
+			early, errs := x.Early(t.Context(), nil, named, func() {})
+			slices.Sort(early)
+			if want := slices.Sorted(slices.Values(slices.Concat(network, test.early))); len(errs) != 0 || !slices.Equal(early, want) {
+				t.Errorf("early %q %v, want %q", early, errs, want)
+			}
+			late, errs := x.Coldplug(t.Context())
+			slices.Sort(late)
+			if len(errs) != 0 || !slices.Equal(late, test.late) {
+				t.Errorf("late %q %v, want %q", late, errs, test.late)
+			}
+		})
 	}
 }
 
@@ -349,7 +415,7 @@ func TestSlowDisksDoNotHoldUpTheNetwork(t *testing.T) {
 		}
 		return m.insert(path, params)
 	}
-	if _, errs := x.Coldplug(t.Context(), nil, nil); len(errs) != 0 {
+	if _, errs := x.Coldplug(t.Context()); len(errs) != 0 {
 		t.Error(errs)
 	}
 }
@@ -370,7 +436,7 @@ func TestProcessor(t *testing.T) {
 	if loaded, err := m.index().Processor(t.Context()); err != nil || !slices.Equal(loaded, []string{"failover", "overlay"}) {
 		t.Errorf("%v %v", loaded, err)
 	}
-	if loaded, errs := m.index().Coldplug(t.Context(), nil, nil); len(loaded)+len(errs) != 0 {
+	if loaded, errs := m.index().Coldplug(t.Context()); len(loaded)+len(errs) != 0 {
 		t.Errorf("coldplug took the processor along: %v %v", loaded, errs)
 	}
 }
@@ -387,7 +453,7 @@ func TestColdplugEndsWithItsContext(t *testing.T) {
 		<-let // a driver that never comes back
 		return nil
 	}
-	_, errs := x.Coldplug(ctx, nil, nil)
+	_, errs := x.Coldplug(ctx)
 	if err := errors.Join(errs...); !errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), "while loading virtio_net") {
 		t.Errorf("%v", err)
 	}

@@ -39,6 +39,8 @@ func (s *Supervisor) boot(bootCtx, ctx context.Context) {
 	if bootCtx.Err() != nil {
 		return
 	}
+	up := make(chan struct{})
+	late := s.loadLate(ctx, up)
 	s.step("banner", s.banner)
 	s.scripts(bootCtx, initScripts, "", stepVolumes, scriptBound)
 	s.settleMemlogd(bootCtx)
@@ -71,15 +73,18 @@ func (s *Supervisor) boot(bootCtx, ctx context.Context) {
 	began = console.Now()
 	s.loadServices(ctx)
 	if again {
-		s.takenOver(bootCtx)
+		s.takenOver(bootCtx, up, late)
 		return
 	}
 	s.progress.SetDone("services")
 	if s.settled(bootCtx) {
 		services := console.Now() - began
+		close(up)
+		awaitLate(late)
 		s.scripts(bootCtx, initScripts, stepServices, "", scriptBound)
 		s.bootComplete(services)
 		go func() {
+			<-late
 			s.processorModules(ctx)
 			s.lockModules()
 		}()
@@ -157,16 +162,21 @@ func (s *Supervisor) bootComplete(services time.Duration) {
 }
 
 // takenOver says what a restarted supervisor found.
-func (s *Supervisor) takenOver(ctx context.Context) {
+func (s *Supervisor) takenOver(ctx context.Context, up chan<- struct{}, late <-chan struct{}) {
 	if !s.settled(ctx) {
 		return
 	}
+	close(up)
+	awaitLate(late)
 	s.scripts(ctx, initScripts, stepServices, "", scriptBound) // those that its predecessor did not come to
 	all, running, _ := s.count()
 	s.listenToButtons()
 	s.con.Line("keelson", "supervisor is back; %d of %s running", running, plural(all, "service"))
 	s.complete()
-	s.lockModules() // unless its predecessor has
+	go func() {
+		<-late
+		s.lockModules() // unless its predecessor has
+	}()
 }
 
 // complete notes that the boot is over, and tells whoever follows it.

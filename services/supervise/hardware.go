@@ -131,7 +131,7 @@ func (s *Supervisor) loadModules(ctx context.Context) {
 		// The kernel would ask for it at the first mount, at the price of a process.
 		first = append(slices.Clone(first), "overlay")
 	}
-	loaded, errs := index.Coldplug(ctx, first, s.dog.ArmEarly)
+	loaded, errs := index.Early(ctx, first, s.named, s.dog.ArmEarly)
 	for _, err := range errs {
 		s.con.Warn("modules", "%v", err)
 	}
@@ -140,6 +140,9 @@ func (s *Supervisor) loadModules(ctx context.Context) {
 	}
 	if len(loaded) > 0 {
 		s.con.Line("modules", "%s in %.3fs", strings.Join(loaded, " "), (console.Now() - began).Seconds())
+	}
+	if s.words.modulesEarly {
+		s.coldplug(ctx)
 	}
 }
 
@@ -151,10 +154,7 @@ func (s *Supervisor) loadFor(ctx context.Context, b *bundle.Bundle) {
 	if len(names) == 0 || s.cfg.Container {
 		return
 	}
-	index := s.modules
-	if index == nil { // a supervisor that did not do the coldplug
-		index, _ = modules.Open(modules.Running())
-	}
+	index, _ := s.index() // which can always be used
 	for _, name := range names {
 		if err := index.Load(ctx, name); err != nil && !errors.Is(err, modules.ErrNotFound) {
 			s.con.Warn(b.Label(), "%v", err)
@@ -166,25 +166,6 @@ func (s *Supervisor) loadFor(ctx context.Context, b *bundle.Bundle) {
 		if _, err := m.Ensure(); err != nil {
 			s.con.Warn(b.Label(), "mount %s: %v", bundle.BinfmtMisc, err)
 		}
-	}
-}
-
-// processorModules loads what no container waits for, once the machine is up.
-func (s *Supervisor) processorModules(ctx context.Context) {
-	index := s.modules
-	if index == nil { // a supervisor that did not do the coldplug
-		var err error
-		if index, err = modules.Open(modules.Running()); err != nil {
-			return // said by watchHardware
-		}
-	}
-	began := console.Now()
-	loaded, err := index.Processor(ctx)
-	if err != nil {
-		s.con.Warn("modules", "%v", err)
-	}
-	if len(loaded) > 0 {
-		s.con.Line("modules", "%s in %.3fs", strings.Join(loaded, " "), (console.Now() - began).Seconds())
 	}
 }
 

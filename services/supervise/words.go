@@ -18,6 +18,8 @@ type words struct {
 	sysctlOff   bool // keelson.sysctl=off: no kernel setting is touched
 	kexecOff    bool // keelson.kexec=off: no other kernel can be started
 	modulesBoot bool // keelson.modules=boot: none can be loaded once the boot is complete
+	// keelson.modules=early: all are loaded before the first container
+	modulesEarly bool
 }
 
 // readWords reads a kernel command line. Each error is about one word, for which
@@ -33,6 +35,10 @@ func readWords(cmdline string) (w words, wrong []error) {
 		name, value, _ := strings.Cut(word, "=")
 		sw := w.of(name)
 		switch {
+		case name == "keelson.modules":
+			if err := w.setModules(value); err != nil {
+				wrong = append(wrong, err)
+			}
 		case sw.to == nil:
 		case value == sw.yes:
 			*sw.to = true
@@ -43,6 +49,24 @@ func readWords(cmdline string) (w words, wrong []error) {
 		}
 	}
 	return w, wrong
+}
+
+// setModules takes on, or one or both of boot and early.
+func (w *words) setModules(value string) error {
+	boot, early := false, false
+	for one := range strings.SplitSeq(value, ",") {
+		switch one {
+		case "on":
+		case "boot":
+			boot = true
+		case "early":
+			early = true
+		default:
+			return fmt.Errorf("kernel command line: keelson.modules=%s: must be on, boot, early, or boot,early", value)
+		}
+	}
+	w.modulesBoot, w.modulesEarly = boot, early
+	return nil
 }
 
 // onOff is a word with two values, of which no is the default.
@@ -62,8 +86,6 @@ func (w *words) of(name string) onOff {
 		return onOff{&w.sysctlOff, "off", "on"}
 	case "keelson.kexec":
 		return onOff{&w.kexecOff, "off", "on"}
-	case "keelson.modules":
-		return onOff{&w.modulesBoot, "boot", "on"}
 	}
 	return onOff{}
 }

@@ -22,7 +22,10 @@ func TestReadWords(t *testing.T) {
 		{"keelson.log.forward=udp://log.example", words{forward: []forward.Target{{Kind: "udp", Address: "log.example:514"}}}, "[]"},
 		{"keelson.sysctl=off keelson.kexec=off keelson.modules=boot", words{sysctlOff: true, kexecOff: true, modulesBoot: true}, "[]"},
 		{"keelson.sysctl=off keelson.modules=boot keelson.sysctl=on keelson.modules=on", words{}, "[]"},
-		{"keelson.modules=off", words{}, "[kernel command line: keelson.modules=off is neither keelson.modules=boot nor keelson.modules=on]"},
+		{"keelson.modules=early", words{modulesEarly: true}, "[]"},
+		{"keelson.modules=boot,early", words{modulesBoot: true, modulesEarly: true}, "[]"},
+		{"keelson.modules=boot,late", words{}, "[kernel command line: keelson.modules=boot,late: must be on, boot, early, or boot,early]"},
+		{"keelson.modules=off", words{}, "[kernel command line: keelson.modules=off: must be on, boot, early, or boot,early]"},
 		{"keelson.log=all linuxkit.runc_debug=yes linuxkit.runc_console", words{},
 			"[kernel command line: keelson.log=all is none of keelson.log=debug, keelson.log=info, keelson.log=warn" +
 				" kernel command line: linuxkit.runc_debug=yes is neither linuxkit.runc_debug=1 nor linuxkit.runc_debug=0" +
