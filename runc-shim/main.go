@@ -30,5 +30,8 @@ func init() {
 }
 
 func main() {
+	if len(os.Args) > 1 && os.Args[1] == "plan" {
+		os.Exit(printPlan(os.Args[2:]))
+	}
 	os.Exit(daemon.Main(os.Args))
 }

@@ -79,6 +79,16 @@ type Options struct {
 // Create makes the container's state directory and cgroup manager. Nothing
 // runs yet. It must be called inside the bundle, see In.
 func Create(o Options, spec *specs.Spec) (*libcontainer.Container, error) {
+	config, err := Config(o, spec)
+	if err != nil {
+		return nil, err
+	}
+	return libcontainer.Create(o.Root, o.ID, config)
+}
+
+// Config is the container's configuration as libcontainer has it. It must be called
+// inside the bundle, see In.
+func Config(o Options, spec *specs.Spec) (*configs.Config, error) {
 	config, err := specconv.CreateLibcontainerConfig(&specconv.CreateOpts{
 		CgroupName:   o.ID,
 		NoPivotRoot:  o.NoPivotRoot,
@@ -92,7 +102,7 @@ func Create(o Options, spec *specs.Spec) (*libcontainer.Container, error) {
 	if config.OomScoreAdj == nil {
 		config.OomScoreAdj = o.DefaultOOMScoreAdj
 	}
-	return libcontainer.Create(o.Root, o.ID, config)
+	return config, nil
 }
 
 // In runs f on a thread whose working directory is dir, and that thread's

@@ -80,6 +80,19 @@ func named(name string) (*os.File, error) {
 	return f, nil
 }
 
+// Code returns what a program's file holds.
+func Code(f *os.File) ([]byte, error) {
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	code := make([]byte, info.Size())
+	if _, err := f.ReadAt(code, 0); err != nil {
+		return nil, fmt.Errorf("read the program of a seccomp profile: %w", err)
+	}
+	return code, nil
+}
+
 // flags are what the main filter is loaded with.
 func flags(p *specs.LinuxSeccomp) uint32 {
 	if slices.Contains(p.Flags, specs.LinuxSeccompFlagLog) {

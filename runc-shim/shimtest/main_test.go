@@ -17,6 +17,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"keelson/internal/nstest"
+	"keelson/runc-shim/plan"
 )
 
 // bound is how long any one thing may take; what does not happen by then does
@@ -26,6 +27,10 @@ const bound = 60 * time.Second
 // insideEnv marks the test process that is PID 1 of namespaces of its own, so
 // that nothing it starts outlives it and no mount of it is seen outside.
 const insideEnv = "KEELSON_SHIMTEST_INSIDE"
+
+// runtimeEnv is how the containers of the tests are made: by a plan where one covers them,
+// or by libcontainer.
+const runtimeEnv = "KEELSON_SHIMTEST_RUNTIME"
 
 var binary string // the shim under test
 
@@ -65,18 +70,23 @@ func outside() int {
 			return 1
 		}
 	}
-	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
-	cmd.Env = append(os.Environ(), insideEnv+"="+shim)
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWPID | syscall.CLONE_NEWNS | syscall.CLONE_NEWIPC}
-	err = cmd.Run()
-	removeCgroups()
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "in namespaces:", err)
-		return 1
+	for _, runtime := range []string{"plan", plan.Libcontainer} {
+		cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
+		cmd.Env = append(os.Environ(), insideEnv+"="+shim, runtimeEnv+"="+runtime)
+		cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+		cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWPID | syscall.CLONE_NEWNS | syscall.CLONE_NEWIPC}
+		err = cmd.Run()
+		removeCgroups()
+		if err != nil {
+			fmt.Fprintf(os.Stderr, "in namespaces, with %s: %v\n", runtime, err)
+			return 1
+		}
 	}
 	return 0
 }
+
+// byLibcontainer reports whether this run is without plans.
+func byLibcontainer() bool { return os.Getenv(runtimeEnv) == plan.Libcontainer }
 
 func inside() error {
 	for _, m := range []struct {
@@ -168,7 +178,13 @@ func newEnv(t *testing.T) *env {
 	return &env{Host: h, t: t, ctx: ctx, root: root}
 }
 
-func (e *env) spec(args ...string) *specs.Spec { return Group(Spec(e.root, args...), "keelson") }
+func (e *env) spec(args ...string) *specs.Spec {
+	s := Group(Spec(e.root, args...), "keelson")
+	if byLibcontainer() {
+		s.Annotations[plan.RuntimeKey] = plan.Libcontainer
+	}
+	return s
+}
 
 // create makes the container of a spec.
 func (e *env) create(id string, s *specs.Spec, change ...func(*taskapi.CreateTaskRequest)) taskapi.TTRPCTaskService {

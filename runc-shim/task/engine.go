@@ -15,7 +15,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"keelson/runc-shim/execreport"
+	"keelson/runc-shim/executor"
 	"keelson/runc-shim/oci"
+	"keelson/runc-shim/plan"
 	"keelson/runc-shim/reap"
 	"keelson/runc-shim/seccomp"
 	"keelson/runc-shim/stdio"
@@ -24,6 +26,7 @@ import (
 // An engine makes and controls one container, with libcontainer in this process.
 type engine struct {
 	c       *libcontainer.Container
+	options oci.Options
 	program *os.File // of its seccomp profile; nil where libcontainer makes it
 }
 
@@ -36,7 +39,7 @@ func newEngine(o oci.Options, spec *specs.Spec) (*engine, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &engine{c, program}, nil
+	return &engine{c, o, program}, nil
 }
 
 // launch starts the init process, which then waits for start, or an exec. A terminal's
@@ -55,9 +58,6 @@ func (e *engine) launch(init bool, p *specs.Process, group string, s *stdio.Stre
 		return nil, 0, err
 	}
 	lp.ExtraFiles = append(lp.ExtraFiles, report.Passed())
-	if e.program != nil {
-		lp.ExtraFiles = append(lp.ExtraFiles, e.program)
-	}
 	if group != "" {
 		lp.SubCgroupPaths = map[string]string{"": group}
 	}
@@ -72,6 +72,12 @@ func (e *engine) launch(init bool, p *specs.Process, group string, s *stdio.Stre
 		lp.Stderr = s.Stderr
 		e.giveToUser(s.Stderr, p)
 	}
+	planned, err := e.pass(lp)
+	if err != nil {
+		report.Close()
+		return nil, 0, err
+	}
+	defer planned.Close()
 	if err := e.c.Start(lp); err != nil {
 		report.Close()
 		return nil, 0, err
@@ -79,6 +85,54 @@ func (e *engine) launch(init bool, p *specs.Process, group string, s *stdio.Stre
 	report.Started()
 	pid, err := lp.Pid()
 	return &child{lp, report}, pid, err
+}
+
+// pass adds to the files that are passed to the last stage of a start what is in them of
+// the configuration: the plan of the whole container, as the last one, or where
+// libcontainer is to make it, and for an exec, the program of its seccomp profile.
+func (e *engine) pass(p *libcontainer.Process) (planned *os.File, err error) {
+	if p.Init {
+		if planned, err = e.plan(p); err != nil {
+			return nil, err
+		}
+	}
+	switch {
+	case planned != nil:
+		p.ExtraFiles = append(p.ExtraFiles, planned)
+	case e.program != nil:
+		p.ExtraFiles = append(p.ExtraFiles, e.program)
+	}
+	return planned, nil
+}
+
+// firstPassed is the descriptor of the first file that is passed to the last stage, the
+// report.
+const firstPassed = 3
+
+// plan is the plan of the container, nil if it is libcontainer's.
+func (e *engine) plan(p *libcontainer.Process) (*os.File, error) {
+	if why := executor.Unsupported(); why != "" {
+		logger.Debug("start without a plan", "id", e.c.ID(), "reason", why)
+		return nil, nil
+	}
+	var filter []byte
+	if e.program != nil {
+		var err error
+		if filter, err = seccomp.Code(e.program); err != nil {
+			return nil, err
+		}
+	}
+	config := e.c.Config()
+	made, err := plan.Make(e.options, &config, p, filter, cgroups.IsCgroup2UnifiedMode())
+	if errors.Is(err, plan.ErrUncovered) {
+		logger.Debug("start without a plan", "id", e.c.ID(), "reason", err)
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	made.Report = firstPassed
+	return made.File()
 }
 
 // giveToUser gives the pipe of the error stream to the user that the process will be, who
