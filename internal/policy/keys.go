@@ -27,6 +27,8 @@ const (
 	wantSeccomp = "want refuse or log"
 	controlKey  = "keelson.control"
 	wantControl = "want none, read or all"
+	runtimeKey  = "keelson.runtime" // the shim reads it
+	wantRuntime = "want plan or libcontainer"
 )
 
 var serviceKeys = []key[Service]{
@@ -106,6 +108,7 @@ var serviceKeys = []key[Service]{
 	}},
 	{hardenKey, wantHarden, func(p *Service, v string) bool { return setHarden(&p.Harden, v) }},
 	{seccompKey, wantSeccomp, func(p *Service, v string) bool { return setSeccompLog(&p.SeccompLog, v) }},
+	{runtimeKey, wantRuntime, func(_ *Service, v string) bool { return isRuntime(v) }},
 	{audit.AcceptKey, "", func(_ *Service, v string) bool { return accepts(v) == nil }},
 }
 
@@ -137,9 +140,12 @@ var oneShotKeys = []key[OneShot]{
 	{"keelson.log", "want block or drop", func(p *OneShot, v string) bool { return setDrop(&p.LogDrop, v) }},
 	{hardenKey, wantHarden, func(p *OneShot, v string) bool { return setHarden(&p.Harden, v) }},
 	{seccompKey, wantSeccomp, func(p *OneShot, v string) bool { return setSeccompLog(&p.SeccompLog, v) }},
+	{runtimeKey, wantRuntime, func(_ *OneShot, v string) bool { return isRuntime(v) }},
 	{audit.AcceptKey, "", func(_ *OneShot, v string) bool { return accepts(v) == nil }},
 	{controlKey, wantControl, func(p *OneShot, v string) bool { return setControl(&p.Control, v) }},
 }
+
+func isRuntime(v string) bool { return v == "plan" || v == "libcontainer" }
 
 // ParseService reads the policy of a service from its annotations. Each key
 // that is unknown or whose value is wrong is a Problem, in the order of the
