@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"keelson/internal/garbage"
+	"keelson/runc-shim/devicefilter"
 	"keelson/runc-shim/events"
 	"keelson/runc-shim/seal"
 	"keelson/runc-shim/task"
@@ -67,6 +68,7 @@ func serve(ctx context.Context, f flags) error {
 	}
 	publisher := events.New(f.namespace, events.NewTTRPC(os.Getenv("TTRPC_ADDRESS")))
 	life := newLifetime(socket, collection.Release)
+	devicefilter.Share()
 	service := task.New(f.namespace, publisher, life.changed)
 	taskapi.RegisterTTRPCTaskService(server, service)
 
