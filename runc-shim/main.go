@@ -16,6 +16,7 @@ import (
 	"keelson/runc-shim/daemon"
 	"keelson/runc-shim/execreport"
 	"keelson/runc-shim/seccomp"
+	_ "keelson/runc-shim/stacks"
 )
 
 // The last stage of a container's start: nsenter's C constructor has made the
