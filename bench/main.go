@@ -31,11 +31,18 @@ func main() {
 	build := flag.String("build", os.Getenv("KEELSON_BUILD"), "the `folder` that make built into")
 	seed := flag.Int("seed", 1, "of the emulator; compare two trees with the median of three seeds")
 	onlyLogs := flag.Bool("logs", false, "measure only how fast logs are taken")
-	onlySupervision := flag.Bool("supervision", false, "measure only how services are kept")
-	onlyBoots := flag.Bool("boots", false, "measure only how long boots take and their memory")
 	many := flag.String("many", "", "measure only machines with so many `services`, as in 100,200,1000")
 	cpus := flag.Int("cpus", 1, "with -many: of those machines; with 1 the clock counts instructions, with more it is the host's")
-	onlyWalls := flag.Bool("walls", false, "measure only what the hardening of containers costs")
+	var only *part
+	for i := range parts {
+		flag.BoolFunc(parts[i].name, "measure only "+parts[i].what, func(value string) error {
+			on, err := strconv.ParseBool(value)
+			if on {
+				only = &parts[i]
+			}
+			return err
+		})
+	}
 	verbose := flag.Bool("v", false, "show the consoles")
 	flag.Parse()
 	if *build == "" {
@@ -52,13 +59,26 @@ func main() {
 		printLogs(os.Stdout, result)
 		return
 	}
-	if err := run(ctx, *build, *seed, *many, *cpus, *onlyBoots, *onlySupervision, *onlyWalls, *verbose); err != nil {
+	if err := run(ctx, *build, *seed, *many, *cpus, only, *verbose); err != nil {
 		slog.Error("bench", "error", err)
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, build string, seed int, many string, cpus int, onlyBoots, onlySupervision, onlyWalls, verbose bool) error {
+// A part of the table can be measured without the rest, by the flag of its name.
+type part struct {
+	name, what string
+	measure    func(*bench, context.Context) (*Result, error)
+	rows       func(*Result) []row
+}
+
+var parts = []part{
+	{"boots", "how long boots take and their memory", (*bench).measureBoots, bootRows},
+	{"supervision", "how services are kept", (*bench).measureSupervision, supervisionRows},
+	{"walls", "what the hardening of containers costs", (*bench).measureWalls, wallRows},
+}
+
+func run(ctx context.Context, build string, seed int, many string, cpus int, only *part, verbose bool) error {
 	dir, err := os.MkdirTemp("", "keelson-bench-")
 	if err != nil {
 		return err
@@ -81,28 +101,12 @@ func run(ctx context.Context, build string, seed int, many string, cpus int, onl
 		printMany(os.Stdout, result)
 		return nil
 	}
-	if onlyBoots {
-		result, err := b.measureBoots(ctx)
+	if only != nil {
+		result, err := only.measure(b, ctx)
 		if err != nil {
 			return err
 		}
-		printTable(os.Stdout, bootRows(result))
-		return nil
-	}
-	if onlySupervision {
-		result, err := b.measureSupervision(ctx)
-		if err != nil {
-			return err
-		}
-		printTable(os.Stdout, supervisionRows(result))
-		return nil
-	}
-	if onlyWalls {
-		result, err := b.measureWalls(ctx)
-		if err != nil {
-			return err
-		}
-		printTable(os.Stdout, wallRows(result))
+		printTable(os.Stdout, only.rows(result))
 		return nil
 	}
 	result, err := b.measure(ctx)

@@ -437,8 +437,11 @@ func (b *bench) sizes(ctx context.Context, r *Result) error {
 	defer file.Close()
 	// A size of something else would be a wrong number.
 	magic := make([]byte, 4)
-	if _, err := io.ReadFull(file, magic); err != nil || string(magic) != "\x02\x21\x4c\x18" {
-		return fmt.Errorf("%s is not compressed with LZ4 but begins with %x: %w", file.Name(), magic, err)
+	if _, err := io.ReadFull(file, magic); err != nil {
+		return fmt.Errorf("read %s: %w", file.Name(), err)
+	}
+	if string(magic) != "\x02\x21\x4c\x18" {
+		return fmt.Errorf("%s is not compressed with LZ4 but begins with %x", file.Name(), magic)
 	}
 	size, err := file.Seek(0, io.SeekEnd)
 	if err != nil {
