@@ -132,15 +132,10 @@ func (s *Supervisor) loadModules(ctx context.Context) {
 		first = append(slices.Clone(first), "overlay")
 	}
 	loaded, errs := index.Early(ctx, first, s.named, s.dog.ArmEarly)
-	for _, err := range errs {
-		s.con.Warn("modules", "%v", err)
-	}
 	if err := index.StaticNodes("/dev"); err != nil {
-		s.con.Warn("modules", "%v", err)
+		errs = append(errs, err)
 	}
-	if len(loaded) > 0 {
-		s.con.Line("modules", "%s in %.3fs", strings.Join(loaded, " "), (console.Now() - began).Seconds())
-	}
+	s.reportModules(began, loaded, errs...)
 	if s.words.modulesEarly {
 		s.coldplug(ctx)
 	}

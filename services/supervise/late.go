@@ -71,6 +71,11 @@ func (s *Supervisor) coldplug(ctx context.Context) {
 	}
 	began := console.Now()
 	loaded, errs := index.Coldplug(ctx)
+	s.reportModules(began, loaded, errs...)
+}
+
+// reportModules reports on the console what was loaded since began, and what failed.
+func (s *Supervisor) reportModules(began time.Duration, loaded []string, errs ...error) {
 	for _, err := range errs {
 		s.con.Warn("modules", "%v", err)
 	}
@@ -97,9 +102,8 @@ func (s *Supervisor) processorModules(ctx context.Context) {
 	began := console.Now()
 	loaded, err := index.Processor(ctx)
 	if err != nil {
-		s.con.Warn("modules", "%v", err)
+		s.reportModules(began, loaded, err)
+		return
 	}
-	if len(loaded) > 0 {
-		s.con.Line("modules", "%s in %.3fs", strings.Join(loaded, " "), (console.Now() - began).Seconds())
-	}
+	s.reportModules(began, loaded)
 }
