@@ -176,7 +176,7 @@ printed; --no-labels ignores labels, --lock FILE holds images to their digests, 
 					return err
 				}
 			}
-			cfg, err := flags.load(cmd.InOrStdin(), args)
+			cfg, err := config.LoadAll(cmd.InOrStdin(), args...)
 			if err != nil {
 				return err
 			}
@@ -224,11 +224,6 @@ func baseName(file string) string {
 		}
 	}
 	return base
-}
-
-// load reads the YAMLs of an image, once the flags are right.
-func (f *buildFlags) load(stdin io.Reader, yamls []string) (*config.Config, error) {
-	return config.LoadAll(stdin, yamls...)
 }
 
 // buildImage builds cfg, which was read from yamls, into files that begin with prefix,

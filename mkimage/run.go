@@ -132,7 +132,7 @@ func loadToRun(flags buildFlags, files []string) (*config.Config, error) {
 			return nil, fmt.Errorf("%s: run takes image YAMLs (.yml, .yaml) or one PREFIX of a build; the standard input is the machine's", file)
 		}
 	}
-	return flags.load(nil, files)
+	return config.LoadAll(nil, files...)
 }
 
 // greet tells how to get out again, and where the ports lead. Those that were picked
