@@ -39,11 +39,9 @@ func planOf(bundle string) (p *plan.Plan, err error) {
 	if err != nil {
 		return nil, err
 	}
-	var filter []byte
-	if program != nil {
-		if filter, err = seccomp.Code(program); err != nil {
-			return nil, err
-		}
+	filter, err := seccomp.Code(program)
+	if err != nil {
+		return nil, err
 	}
 	process, err := oci.NewProcess(spec.Process)
 	if err != nil {

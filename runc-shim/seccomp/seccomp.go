@@ -80,8 +80,11 @@ func named(name string) (*os.File, error) {
 	return f, nil
 }
 
-// Code returns what a program's file holds.
+// Code returns what a program's file holds, nothing for none.
 func Code(f *os.File) ([]byte, error) {
+	if f == nil {
+		return nil, nil
+	}
 	info, err := f.Stat()
 	if err != nil {
 		return nil, err

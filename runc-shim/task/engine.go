@@ -115,12 +115,9 @@ func (e *engine) plan(p *libcontainer.Process) (*os.File, error) {
 		logger.Debug("start without a plan", "id", e.c.ID(), "reason", why)
 		return nil, nil
 	}
-	var filter []byte
-	if e.program != nil {
-		var err error
-		if filter, err = seccomp.Code(e.program); err != nil {
-			return nil, err
-		}
+	filter, err := seccomp.Code(e.program)
+	if err != nil {
+		return nil, err
 	}
 	config := e.c.Config()
 	made, err := plan.Make(e.options, &config, p, filter, cgroups.IsCgroup2UnifiedMode())
