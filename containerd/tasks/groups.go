@@ -161,8 +161,7 @@ func accepts(ctx context.Context, address string) bool {
 const answerBound = 5 * time.Second
 
 // stays is whether a shim without containers lives and goes on living for a while, as
-// our shim promises to whoever it answers while they hold the lock of its socket's
-// directory: it ends only with that lock, and counts the time from the last connection.
+// our shim promises to a caller that holds the lock of its socket's directory: it ends only with that lock, and counts the time from the last connection.
 // With the lock taken, the shim is about to end, or another is being started, and the
 // long way waits for that. The stock shim, which ends with its last container, does not
 // answer.

@@ -5,8 +5,8 @@
 // garbage gathers until the start is over, and is then collected once.
 //
 // It promises
-//   - that no more gathers than a share of the machine's memory: whoever reaches it
-//     collects as always from then on, because a process that needs so much anyway
+//   - that no more gathers than a share of the machine's memory: a process that
+//     reaches it collects as always from then on, because one that needs so much anyway
 //     would otherwise do nothing but collect;
 //   - that it ends by itself;
 //   - that GOGC in the environment, which is there where there is little memory, has

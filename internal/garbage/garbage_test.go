@@ -49,7 +49,7 @@ func TestReleaseEndsIt(t *testing.T) {
 
 var sink []byte
 
-// Whoever reaches the limit goes on as always.
+// A process that reaches the limit goes on as always.
 func TestTheLimitEndsIt(t *testing.T) {
 	restored(t)
 	t.Setenv("GOGC", "")

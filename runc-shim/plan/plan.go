@@ -65,7 +65,7 @@ const (
 	Run
 )
 
-// any is the number of texts of a step that has any number.
+// anyTexts is the number of texts of a step that has any number.
 const anyTexts = -1
 
 // ops are the names of steps and how many texts each has.

@@ -448,6 +448,7 @@ func (e *env) facts(seed uint64, planned bool) (facts []string, ran, covered boo
 		return append([]string{"create: " + reason(same.Replace(err.Error()))}, tree(root, same)...), false, covered
 	}
 	e.start(c, id, "")
+	// Nothing reports that a process has written or executed: both are polled for, within e.ctx.
 	for !strings.Contains(read(), "the end\n") {
 		if _, err := os.Stat(fmt.Sprintf("/proc/%d/root", pid)); err != nil {
 			break
