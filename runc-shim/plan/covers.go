@@ -75,6 +75,9 @@ func Uncovered(o oci.Options, c *configs.Config, p *libcontainer.Process, cgroup
 			return "an unknown kind of device"
 		}
 	}
+	if meetsCgroups(c) {
+		return "cgroups mounted where there may be some already" // libcontainer then binds the machine's
+	}
 	for _, m := range c.Mounts {
 		if why := uncoveredMount(c, m, cgroup2); why != "" {
 			return why
@@ -101,6 +104,28 @@ func uncoveredMount(c *configs.Config, m *configs.Mount, cgroup2 bool) string {
 		return "a mount over the root"
 	}
 	return ""
+}
+
+// meetsCgroups reports whether a mount of cgroups may meet another of the same in its
+// place, which the kernel refuses: a second one, or one that a bind has brought.
+func meetsCgroups(c *configs.Config) bool {
+	mounts, bound := 0, false
+	for _, m := range c.Mounts {
+		if m.Device == "cgroup" {
+			mounts++
+		}
+		source := filepath.Clean(m.Source)
+		bound = bound || m.IsBind() && (within(cgroupRoot, source) || within(source, cgroupRoot))
+	}
+	return mounts > 1 || mounts == 1 && bound
+}
+
+// cgroupRoot is where the machine has its cgroups.
+const cgroupRoot = "/sys/fs/cgroup"
+
+// within reports whether a path is dir or below it.
+func within(path, dir string) bool {
+	return path == dir || strings.HasPrefix(path, strings.TrimSuffix(dir, "/")+"/")
 }
 
 func clean(path string) bool {

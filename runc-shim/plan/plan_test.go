@@ -151,6 +151,19 @@ func TestUncovered(t *testing.T) {
 		"annotation": func(c *configs.Config, _ *libcontainer.Process) {
 			c.Labels = []string{"a=b", "keelson.runtime=libcontainer"}
 		},
+		"cgroups over bound ones": func(c *configs.Config, _ *libcontainer.Process) {
+			c.Mounts = append(c.Mounts, &configs.Mount{Device: "bind", Source: "/sys", Destination: "/sys", Flags: unix.MS_BIND | unix.MS_REC},
+				&configs.Mount{Device: "cgroup", Source: "cgroup", Destination: "/sys/fs/cgroup"})
+		},
+		"cgroups in a bound root": func(c *configs.Config, _ *libcontainer.Process) {
+			c.Mounts = append(c.Mounts, &configs.Mount{Device: "bind", Source: "/", Destination: "/host", Flags: unix.MS_BIND | unix.MS_REC},
+				&configs.Mount{Device: "cgroup", Source: "cgroup", Destination: "/host/sys/fs/cgroup"})
+		},
+		"cgroups twice": func(c *configs.Config, _ *libcontainer.Process) {
+			for range 2 {
+				c.Mounts = append(c.Mounts, &configs.Mount{Device: "cgroup", Source: "cgroup", Destination: "/sys/fs/cgroup"})
+			}
+		},
 		"user namespace":    func(c *configs.Config, _ *libcontainer.Process) { c.Namespaces.Add(configs.NEWUSER, "") },
 		"time namespace":    func(c *configs.Config, _ *libcontainer.Process) { c.Namespaces.Add(configs.NEWTIME, "") },
 		"joined mounts":     func(c *configs.Config, _ *libcontainer.Process) { c.Namespaces.Add(configs.NEWNS, "/x") },
